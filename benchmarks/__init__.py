@@ -1,0 +1,1 @@
+"""Proof: accuracy, parity, cost, latency, and the report that shows them."""

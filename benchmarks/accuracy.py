@@ -1,0 +1,192 @@
+"""Segmentation scores: one definition for each name, as arrays in, values out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from deploy.errors import InputError, RunError
+
+FOREGROUND_PROBABILITY = 0.5
+"""A pixel is predicted foreground where its probability is at least this."""
+
+PROBABILITY_SLACK = 0.01
+"""How far a quantized sigmoid may step outside [0, 1] and still count as a probability."""
+
+DEFINITIONS: dict[str, str] = {
+    "iou": (
+        "Intersection over union of the foreground, computed for each image (100 where both are "
+        "empty), then averaged over images: the published metric, which its tables call MIoU."
+    ),
+    "miou": (
+        "Mean over the two classes, nucleus and background, of intersection over union from one "
+        "confusion matrix pooled over all pixels (100 for a class that neither side contains)."
+    ),
+    "dice": (
+        "Twice the shared foreground over the sum of both foregrounds, pooled over all pixels "
+        "(100 where both are empty)."
+    ),
+    "precision": (
+        "Share of the predicted foreground that is true, pooled over all pixels (nothing "
+        "predicted: 100 where the truth is empty too, else 0)."
+    ),
+    "sensitivity": (
+        "Share of the true foreground that is predicted, pooled over all pixels (nothing true: "
+        "100 where nothing is predicted either, else 0)."
+    ),
+    "specificity": (
+        "Share of the true background that is predicted, pooled over all pixels (no true "
+        "background: 100 where none is predicted either, else 0)."
+    ),
+    "accuracy": "Share of pixels whose class is right, pooled over all pixels.",
+    "auc": (
+        "Area under the ROC curve from the probabilities, pooled over all pixels: the chance that "
+        "a foreground pixel gets a higher probability than a background pixel, ties counting half."
+    ),
+}
+"""What each field of ``Scores`` means, one sentence each, as the report prints it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Segmentation scores in percent, defined in ``DEFINITIONS``.
+
+    ``auc`` is ``None`` when the truth holds only one class.
+    """
+
+    iou: float
+    miou: float
+    dice: float
+    precision: float
+    sensitivity: float
+    specificity: float
+    accuracy: float
+    auc: float | None
+
+
+def score(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> Scores:
+    """Every score of one set of predictions.
+
+    Example:
+        >>> probability = np.array([[[0.9, 0.8, 0.1, 0.2]]], np.float32)
+        >>> truth = np.array([[[True, False, False, False]]])
+        >>> scores = score(probability, truth)  # 1 hit, 1 false alarm, 2 right rejections
+        >>> scores.iou, scores.precision, scores.accuracy, scores.auc
+        (50.0, 50.0, 75.0, 100.0)
+
+    Args:
+        probability: float32 (N, H, W), foreground probability.
+        truth: bool (N, H, W).
+
+    Raises:
+        InputError: shapes that differ or are empty, or values that are no probabilities.
+        RunError: the model returned values that are not finite.
+    """
+    prediction = classify(probability, truth.shape)
+    hits = int(np.count_nonzero(prediction & truth))
+    false_alarms = int(np.count_nonzero(prediction)) - hits
+    misses = int(np.count_nonzero(truth)) - hits
+    rejections = truth.size - hits - false_alarms - misses
+    wrong = false_alarms + misses
+    return Scores(
+        iou=float(iou_per_image(prediction, truth).mean()),
+        miou=(_percent(hits, wrong) + _percent(rejections, wrong)) / 2,
+        dice=_percent(2 * hits, wrong),
+        precision=_percent(hits, false_alarms, misses),
+        sensitivity=_percent(hits, misses, false_alarms),
+        specificity=_percent(rejections, false_alarms, misses),
+        accuracy=_percent(hits + rejections, wrong),
+        auc=area_under_roc(probability, truth),
+    )
+
+
+def classify(probability: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Predicted class of each pixel, after checking that the values are probabilities.
+
+    Args:
+        probability: float32 (N, H, W).
+        shape: the (N, H, W) of the truth or of the reference it goes with.
+
+    Returns:
+        bool (N, H, W).
+
+    Raises:
+        InputError: shapes that differ or are empty, or values that are no probabilities.
+        RunError: the model returned values that are not finite.
+    """
+    if probability.shape != shape or len(shape) != 3 or 0 in shape:
+        raise InputError(
+            f"predictions have shape {probability.shape}, what they are compared with {shape}; "
+            "expected the same (images, height, width), none of them zero"
+        )
+    broken = probability.size - int(np.count_nonzero(np.isfinite(probability)))
+    if broken:
+        raise RunError(
+            f"{broken} of {probability.size} predicted values are NaN or infinite: the model "
+            "overflowed, as fp16 can; keep the overflowing layers in fp32"
+        )
+    low, high = float(probability.min()), float(probability.max())
+    if low < -PROBABILITY_SLACK or high > 1 + PROBABILITY_SLACK:
+        raise InputError(
+            f"predictions range from {low:.3g} to {high:.3g}; expected probabilities in 0 to 1. "
+            "A model that ends in logits needs its sigmoid: export it with --logits"
+        )
+    return probability >= FOREGROUND_PROBABILITY
+
+
+def iou_per_image(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Intersection over union of the foreground, per image, in percent.
+
+    Example:
+        >>> p = np.array([[[True, True, False]]])
+        >>> t = np.array([[[True, False, False]]])
+        >>> iou_per_image(p, t)  # 1 pixel shared of 2 covered
+        array([50.])
+
+    Args:
+        prediction: bool (N, H, W).
+        truth: bool (N, H, W).
+
+    Returns:
+        float64 (N,); 100 where both are empty.
+    """
+    intersection = np.logical_and(prediction, truth).sum(axis=(1, 2))
+    union = np.logical_or(prediction, truth).sum(axis=(1, 2))
+    return np.where(union == 0, 100.0, 100.0 * intersection / np.maximum(union, 1))
+
+
+def area_under_roc(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> float | None:
+    """Area under the ROC curve in percent, from the ranks of the probabilities (Mann-Whitney U).
+
+    Example:
+        Foreground 0.9 and 0.4, background 0.4 and 0.1: of four pairs three are in order and one
+        ties, so 3.5 of 4.
+
+        >>> area_under_roc(np.array([0.9, 0.4, 0.4, 0.1]), np.array([True, True, False, False]))
+        87.5
+
+    Args:
+        probability: any shape; only the order of the values matters.
+        truth: bool, the same shape.
+
+    Returns:
+        Percent, or ``None`` when the truth holds only one class.
+    """
+    positives = int(np.count_nonzero(truth))
+    negatives = truth.size - positives
+    if positives == 0 or negatives == 0:
+        return None
+    ranks = rankdata(probability.ravel(), method="average")
+    rank_sum = float(ranks[truth.ravel()].sum())
+    pairs_in_order = rank_sum - positives * (positives + 1) / 2
+    return 100.0 * pairs_in_order / (positives * negatives)
+
+
+def _percent(right: int, wrong: int, elsewhere: int = 0) -> float:
+    """``right`` of ``right + wrong``; of none, 100 unless there are errors ``elsewhere``."""
+    if right + wrong == 0:
+        return 0.0 if elsewhere else 100.0
+    return 100.0 * right / (right + wrong)

@@ -1,0 +1,216 @@
+"""MACs, FLOPs and parameters of an ONNX model: float, fp16 or QDQ int8."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from pathlib import Path
+
+import onnx
+
+from benchmarks.cost_formulas import (
+    LayerCost,
+    ModelCost,
+    Shape,
+    conv_macs,
+    conv_transpose_macs,
+    gemm_macs,
+    matmul_macs,
+)
+from deploy.errors import InputError
+
+__all__ = ["LayerCost", "ModelCost", "onnx_cost"]
+
+WEIGHT_INPUTS = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (0, 1, 2),
+    "MatMul": (0, 1),
+    "BatchNormalization": (1, 2),
+}
+"""Operators listed as layers, and which of their inputs hold parameters when constant."""
+
+BIAS_INPUT = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+
+# fmt: off
+ELEMENTWISE = frozenset((
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Ceil", "Clip", "DequantizeLinear", "Div",
+    "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "HardSigmoid", "HardSwish",
+    "LeakyRelu", "Less", "Log", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not", "PRelu",
+    "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Resize", "Round", "Selu", "Sigmoid", "Softmax",
+    "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Upsample", "Where",
+))
+# fmt: on
+"""Listed apart, as output elements."""
+
+# fmt: off
+MOVEMENT = frozenset((
+    "Cast", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "Flatten",
+    "Gather", "Identity", "Pad", "Reshape", "Shape", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze",
+))
+# fmt: on
+"""Copies, converts or names data; computes nothing worth listing."""
+
+SHAPE_CONSTANT_ELEMENTS = 1024
+"""Constants up to this size keep their values for shape inference; it needs no larger ones."""
+
+
+def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = None) -> ModelCost:
+    """Count one image through an ONNX model.
+
+    Work whose inputs are all constant (dequantizing weights, computing a shape) is done once when
+    the model is loaded, so it is not counted. Scales, zero points and shape constants are not
+    parameters; weights behind DequantizeLinear, Cast and the like are.
+
+    Args:
+        model: a file or a loaded model; not modified.
+        size: (height, width) of the image; ``None`` takes what the model fixes.
+
+    Raises:
+        InputError: not an ONNX model, a size it does not fit or does not fix, or a shape that
+            cannot be inferred.
+    """
+    loaded = _load(model) if isinstance(model, Path) else model
+    graph = loaded.graph
+    constants = {tensor.name: tensor.name for tensor in graph.initializer}
+    images = [_fix(value, size) for value in graph.input if value.name not in constants]
+    shapes = _infer(loaded, images)
+    layers: list[LayerCost] = []
+    counted: set[str] = set()
+    elementwise: Counter[str] = Counter()
+    not_counted: set[str] = set()
+    for node in graph.node:
+        if _is_constant(node, constants):
+            root = constants[node.input[0]] if node.input else node.output[0]
+            constants.update(dict.fromkeys(node.output, root))
+            continue
+        op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        if op in WEIGHT_INPUTS:
+            used = _parameters(node, constants) - counted
+            counted |= used
+            layers.append(_layer(node, shapes, sum(prod(shapes[name]) for name in used)))
+        if op in ELEMENTWISE:
+            elementwise[op] += prod(shapes[node.output[0]])
+        elif op not in MOVEMENT and op not in WEIGHT_INPUTS:
+            not_counted.add(op)
+    return ModelCost(
+        input_shape=shapes[images[0].name],
+        layers=tuple(layers),
+        elementwise=dict(sorted(elementwise.items())),
+        not_counted=tuple(sorted(not_counted)),
+    )
+
+
+class _Shapes(dict[str, Shape]):
+    """Tensor name to static shape; a missing one is an error that names it."""
+
+    def __missing__(self, name: str) -> Shape:
+        raise InputError(
+            f"the shape of tensor {name!r} cannot be inferred; expected a model whose shapes "
+            "follow from its input size. An operator before it is custom or of dynamic shape"
+        )
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"model {path} does not exist") from error
+    except Exception as error:  # protobuf's DecodeError and what external data may raise
+        raise InputError(f"{path} cannot be read as an ONNX model ({error})") from error
+
+
+def _fix(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onnx.ValueInfoProto:
+    """A copy of a graph input with batch 1 and, for an image (N, C, H, W), the size asked for."""
+    fixed = onnx.ValueInfoProto()
+    fixed.CopyFrom(value)
+    axes = fixed.type.tensor_type.shape.dim
+    if axes:
+        axes[0].dim_value = 1
+    if len(axes) != 4:
+        return fixed
+    for axis, side, wanted in zip(axes[2:], ("height", "width"), size or (None, None), strict=True):
+        if not axis.HasField("dim_value") and wanted is None:
+            raise InputError(f"input {value.name!r} has a dynamic {side}; state the image size")
+        if axis.HasField("dim_value") and wanted not in (None, axis.dim_value):
+            raise InputError(
+                f"input {value.name!r} has a fixed {side} of {axis.dim_value}, not {wanted}; "
+                "export the model again for that size, or count it at its own"
+            )
+        if wanted is not None:
+            axis.dim_value = wanted
+    return fixed
+
+
+def _infer(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> _Shapes:
+    """Static shapes of every tensor, large weights standing in as inputs to spare the copy."""
+    small = [t for t in model.graph.initializer if prod(t.dims) <= SHAPE_CONSTANT_ELEMENTS]
+    large = [t for t in model.graph.initializer if prod(t.dims) > SHAPE_CONSTANT_ELEMENTS]
+    stand_ins = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large]
+    outputs = [
+        onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None)
+        for value in model.graph.output
+    ]
+    graph = onnx.helper.make_graph(
+        model.graph.node, "shapes", [*images, *stand_ins], outputs, initializer=small
+    )
+    skeleton = onnx.helper.make_model(
+        graph,
+        opset_imports=model.opset_import,
+        functions=model.functions,
+        ir_version=model.ir_version,
+    )
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(f"the model contradicts its own shapes ({error})") from error
+    shapes = _Shapes({tensor.name: tuple(tensor.dims) for tensor in small})
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        axes = value.type.tensor_type.shape.dim
+        known = value.type.tensor_type.HasField("shape")
+        if known and all(axis.HasField("dim_value") for axis in axes):
+            shapes[value.name] = tuple(axis.dim_value for axis in axes)
+    return shapes
+
+
+def _is_constant(node: onnx.NodeProto, constants: dict[str, str]) -> bool:
+    inputs = [name for name in node.input if name]
+    return node.op_type == "Constant" or (bool(inputs) and all(n in constants for n in inputs))
+
+
+def _parameters(node: onnx.NodeProto, constants: dict[str, str]) -> set[str]:
+    """Names of the stored tensors behind a layer's weights and bias."""
+    names = [node.input[i] for i in WEIGHT_INPUTS[node.op_type] if i < len(node.input)]
+    return {constants[name] for name in names if name in constants}
+
+
+def _layer(node: onnx.NodeProto, shapes: _Shapes, parameters: int) -> LayerCost:
+    bias = BIAS_INPUT.get(node.op_type)
+    return LayerCost(
+        name=node.name or node.output[0],
+        op=node.op_type,
+        macs=_macs(node, shapes),
+        parameters=parameters,
+        output_shape=shapes[node.output[0]],
+        biased=bias is not None and bias < len(node.input) and node.input[bias] != "",
+    )
+
+
+def _macs(node: onnx.NodeProto, shapes: _Shapes) -> int:
+    """MACs of one node of ``WEIGHT_INPUTS``."""
+    if node.op_type == "Conv":
+        return conv_macs(shapes[node.input[1]], shapes[node.output[0]])
+    if node.op_type == "ConvTranspose":
+        return conv_transpose_macs(shapes[node.input[1]], shapes[node.input[0]])
+    if node.op_type == "MatMul":
+        return matmul_macs(shapes[node.input[0]], shapes[node.input[1]])
+    if node.op_type == "Gemm":
+        flags = {attribute.name: attribute.i for attribute in node.attribute}
+        return gemm_macs(
+            shapes[node.input[0]],
+            shapes[node.input[1]],
+            transpose_a=bool(flags.get("transA", 0)),
+            transpose_b=bool(flags.get("transB", 0)),
+        )
+    return 0

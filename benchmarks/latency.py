@@ -1,0 +1,213 @@
+"""Latency and throughput of several candidates, interleaved in one run."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploy.artifact import Precision
+from deploy.errors import UsageError
+from deploy.runtimes.base import Feeds, Runtime
+
+MIN_SAMPLES = 20
+"""Fewest timed calls of each candidate, however short the duration."""
+
+NOISY_PERCENT = 10.0
+"""A spread above this, between quartiles, makes small differences of latency meaningless."""
+
+MS_PER_S = 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What to time: an open runtime and the batch it gets, in host memory.
+
+    ``name`` is that of the artefact; ``streams`` how many requests the runtime serves at once.
+
+    Raises:
+        UsageError: no feeds, or feeds of different or empty batches.
+    """
+
+    name: str
+    runtime: Runtime
+    feeds: Feeds
+    precision_requested: Precision
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = sorted({len(feed) for feed in self.feeds.values()})
+        if len(sizes) != 1 or sizes[0] == 0:
+            raise UsageError(
+                f"{self.name} has feeds of batch sizes {sizes}; expected one size, 1 or more"
+            )
+
+    @property
+    def batch(self) -> int:
+        """Images in one call."""
+        return len(next(iter(self.feeds.values())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkResult:
+    """Timed calls of one candidate; every statistic is derived from the raw samples.
+
+    ``latencies_s`` holds the wall time of each call of the whole batch, in seconds, in the order
+    measured.
+
+    Example:
+        >>> result = BenchmarkResult(
+        ...     artifact="net", runtime="onnxruntime", precision_requested=Precision.FP32,
+        ...     precision_executed="fp32", batch=8, threads=2, streams=1,
+        ...     latencies_s=(0.01, 0.02, 0.03))
+        >>> result.p50_ms, result.images_per_s  # 24 images in 0.06 s
+        (20.0, 400.0)
+
+    Raises:
+        ValueError: no samples, a sample that is not above zero, or a count below 1.
+    """
+
+    artifact: str
+    runtime: str
+    precision_requested: Precision
+    precision_executed: str
+    batch: int
+    threads: int
+    streams: int
+    latencies_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.latencies_s or not all(0 < x < math.inf for x in self.latencies_s):
+            raise ValueError(f"{self.artifact} needs finite latencies above zero, at least one")
+        if min(self.batch, self.threads, self.streams) < 1:
+            raise ValueError(
+                f"{self.artifact} has batch {self.batch}, {self.threads} threads and "
+                f"{self.streams} streams; expected 1 or more of each"
+            )
+
+    @property
+    def p50_ms(self) -> float:
+        """Median time of one call, ms."""
+        return self.percentile_ms(50)
+
+    @property
+    def p90_ms(self) -> float:
+        """90th percentile of the time of one call, ms."""
+        return self.percentile_ms(90)
+
+    @property
+    def p99_ms(self) -> float:
+        """99th percentile of the time of one call, ms."""
+        return self.percentile_ms(99)
+
+    @property
+    def images_per_s(self) -> float:
+        """All images over all time spent in calls."""
+        return self.batch * len(self.latencies_s) / math.fsum(self.latencies_s)
+
+    @property
+    def noise_percent(self) -> float:
+        """Spread between repetitions: interquartile range over the median, percent."""
+        spread = self.percentile_ms(75) - self.percentile_ms(25)
+        return 100.0 * spread / self.p50_ms
+
+    @property
+    def noisy(self) -> bool:
+        """The machine was too busy for small differences to mean anything."""
+        return self.noise_percent > NOISY_PERCENT
+
+    def percentile_ms(self, percent: float) -> float:
+        """The time that ``percent`` of the calls stay within, ms, interpolated linearly."""
+        return MS_PER_S * float(np.percentile(self.latencies_s, percent))
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    *,
+    warmup: int,
+    duration_s: float,
+    min_samples: int = MIN_SAMPLES,
+    progress: Callable[[float], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[BenchmarkResult]:
+    """Time the candidates in turn, A B C A B C ..., after warming each up.
+
+    Taking turns lets a slow moment of the machine fall on all of them. The garbage collector
+    pauses meanwhile.
+
+    Args:
+        candidates: all get the same number of calls.
+        warmup: untimed calls of each candidate first.
+        duration_s: seconds for each candidate on average: rounds go on until
+            ``duration_s * len(candidates)`` have passed.
+        min_samples: fewest timed calls of each candidate, even if that takes longer.
+        progress: told the share done, 0 to 1, after every round, outside the timed calls.
+        clock: seconds, monotonic.
+
+    Returns:
+        One result for each candidate, in their order.
+
+    Raises:
+        UsageError: no candidates, or a negative or empty setting.
+        RunError: a runtime failed.
+    """
+    if not candidates or warmup < 0 or not 0 <= duration_s < math.inf or min_samples < 1:
+        raise UsageError(
+            f"cannot time {len(candidates)} candidates with --warmup {warmup}, --duration "
+            f"{duration_s} and at least {min_samples} samples; expected at least 1 candidate, 0 "
+            "warm-up calls, 0 seconds and 1 sample"
+        )
+    for candidate in candidates:
+        for _ in range(warmup):
+            candidate.runtime.infer(candidate.feeds)
+    samples: list[list[float]] = [[] for _ in candidates]
+    budget_s = duration_s * len(candidates)
+    with _collector_paused():
+        begin = clock()
+        done = 0.0
+        while done < 1.0:
+            for candidate, latencies in zip(candidates, samples, strict=True):
+                latencies.append(_time(candidate, clock))
+            elapsed = (clock() - begin) / budget_s if budget_s > 0 else 1.0
+            done = min(1.0, elapsed, len(samples[0]) / min_samples)
+            if progress is not None:
+                progress(done)
+    return [_result(c, latencies) for c, latencies in zip(candidates, samples, strict=True)]
+
+
+def _time(candidate: Candidate, clock: Callable[[], float]) -> float:
+    """Seconds of one call."""
+    start = clock()
+    candidate.runtime.infer(candidate.feeds)
+    return clock() - start
+
+
+def _result(candidate: Candidate, latencies_s: Sequence[float]) -> BenchmarkResult:
+    return BenchmarkResult(
+        artifact=candidate.name,
+        runtime=candidate.runtime.name,
+        precision_requested=candidate.precision_requested,
+        precision_executed=candidate.runtime.precision_executed,
+        batch=candidate.batch,
+        threads=candidate.runtime.threads,
+        streams=candidate.streams,
+        latencies_s=tuple(latencies_s),
+    )
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Collect now, not while timing; leave the collector as it was found."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

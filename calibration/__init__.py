@@ -1,0 +1,1 @@
+"""Calibration: histograms of activations in, ranges and quantization parameters out."""

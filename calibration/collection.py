@@ -1,0 +1,123 @@
+"""What was counted over a set of images: merging several, and storing one to go on later."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from calibration.errors import CalibrationError
+from calibration.files import write_atomic
+from calibration.histogram import TensorHistogram, sum_histograms
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Histograms of the same tensors over named images.
+
+    Attributes:
+        names: the images counted, sorted, each once.
+        histograms: tensor name to histogram, in name order.
+
+    Raises:
+        CalibrationError: no images, no tensors, or an image listed twice.
+    """
+
+    names: tuple[str, ...]
+    histograms: Mapping[str, TensorHistogram]
+
+    def __post_init__(self) -> None:
+        if not self.names or not self.histograms:
+            raise CalibrationError("a collection must hold at least one image and one tensor")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise CalibrationError(f"images counted twice: {', '.join(twice)}; give each once")
+        object.__setattr__(self, "names", tuple(sorted(self.names)))
+        object.__setattr__(self, "histograms", dict(sorted(self.histograms.items())))
+
+
+def merge_collections(parts: Iterable[Collection]) -> Collection:
+    """Join what several processes counted on disjoint images; their order does not matter.
+
+    Raises:
+        CalibrationError: no parts, different tensors, or an image in two parts.
+    """
+    collections = list(parts)
+    if not collections:
+        raise CalibrationError("no collections to merge; give at least one")
+    tensors = list(collections[0].histograms)
+    for collection in collections[1:]:
+        if list(collection.histograms) != tensors:
+            differing = sorted(set(tensors) ^ set(collection.histograms))
+            raise CalibrationError(f"collections differ in the tensors {differing}")
+    return Collection(
+        names=tuple(name for collection in collections for name in collection.names),
+        histograms={
+            tensor: sum_histograms(collection.histograms[tensor] for collection in collections)
+            for tensor in tensors
+        },
+    )
+
+
+def save_collection(collection: Collection, path: Path, *, fingerprint: str) -> None:
+    """Write a collection to one .npz file, atomically; the same collection gives the same bytes.
+
+    Args:
+        collection: what was counted so far.
+        path: the file to write or replace.
+        fingerprint: what the counts depend on, for instance the digest of the model;
+            ``load_collection`` refuses a file with another one.
+
+    Raises:
+        CalibrationError: the file cannot be written.
+    """
+    stored = {
+        "version": np.array(STATE_VERSION),
+        "fingerprint": np.array(fingerprint),
+        "names": np.array(collection.names),
+        "tensors": np.array(list(collection.histograms)),
+    }
+    for index, histogram in enumerate(collection.histograms.values()):
+        for field, values in histogram.to_arrays().items():
+            stored[f"{index}.{field}"] = values
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **stored)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_collection(path: Path, *, fingerprint: str) -> Collection:
+    """Read what ``save_collection`` wrote.
+
+    Raises:
+        CalibrationError: missing, damaged, of another version, or of another fingerprint.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = {key: file[key] for key in file.files}
+        version, found = int(stored["version"]), str(stored["fingerprint"])
+        names = tuple(str(name) for name in stored["names"])
+        tensors = [str(name) for name in stored["tensors"]]
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise CalibrationError(f"{path} is not a calibration state ({error})") from error
+    if version != STATE_VERSION:
+        raise CalibrationError(f"{path} has version {version}; this release reads {STATE_VERSION}")
+    if found != fingerprint:
+        raise CalibrationError(
+            f"{path} belongs to another model or setting ({found!r}, expected {fingerprint!r}); "
+            "remove it to start over"
+        )
+    histograms = {}
+    for index, tensor in enumerate(tensors):
+        prefix = f"{index}."
+        fields = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+        try:
+            histograms[tensor] = TensorHistogram.from_arrays(fields)
+        except CalibrationError as error:
+            raise CalibrationError(f"{path}: tensor {tensor!r}: {error}") from error
+    return Collection(names=names, histograms=histograms)

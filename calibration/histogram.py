@@ -1,0 +1,205 @@
+"""What one tensor's activations look like, in a form that merges exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.bins import BinWindow, bin_of, edge
+from calibration.errors import CalibrationError
+
+DEFAULT_NUM_BINS = 2048
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UniformHistogram:
+    """Counts of ``|x|`` in bins of equal width from zero.
+
+    Attributes:
+        counts: float64 (B,), at or above zero; fractions come from bins that were split.
+        width: of one bin; bin k covers ``k * width`` to ``(k + 1) * width``.
+    """
+
+    counts: NDArray[np.float64]
+    width: float
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """float64 (B + 1,)."""
+        return np.arange(self.counts.size + 1, dtype=np.float64) * self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorHistogram:
+    """Exact extremes and counts of one tensor over the fixed grid of ``calibration.bins``.
+
+    Adding two histograms adds integers, so any partition of the data, in any order, gives the
+    same histogram. It holds no reference to the data.
+
+    Attributes:
+        min: smallest value seen, exact.
+        max: largest value seen, exact.
+        zeros: values whose magnitude is at most ``bins.TINY``.
+        negative: counts of the magnitudes of the values below zero.
+        positive: counts of the values above zero.
+    """
+
+    min: float
+    max: float
+    zeros: int
+    negative: BinWindow
+    positive: BinWindow
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.min) and math.isfinite(self.max) and self.min <= self.max):
+            raise CalibrationError(f"a histogram from {self.min} to {self.max} is not a range")
+        if self.zeros < 0 or self.total == 0:
+            raise CalibrationError("a histogram must hold at least one value")
+        for extreme, window in ((-self.min, self.negative), (self.max, self.positive)):
+            top = int(bin_of(np.array([max(extreme, 0.0)], np.float32))[0])
+            if top != window.stop - 1:
+                raise CalibrationError(
+                    f"counts and extremes disagree: {extreme} is in bin {top}, "
+                    f"but the last occupied bin is {window.stop - 1}"
+                )
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> TensorHistogram:
+        """Count one array.
+
+        Example:
+            >>> histogram = TensorHistogram.of(np.array([0, 0, 1.5, -2], np.float32))
+            >>> histogram.min, histogram.max, histogram.zeros, histogram.total
+            (-2.0, 1.5, 2, 4)
+
+        Raises:
+            CalibrationError: not float32, empty, or NaN or Inf among the values.
+        """
+        from calibration.counter import TensorCounter  # it builds on this module
+
+        counter = TensorCounter()
+        counter.add(values)
+        return counter.histogram()
+
+    @cached_property
+    def magnitudes(self) -> BinWindow:
+        """Counts of ``|x|`` above ``TINY``, both signs together."""
+        return self.negative + self.positive
+
+    @property
+    def total(self) -> int:
+        """Values counted."""
+        return self.zeros + self.negative.total + self.positive.total
+
+    @property
+    def signed(self) -> bool:
+        """True where a value below zero was seen."""
+        return self.min < 0
+
+    @property
+    def max_magnitude(self) -> float:
+        """The largest ``|x|``, exact."""
+        return max(-self.min, self.max)
+
+    @property
+    def limit(self) -> float:
+        """The edge of the grid at or next above the largest ``|x|``; 0 where all is zero."""
+        return edge(self.magnitudes.stop - 1) if self.magnitudes.counts.size else 0.0
+
+    def __add__(self, other: TensorHistogram) -> TensorHistogram:
+        return TensorHistogram(
+            min=min(self.min, other.min),
+            max=max(self.max, other.max),
+            zeros=self.zeros + other.zeros,
+            negative=self.negative + other.negative,
+            positive=self.positive + other.positive,
+        )
+
+    def uniform(
+        self, num_bins: int = DEFAULT_NUM_BINS, *, limit: float | None = None
+    ) -> UniformHistogram:
+        """The histogram of ``|x|`` over ``num_bins`` equal bins from 0 to ``limit``.
+
+        ``limit`` is by default ``self.limit``, the largest ``|x|`` rounded up to 12 significant
+        bits. Near the top a bin of the grid is at most as wide as one of 2048 uniform bins; one
+        that straddles an edge is split in proportion, as if its values lay evenly in it. So the
+        counts are fractions, none is lost (up to ``limit``), and an empty stretch stays exactly
+        zero. Zeros fall in the first bin.
+
+        Example:
+            >>> histogram = TensorHistogram.of(np.array([0, 0.5, -1, 2, 4], np.float32))
+            >>> histogram.uniform(4).counts  # (0..1], (1..2], (2..3], (3..4]
+            array([3., 1., 0., 1.])
+
+        Raises:
+            CalibrationError: every value is zero, or fewer than 1 bin.
+        """
+        top = self.limit if limit is None else limit
+        if num_bins < 1 or top <= 0:
+            raise CalibrationError(f"no uniform histogram of {num_bins} bins from 0 to {top}")
+        width = top / num_bins
+        edges = np.arange(1, num_bins + 1, dtype=np.float64) * width
+        edges[-1] = top
+        kept = self.zeros + self.magnitudes.count_up_to(edges)
+        return UniformHistogram(counts=np.diff(kept, prepend=0.0), width=width)
+
+    def share_beyond(self, low: float, high: float) -> float:
+        """The share of values below ``low`` or above ``high``, for ``low <= 0 <= high``.
+
+        Exact at the edges of the grid; inside a bin its count is spread evenly.
+        """
+        beyond = 0.0
+        for limit, extreme, window in (
+            (-low, -self.min, self.negative),
+            (high, self.max, self.positive),
+        ):
+            if extreme > limit:
+                beyond += window.total - float(window.count_up_to(np.array([limit]))[0])
+        return beyond / self.total
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The histogram as named arrays, to store or to send to another process."""
+        return {
+            "extremes": np.array([self.min, self.max], np.float64),
+            "sizes": np.array([self.zeros, self.negative.start, self.positive.start], np.int64),
+            "negative": self.negative.counts,
+            "positive": self.positive.counts,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TensorHistogram:
+        """Read back what ``to_arrays`` gave.
+
+        Raises:
+            CalibrationError: an array is missing or does not fit the others.
+        """
+        try:
+            low, high = (float(value) for value in arrays["extremes"])
+            zeros, negative, positive = (int(value) for value in arrays["sizes"])
+            return cls(
+                min=low,
+                max=high,
+                zeros=zeros,
+                negative=BinWindow(start=negative, counts=arrays["negative"]),
+                positive=BinWindow(start=positive, counts=arrays["positive"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"not a stored histogram ({error})") from error
+
+
+def sum_histograms(histograms: Iterable[TensorHistogram]) -> TensorHistogram:
+    """One histogram of all values: the histogram of a Concat is the sum of its inputs'.
+
+    Raises:
+        CalibrationError: no histograms.
+    """
+    parts = list(histograms)
+    if not parts:
+        raise CalibrationError("no histograms to add; give at least one")
+    return reduce(TensorHistogram.__add__, parts)

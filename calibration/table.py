@@ -1,0 +1,189 @@
+"""The calibration table: every tensor's range and how it was found, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from calibration.errors import CalibrationError
+from calibration.estimate import CalibrationRange, Method
+from calibration.files import read_text, write_atomic
+from calibration.threshold import NON_NEGATIVE_LEVELS, SIGNED_LEVELS
+
+SCHEMA_VERSION = 1
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NUMBERS = ("min", "max", "observed_min", "observed_max", "share_clipped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """Levels of magnitude the searches assumed."""
+
+    signed: int = SIGNED_LEVELS
+    non_negative: int = NON_NEGATIVE_LEVELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTable:
+    """Ranges of the activations of one model over one calibration set.
+
+    Attributes:
+        method: asked for; a single range may have fallen back.
+        num_bins: of the searches; 0 where not known (imported).
+        num_samples: images; 0 where not known (imported).
+        data_sha256: digest of the images, ``None`` where not known.
+        model_sha256: digest of the model, ``None`` where not known.
+        ranges: tensor name to range, kept in name order.
+        num_levels: of the searches.
+        schema_version: of the JSON form.
+
+    Raises:
+        CalibrationError: no ranges, a negative count, or a digest that is not one.
+    """
+
+    method: Method
+    num_bins: int
+    num_samples: int
+    data_sha256: str | None
+    model_sha256: str | None
+    ranges: Mapping[str, CalibrationRange]
+    num_levels: Levels = Levels()
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise CalibrationError(
+                f"schema_version is {self.schema_version}; this release reads {SCHEMA_VERSION}"
+            )
+        if not self.ranges:
+            raise CalibrationError("a calibration table must hold at least one range")
+        if self.num_bins < 0 or self.num_samples < 0:
+            raise CalibrationError("num_bins and num_samples must be 0 or more")
+        for key in ("data_sha256", "model_sha256"):
+            digest = getattr(self, key)
+            if digest is not None and not _DIGEST.fullmatch(digest):
+                raise CalibrationError(f"{key} is {digest!r}; expected 64 hexadecimal digits")
+        object.__setattr__(self, "ranges", dict(sorted(self.ranges.items())))
+
+    def to_json(self) -> str:
+        """The table as JSON: keys sorted, floats exact, the same table the same bytes."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> CalibrationTable:
+        """Read a table back.
+
+        Args:
+            text: what ``to_json`` wrote.
+            source: where the text came from, for the error message.
+
+        Raises:
+            CalibrationError: naming source and key: not JSON, an unknown version, unknown,
+                missing or repeated keys, NaN, or a value of the wrong type or out of range.
+        """
+        try:
+            top = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        except json.JSONDecodeError as error:
+            raise CalibrationError(f"{source}:{error.lineno}: not JSON ({error.msg})") from error
+        except CalibrationError as error:
+            raise CalibrationError(f"{source}: {error}") from error
+        try:
+            return _table(top)
+        except CalibrationError as error:
+            raise CalibrationError(f"{source}: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the JSON to a file, atomically."""
+        write_atomic(path, self.to_json().encode())
+
+    @classmethod
+    def read(cls, path: Path) -> CalibrationTable:
+        """Read a file ``write`` made; errors as in ``from_json``, or it cannot be read."""
+        return cls.from_json(read_text(path), source=str(path))
+
+
+def imported_table(ranges: Mapping[str, CalibrationRange]) -> CalibrationTable:
+    """A table of ranges from another tool's file, with nothing known about how it made them."""
+    return CalibrationTable(
+        method=Method.IMPORTED,
+        num_bins=0,
+        num_samples=0,
+        data_sha256=None,
+        model_sha256=None,
+        ranges=ranges,
+    )
+
+
+def _table(top: Any) -> CalibrationTable:
+    if isinstance(top, dict) and top.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        found = top["schema_version"]
+        raise CalibrationError(f"schema_version is {found!r}; this release reads {SCHEMA_VERSION}")
+    _require_keys(top, CalibrationTable, "")
+    _require_keys(top["num_levels"], Levels, "num_levels")
+    for key in ("num_bins", "num_samples", "schema_version"):
+        _require_type(top[key], (int,), key)
+    for key in ("signed", "non_negative"):
+        _require_type(top["num_levels"][key], (int,), f"num_levels.{key}")
+    for key in ("data_sha256", "model_sha256"):
+        _require_type(top[key], (str, type(None)), key)
+    _require_type(top["ranges"], (dict,), "ranges")
+    ranges = {name: _range(value, f"ranges[{name!r}]") for name, value in top["ranges"].items()}
+    method, levels = _method(top["method"], "method"), Levels(**top["num_levels"])
+    return CalibrationTable(**{**top, "method": method, "num_levels": levels, "ranges": ranges})
+
+
+def _range(value: Any, key: str) -> CalibrationRange:
+    _require_keys(value, CalibrationRange, key)
+    for name in _NUMBERS:
+        _require_type(value[name], (int, float), f"{key}.{name}")
+    _require_type(value["candidates"], (int,), f"{key}.candidates")
+    _require_type(value["divergence"], (int, float, type(None)), f"{key}.divergence")
+    _require_type(value["fallback"], (str, type(None)), f"{key}.fallback")
+    numbers = {name: float(value[name]) for name in _NUMBERS}
+    method = _method(value["method"], f"{key}.method")
+    try:
+        return CalibrationRange(**{**value, **numbers, "method": method})
+    except CalibrationError as error:
+        raise CalibrationError(f"{key}: {error}") from error
+
+
+def _method(value: Any, key: str) -> Method:
+    if value not in [method.value for method in Method]:
+        expected = ", ".join(method.value for method in Method)
+        raise CalibrationError(f"{key} is {value!r}; expected one of {expected}")
+    return Method(value)
+
+
+def _require_keys(value: Any, form: type, key: str) -> None:
+    """Refuse what is not a JSON object with exactly the fields of a dataclass."""
+    _require_type(value, (dict,), key or "the file")
+    expected = {field.name for field in fields(form)}
+    missing, unknown = sorted(expected - set(value)), sorted(set(value) - expected)
+    if missing or unknown:
+        raise CalibrationError(
+            f"{key or 'the file'} lacks the keys {missing} and has the unknown keys {unknown}; "
+            f"expected {', '.join(sorted(expected))}"
+        )
+
+
+def _require_type(value: Any, types: tuple[type, ...], key: str) -> None:
+    if not isinstance(value, types) or isinstance(value, bool):
+        names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+        raise CalibrationError(f"{key} is {value!r:.60}; expected {names}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = sorted({key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1})
+        raise CalibrationError(f"keys given twice: {', '.join(twice)}")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise CalibrationError(f"{constant} among the values; expected finite numbers")

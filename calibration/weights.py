@@ -1,0 +1,139 @@
+"""Weights in s8, one scale for each output channel, and biases in int32 on the product of scales."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.errors import CalibrationError
+from calibration.qparams import SMALLEST_SCALE, QuantParams, QuantType
+
+INT32_LIMIT = 2**31 - 1
+
+
+def per_channel_weight(
+    weight: NDArray[np.float32],
+    *,
+    axis: int,
+    reduce_range: bool = False,
+    min_scale: NDArray[np.float64] | None = None,
+) -> QuantParams:
+    """Symmetric s8 parameters of a weight, one scale for each output channel.
+
+    Integers -127..127, reduced -64..64; zero point 0. A channel of zeros gets the largest scale
+    of the others (1 where all are zero): any scale is exact for it, and a bias quantized with
+    the product of scales then stays as fine as its neighbours'.
+
+    Example:
+        >>> from calibration.qparams import quantize
+        >>> weight = np.array([[1.27, -0.5], [0.0, 0.0]], np.float32)
+        >>> params = per_channel_weight(weight, axis=0)
+        >>> params.scale
+        array([0.01, 0.01], dtype=float32)
+        >>> quantize(weight, params)
+        array([[127, -50],
+               [  0,   0]], dtype=int8)
+
+    Args:
+        weight: float32, any shape.
+        axis: of the output channels; negative counts from the end.
+        reduce_range: use 7 bits.
+        min_scale: (C,), scales are raised to it; ``smallest_weight_scale`` keeps a bias in int32.
+
+    Raises:
+        CalibrationError: not float32, empty, NaN or Inf, or no such axis.
+    """
+    if weight.dtype != np.float32 or weight.size == 0 or not np.isfinite(weight).all():
+        raise CalibrationError(
+            f"weight {weight.dtype} {weight.shape} must be float32, not empty and finite"
+        )
+    if not -weight.ndim <= axis < weight.ndim:
+        raise CalibrationError(f"axis {axis} does not exist in a weight of shape {weight.shape}")
+    axis %= weight.ndim
+    limit = 64 if reduce_range else 127
+    peaks = np.abs(weight).max(axis=tuple(d for d in range(weight.ndim) if d != axis))
+    scales = peaks.astype(np.float64) / limit
+    scales[peaks == 0] = scales.max() if scales.max() > 0 else 1.0
+    if min_scale is not None:
+        scales = np.maximum(scales, min_scale)
+    scale = np.maximum(scales, SMALLEST_SCALE).astype(np.float32)
+    return QuantParams(
+        scale=scale,
+        zero_point=np.zeros(scale.shape, np.int8),
+        dtype=QuantType.S8,
+        quant_min=-limit,
+        quant_max=limit,
+        axis=axis,
+    )
+
+
+def bias_params(
+    values: NDArray[np.float32],
+    *,
+    input_scale: NDArray[np.float32],
+    weight_scale: NDArray[np.float32],
+) -> QuantParams:
+    """Parameters of a bias: scale ``input_scale * weight_scale``, zero point 0.
+
+    The product is taken in float32, as runtimes do. The bias is never clipped in silence.
+
+    Example:
+        >>> params = bias_params(
+        ...     np.array([0.3], np.float32),
+        ...     input_scale=np.float32(0.02),
+        ...     weight_scale=np.array([0.01], np.float32),
+        ... )
+        >>> params.scale, params.axis  # 0.3 becomes 1500
+        (array([0.0002], dtype=float32), 0)
+
+    Args:
+        values: float32 (C,).
+        input_scale: float32 ().
+        weight_scale: float32 (C,), or () for one scale for the whole weight.
+
+    Raises:
+        CalibrationError: a bias beyond int32 on this scale, or a product too small for float32.
+    """
+    product = np.asarray(np.float32(input_scale) * np.asarray(weight_scale, np.float32))
+    if product.min() < SMALLEST_SCALE:
+        raise CalibrationError(
+            f"the product of input scale {float(input_scale)} and the smallest weight scale "
+            f"{float(np.min(weight_scale))} is too small for float32; "
+            "raise the weight scale with smallest_weight_scale()"
+        )
+    steps = np.abs(values.astype(np.float64) / product)
+    if not (np.rint(steps) <= INT32_LIMIT).all():
+        channel = int(np.argmax(~(np.rint(steps) <= INT32_LIMIT)))
+        raise CalibrationError(
+            f"the bias {float(values[channel])} of channel {channel} needs {steps[channel]:.3g} "
+            f"steps, more than int32 holds ({INT32_LIMIT}); "
+            "raise the weight scale with smallest_weight_scale()"
+        )
+    return QuantParams(
+        scale=product,
+        zero_point=np.zeros(product.shape, np.int32),
+        dtype=QuantType.S32,
+        quant_min=-INT32_LIMIT,
+        quant_max=INT32_LIMIT,
+        axis=0 if product.ndim else None,
+    )
+
+
+def smallest_weight_scale(
+    values: NDArray[np.float32], *, input_scale: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The smallest weight scale of each channel with which its bias fits in int32.
+
+    Pass it to ``per_channel_weight(min_scale=...)``. One part in a million is added, so that
+    rounding to float32 cannot undo it.
+
+    Args:
+        values: float32 (C,), finite.
+        input_scale: float32 ().
+
+    Returns:
+        float64 (C,), also large enough that the product of scales is a normal float32.
+    """
+    scale = float(input_scale)
+    needed = np.maximum(np.abs(values.astype(np.float64)) / INT32_LIMIT, SMALLEST_SCALE)
+    return np.asarray(needed / scale * (1 + 1e-6), np.float64)

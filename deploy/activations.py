@@ -1,0 +1,101 @@
+"""Which activations of a graph an int8 model quantizes, and which of them need observing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+SELECTS_VALUES = frozenset({"MaxPool", "Resize"})
+"""Operators whose outputs never leave their first input's range: they keep its scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What calibration must see to know the range of every quantized tensor.
+
+    Attributes:
+        observed: tensors whose values are counted, in graph order.
+        summed: for a Concat's output, the observed tensors it consists of; its histogram is
+            the sum of theirs.
+        follows: for an output of MaxPool or Resize, the tensor whose range it keeps.
+    """
+
+    observed: tuple[str, ...]
+    summed: Mapping[str, tuple[str, ...]]
+    follows: Mapping[str, str]
+
+
+def quantized_activations(
+    graph: onnx.GraphProto, *, operators: Collection[str], exclude: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Activations that get a scale: every activation input of a quantized node, in graph order.
+
+    What precedes a fused ReLU feeds no quantized operator, so it never gets one.
+
+    Args:
+        graph: a float graph.
+        operators: operator types to quantize.
+        exclude: names of nodes to keep in float.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    wanted = {
+        name
+        for node in graph.node
+        if node.op_type in operators and node.name not in exclude
+        for name in activation_inputs(node)
+        if name not in weights
+    }
+    produced = [value.name for value in graph.input]
+    produced += [name for node in graph.node for name in node.output]
+    return tuple(name for name in produced if name in wanted)
+
+
+def activation_inputs(node: onnx.NodeProto) -> list[str]:
+    """A node's data inputs, without weights, biases, scales and sizes."""
+    if node.op_type in ("Add", "Concat"):
+        return list(node.input)
+    return list(node.input[:1])
+
+
+def followed_ranges(graph: onnx.GraphProto) -> dict[str, str]:
+    """For every output of MaxPool or Resize, the tensor whose range it keeps, resolved."""
+    follows: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in SELECTS_VALUES:
+            source = node.input[0]
+            follows[node.output[0]] = follows.get(source, source)
+    return follows
+
+
+def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> Observation:
+    """Decide what to observe; everything else follows from it.
+
+    Args:
+        graph: a float graph, nodes in topological order.
+        operators: operator types that will be quantized.
+    """
+    wanted = quantized_activations(graph, operators=operators)
+    follows = followed_ranges(graph)
+    producer = {node.output[0]: node for node in graph.node}
+    parts: dict[str, tuple[str, ...]] = {}
+
+    def resolve(name: str) -> tuple[str, ...]:
+        if name in parts:
+            return parts[name]
+        name = follows.get(name, name)
+        node = producer.get(name)
+        if node is None or node.op_type != "Concat":
+            return (name,)
+        parts[name] = tuple(part for source in node.input for part in resolve(source))
+        return parts[name]
+
+    needed = {part for name in wanted for part in resolve(name)}
+    order = [value.name for value in graph.input]
+    order += [name for node in graph.node for name in node.output]
+    return Observation(
+        observed=tuple(name for name in order if name in needed),
+        summed={name: parts[name] for name in wanted if name in parts},
+        follows={name: follows[name] for name in wanted if name in follows},
+    )

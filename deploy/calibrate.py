@@ -1,0 +1,177 @@
+"""Calibrate: run a float model over images, count its activations, find every range."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from calibration.collect import Accumulator, Batch, collect
+from calibration.collection import Collection, load_collection, save_collection
+from calibration.errors import CalibrationError
+from calibration.estimate import Method, estimate
+from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
+from calibration.table import CalibrationTable
+from deploy.activations import Observation, plan_observation
+from deploy.artifact import Artifact
+from deploy.data import Sample, SegmentationSet
+from deploy.errors import InputError
+from deploy.onnx_file import load_model
+from deploy.preprocess import Preprocess
+from deploy.runtimes.registry import usable_cores
+from deploy.targets.profiles import DENSE_OPERATORS
+
+Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
+
+SAVE_EVERY_S = 10.0
+"""Seconds of work an interruption can cost at most."""
+
+
+def calibrate(
+    source: Artifact,
+    images: SegmentationSet,
+    *,
+    preprocess: Preprocess,
+    method: Method = Method.ENTROPY,
+    state: Path | None = None,
+    threads: int | None = None,
+    progress: Progress = iter,
+) -> CalibrationTable:
+    """Find the range of every activation an int8 model may quantize.
+
+    Images are fed one by one, so the table does not depend on a batch size or an order. Memory
+    does not grow with the number of images.
+
+    Args:
+        source: a float32 ONNX file.
+        images: the calibration set.
+        preprocess: the model's input contract.
+        method: how a range is chosen from a histogram.
+        state: file that keeps the counts while this runs; an interrupted run goes on from it.
+            Removed when done.
+        threads: of the runtime; ``None`` takes every processor of this process.
+        progress: wraps the images still to do, for a progress bar.
+
+    Raises:
+        InputError: an unreadable image, NaN or Inf in an activation (naming tensor and image),
+            or a state file of another model or image set.
+    """
+    observation = plan_observation(load_model(source.path).graph, operators=DENSE_OPERATORS)
+    data_sha256 = images.sha256()
+    try:
+        collection = _collect(
+            source,
+            images,
+            preprocess=preprocess,
+            tensors=observation.observed,
+            state=state,
+            fingerprint=f"{source.sha256}/{data_sha256}/{preprocess.to_json()}",
+            threads=threads or usable_cores(),
+            progress=progress,
+        )
+        ranges = {
+            name: estimate(histogram, method=method)
+            for name, histogram in histograms_of(observation, collection).items()
+        }
+        table = CalibrationTable(
+            method=method,
+            num_bins=DEFAULT_NUM_BINS,
+            num_samples=len(collection.names),
+            data_sha256=data_sha256,
+            model_sha256=source.sha256,
+            ranges=ranges,
+        )
+    except CalibrationError as error:
+        raise InputError(str(error)) from error
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return table
+
+
+def histograms_of(observation: Observation, collection: Collection) -> dict[str, TensorHistogram]:
+    """Every tensor's histogram: what was observed, and for a Concat the sum of its inputs'."""
+    counted = dict(collection.histograms)
+    for name, parts in observation.summed.items():
+        counted[name] = sum_histograms(counted[part] for part in parts)
+    return counted
+
+
+def _collect(
+    source: Artifact,
+    images: SegmentationSet,
+    *,
+    preprocess: Preprocess,
+    tensors: tuple[str, ...],
+    state: Path | None,
+    fingerprint: str,
+    threads: int,
+    progress: Progress,
+) -> Collection:
+    resume = None
+    if state is not None and state.exists():
+        resume = load_collection(state, fingerprint=fingerprint)
+    done = set(resume.names) if resume else set()
+    remaining = [sample for sample in images if sample.name not in done]
+    if resume and not remaining:
+        return resume
+    session = _observing_session(source.path, tensors, threads)
+    saved_at = time.monotonic()
+
+    def keep(accumulator: Accumulator) -> None:
+        nonlocal saved_at
+        if state is not None and time.monotonic() - saved_at > SAVE_EVERY_S:
+            save_collection(accumulator.collection(), state, fingerprint=fingerprint)
+            saved_at = time.monotonic()
+
+    def observe(sample: Sample) -> Batch:
+        image = preprocess.apply(sample.image())[None]
+        return Batch(names=(sample.name,), tensors=_run(session, image, tensors))
+
+    return collect(_ahead(observe, progress(remaining)), resume=resume, on_batch=keep)
+
+
+def _observing_session(
+    path: Path, tensors: tuple[str, ...], threads: int
+) -> onnxruntime.InferenceSession:
+    """A session that also returns the tensors; a convolution and its ReLU still run as one."""
+    model = load_model(path)
+    present = {value.name for value in [*model.graph.input, *model.graph.output]}
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in tensors
+        if name not in present
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _run(
+    session: onnxruntime.InferenceSession, image: NDArray[np.float32], tensors: tuple[str, ...]
+) -> dict[str, NDArray[np.float32]]:
+    source = session.get_inputs()[0].name
+    fetched = [name for name in tensors if name != source]
+    values = dict(zip(fetched, session.run(fetched, {source: image}), strict=True))
+    return {name: image if name == source else values[name] for name in tensors}
+
+
+def _ahead(observe: Callable[[Sample], Batch], samples: Iterable[Sample]) -> Iterator[Batch]:
+    """Run the model on the next image while the caller counts this one."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending: Future[Batch] | None = None
+        for sample in samples:
+            following = pool.submit(observe, sample)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()

@@ -1,0 +1,170 @@
+"""PyTorch checkpoint to ONNX: BatchNorm folded, one probability output, a dynamic batch axis."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from deploy import __version__
+from deploy.artifact import Artifact, Precision
+from deploy.errors import RunError
+from deploy.models.checkpoint import Checkpoint, Probability
+from deploy.onnx_file import describe, save_model, set_metadata
+
+OPSET = 18
+INPUT_NAME = "image"
+OUTPUT_NAME = "probability"
+CLASS_NAMES = ("nucleus",)
+TRACE_BATCH = 2
+"""Batch of the traced example; torch.export would specialise on 0 or 1."""
+
+
+def export(checkpoint: Checkpoint, output: Path) -> Artifact:
+    """Write the fp32 ONNX file of a checkpoint.
+
+    Input ``image`` float32 (batch, 3, height, width), normalised by the checkpoint's contract;
+    output ``probability`` float32 (batch, 1, height, width).
+
+    Raises:
+        RunError: PyTorch could not export the network.
+        OSError: the output cannot be written.
+    """
+    network = fold_batch_norm(checkpoint.probability())
+    height, width = checkpoint.preprocess.size
+    example = torch.zeros(TRACE_BATCH, 3, height, width)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise RunError(f"PyTorch could not export {checkpoint.path}: {error}") from error
+    if program is None:
+        raise RunError(f"PyTorch returned no ONNX program for {checkpoint.path}")
+    model = program.model_proto
+    name_layers(model)
+    strip_debug_info(model)
+    set_metadata(model, _metadata(checkpoint))
+    save_model(model, output)
+    return describe(output, model=model)
+
+
+def fold_batch_norm(network: Probability) -> nn.Module:
+    """Fold every BatchNorm into the convolution before it; the input is left untouched.
+
+    Folding before the export keeps R2U-Net's recurrent convolutions shared: one weight used
+    ``t + 1`` times, where folding in the traced graph would write ``t + 1`` copies. Computed in
+    float64 and rounded once.
+    """
+    folded = copy.deepcopy(network).double().eval()
+    for module in folded.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index in range(len(module) - 1):
+            conv, norm = module[index], module[index + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module[index], module[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return folded.float()
+
+
+def name_layers(model: onnx.ModelProto) -> None:
+    """Name each layer after its weight, in place, so that reports and flags can name it.
+
+    A convolution with the weight ``network.conv0_0.conv.0.weight`` becomes ``conv0_0.conv.0``,
+    its second use ``conv0_0.conv.0@2``; the node after it ``conv0_0.conv.0/Relu``; any other node
+    its operator and a count, as ``Concat_1``. Each output tensor takes its node's name.
+    """
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = {value.name for value in [*graph.input, *graph.output]}
+    renamed: dict[str, str] = {
+        tensor.name: tensor.name.removeprefix("network.") for tensor in graph.initializer
+    }
+    used: Counter[str] = Counter()
+    for node in graph.node:
+        if node.op_type == "Conv" and node.input[1] in weights:
+            base = renamed[node.input[1]].removesuffix(".weight")
+        elif node.op_type == "Relu" and node.input[0] in renamed:
+            base = f"{renamed[node.input[0]]}/Relu"
+        else:
+            base = node.op_type
+        used[base] += 1
+        node.name = base if used[base] == 1 and base != node.op_type else f"{base}@{used[base]}"
+        for tensor in node.output:
+            renamed[tensor] = tensor if tensor in kept else node.name
+    for tensor in graph.initializer:
+        tensor.name = renamed[tensor.name]
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed[name] for name in node.output]
+    for value in graph.value_info:
+        value.name = renamed.get(value.name, value.name)
+
+
+def strip_debug_info(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes for its own debugging: source paths, stack traces, hashes."""
+    model.producer_name, model.producer_version, model.doc_string = "segdeploy", __version__, ""
+    model.graph.name, model.graph.doc_string = "segdeploy", ""
+    for holder in [
+        *model.graph.node,
+        *model.graph.initializer,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ]:
+        holder.doc_string = ""
+        del holder.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.functions[:]
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    entries = {
+        "author": "segdeploy",
+        "version": __version__,
+        "arch": checkpoint.arch.value,
+        "family": checkpoint.detected.family.value,
+        "task": "semantic segmentation",
+        "classes": ",".join(CLASS_NAMES),
+        "preprocess": checkpoint.preprocess.to_json(),
+        "checkpoint_sha256": checkpoint.sha256,
+        "source_network_returned": "logits" if checkpoint.logits else "probability",
+        "precision": Precision.FP32.value,
+    }
+    if checkpoint.head is not None:
+        entries["head"] = str(checkpoint.head)
+    if checkpoint.recurrence is not None:
+        entries["recurrence"] = str(checkpoint.recurrence)
+    return entries
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's prints and warnings about packages this network does not need."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

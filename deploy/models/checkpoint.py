@@ -1,0 +1,256 @@
+"""Load a trained checkpoint into one of the two networks, and save one.
+
+What the keys cannot tell is stated, never guessed: R2U-Net's recurrence ``t``, the input contract,
+and whether the network the weights were trained in returned logits or probabilities. The last
+makes no difference to the weights, because a sigmoid has no parameters: what we run and export
+always ends in exactly one.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from deploy.artifact import sha256_of
+from deploy.errors import InputError, UsageError
+from deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
+from deploy.models.r2u_net import R2UNet
+from deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
+from deploy.preprocess import Preprocess
+
+Network = R2UNet | UNetPlusPlus
+
+DEFAULT_RECURRENCE = 2
+"""R2U-Net's ``t`` where neither the file nor the caller states it (the published value)."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+class Probability(nn.Module):
+    """A network that ends in logits, followed by the one sigmoid every artefact ends in."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) normalised image to (N, 1, H, W) probability of nucleus."""
+        logits: Tensor = self.network(image)
+        return logits.sigmoid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded network in evaluation mode and everything known about where it came from.
+
+    ``head`` is the UNet++ head in use and ``recurrence`` R2U-Net's ``t``; each is ``None`` for the
+    other network. ``logits`` is what the source project's network returned, for the record.
+    """
+
+    network: Network
+    detected: Detected
+    preprocess: Preprocess
+    logits: bool
+    recurrence: int | None
+    head: int | None
+    path: Path
+    sha256: str
+
+    @property
+    def arch(self) -> Architecture:
+        """Which of the two networks it is."""
+        return self.detected.arch
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the whole network, all heads counted."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def probability(self) -> Probability:
+        """The network as every artefact computes it: normalised image in, probability out."""
+        return Probability(self.network).eval()
+
+
+def build_network(
+    arch: Architecture,
+    *,
+    in_channels: int = 3,
+    num_classes: int = 1,
+    width: int | None = None,
+    recurrence: int = DEFAULT_RECURRENCE,
+    deep_supervision: bool = True,
+    head: int = DEPTH,
+) -> Network:
+    """Create a network with random weights; ``width=None`` takes the published width.
+
+    Raises:
+        ValueError: a head that does not exist, or a recurrence below 1.
+    """
+    if arch is Architecture.R2U_NET:
+        return R2UNet(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            width=width or 64,
+            recurrence=recurrence,
+        )
+    return UNetPlusPlus(
+        in_channels=in_channels,
+        num_classes=num_classes,
+        width=width or 32,
+        deep_supervision=deep_supervision,
+        head=head,
+    )
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    arch: Architecture | None = None,
+    recurrence: int | None = None,
+    head: int | None = None,
+    logits: bool | None = None,
+    preprocess: Preprocess | None = None,
+) -> Checkpoint:
+    """Load a ``.pth``, ``.pt`` or ``.safetensors`` checkpoint of a supported family.
+
+    Never executes code from the file.
+
+    Args:
+        path: the checkpoint.
+        arch: what the caller expects; ``None`` takes what the keys tell.
+        recurrence: R2U-Net's ``t``; ``None`` takes what the file states, else 2.
+        head: UNet++ head 1 to 4; ``None`` takes the deepest.
+        logits: whether the source network returned logits, for the record; ``None`` takes what
+            the keys tell, else no.
+        preprocess: the input contract; ``None`` takes the file's, else the published models'.
+
+    Raises:
+        InputError: unreadable, not a supported network, does not fit, or holds NaN or Inf.
+        UsageError: flags that contradict the file or each other.
+    """
+    tensors, stated = _read(path)
+    own, detected = detect(tensors, source=str(path))
+    _check_request(detected, path=path, arch=arch, recurrence=recurrence, head=head)
+    is_r2u = detected.arch is Architecture.R2U_NET
+    recurrence = recurrence or int(stated.get("recurrence", DEFAULT_RECURRENCE))
+    network = build_network(
+        detected.arch,
+        width=detected.width,
+        recurrence=recurrence,
+        deep_supervision=detected.deep_supervision,
+        head=head or DEPTH,
+    )
+    misfit = describe_misfit(network.state_dict(), own)
+    if misfit:
+        raise InputError(f"{path} does not fit {detected.arch.value}:\n  {misfit}")
+    for key, value in own.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{path}: tensor {key!r} holds NaN or Inf; the training diverged?")
+    network.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in own.items()}, strict=False
+    )
+    if preprocess is None and "preprocess" in stated:
+        preprocess = Preprocess.from_json(stated["preprocess"], source=str(path))
+    return Checkpoint(
+        network=network.eval(),
+        detected=detected,
+        preprocess=preprocess or Preprocess(),
+        logits=bool(detected.logits) if logits is None else logits,
+        recurrence=recurrence if is_r2u else None,
+        head=None if is_r2u else (head or DEPTH),
+        path=path,
+        sha256=sha256_of(path),
+    )
+
+
+def save_checkpoint(
+    network: Network,
+    path: Path,
+    *,
+    preprocess: Preprocess,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a safetensors file that carries its architecture and input contract.
+
+    The file appears whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    tensors = {
+        key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for key, value in network.state_dict().items()
+    }
+    is_r2u = isinstance(network, R2UNet)
+    arch = Architecture.R2U_NET if is_r2u else Architecture.UNET_PLUS_PLUS
+    own = {"arch": arch.value, "preprocess": preprocess.to_json()}
+    if isinstance(network, R2UNet):
+        own["recurrence"] = str(network.recurrence)
+    temporary = path.with_name(path.name + ".partial")
+    save_file(tensors, temporary, metadata=dict(metadata or {}) | own)
+    temporary.replace(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a checkpoint file under the family's keys, and its text metadata."""
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            f"checkpoint {path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as stream:
+                tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+                return unwrap(tensors, source=str(path)), stream.metadata() or {}
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint {path} holds Python objects besides tensors (or is not a checkpoint) and "
+            "was refused, because loading them would execute code. In the environment that wrote "
+            "it, save plain weights: torch.save(model.state_dict(), path)"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, zipfile.BadZipFile, OSError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"checkpoint {path} cannot be read ({first_line}); is the file complete?"
+        ) from error
+    return unwrap(loaded, source=str(path)), {}
+
+
+def _check_request(
+    detected: Detected,
+    *,
+    path: Path,
+    arch: Architecture | None,
+    recurrence: int | None,
+    head: int | None,
+) -> None:
+    """Refuse flags that contradict the checkpoint, and networks the pipeline cannot feed."""
+    if arch is not None and arch is not detected.arch:
+        raise UsageError(
+            f"--arch {arch.value}, but {path} holds {detected.arch.value}; drop the flag"
+        )
+    if detected.arch is Architecture.R2U_NET and head is not None:
+        raise UsageError("--head chooses a UNet++ head; R2U-Net has one output")
+    if detected.arch is Architecture.UNET_PLUS_PLUS and recurrence is not None:
+        raise UsageError("--recurrence is R2U-Net's t; UNet++ has no recurrence")
+    if head is not None and head != DEPTH and not detected.deep_supervision:
+        raise UsageError(
+            f"--head {head} needs a UNet++ trained with deep supervision; {path} has one head"
+        )
+    if detected.in_channels != 3 or detected.num_classes != 1:
+        raise InputError(
+            f"{path} maps {detected.in_channels} channels to {detected.num_classes}; supported: "
+            "3 (colour image) to 1 (probability of foreground)"
+        )

@@ -1,0 +1,103 @@
+"""ONNX files: read, write whole or not at all, describe, and carry metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
+from deploy.errors import InputError
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file.
+
+    Raises:
+        InputError: missing, truncated, not ONNX, or with weights outside the file.
+    """
+    if not path.is_file():
+        raise InputError(f"model {path} does not exist")
+    try:
+        model = onnx.load(path, load_external_data=False)
+        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+            raise InputError(f"model {path} keeps weights outside the file; save it as one file")
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"model {path} is not a valid ONNX file ({reason})") from error
+    return model
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write deterministically, to a temporary name first.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_bytes(model.SerializeToString(deterministic=True))
+    temporary.replace(path)
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's ``metadata_props`` as a dict."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Replace a model's ``metadata_props``, sorted by key."""
+    del model.metadata_props[:]
+    for key in sorted(entries):
+        model.metadata_props.add(key=key, value=entries[key])
+
+
+def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:
+    """Describe a file this project wrote.
+
+    Args:
+        path: the file.
+        model: its content, when the caller already has it.
+
+    Raises:
+        InputError: not a valid ONNX file.
+    """
+    model = model or load_model(path)
+    props = metadata(model)
+    known = {precision.value for precision in Precision}
+    return Artifact(
+        path=path,
+        precision=Precision(props["precision"])
+        if props.get("precision") in known
+        else _infer(model),
+        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        inputs=_specs(model.graph.input),
+        outputs=_specs(model.graph.output),
+        sha256=sha256_of(path),
+        parent=props.get("parent_sha256"),
+    )
+
+
+def _infer(model: onnx.ModelProto) -> Precision:
+    """Precision of a file without our metadata, from its graph."""
+    if any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in model.graph.node):
+        return Precision.INT8
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    return Precision.FP16 if onnx.TensorProto.FLOAT16 in types else Precision.FP32
+
+
+def _specs(values: list[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            name=value.name,
+            shape=tuple(
+                dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?")
+                for dim in value.type.tensor_type.shape.dim
+            ),
+            dtype=str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+        )
+        for value in values
+    )

@@ -1,0 +1,167 @@
+"""The input contract: how an RGB image becomes the network's input tensor, and a mask its truth.
+
+The contract travels with the checkpoint and with every ONNX file; nothing guesses it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploy.errors import InputError
+
+SIZE_MULTIPLE = 16
+"""Both networks pool four times, so height and width must divide by 2**4."""
+
+MASK_THRESHOLD = 125
+"""A resized grey mask is foreground where it is at least this (the published evaluation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """From RGB uint8 (H, W, 3) to float32 (3, height, width).
+
+    Resize, reorder channels, multiply by ``scale``, subtract ``mean``, divide by ``std``.
+    The defaults are the contract of the published models.
+
+    Example:
+        A pixel of 255 becomes (255 * 1/255 - 0.5) / 0.5 = 1.0, a pixel of 0 becomes -1.0.
+
+    Raises:
+        InputError: a size that is not a multiple of 16, or an unknown order or interpolation.
+    """
+
+    size: tuple[int, int] = (96, 96)
+    channel_order: str = "BGR"
+    interpolation: str = "bilinear"
+    antialias: bool = False
+    scale: float = 1.0 / 255.0
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        require_valid_size(self.size)
+        if self.channel_order not in ("RGB", "BGR"):
+            raise InputError(f"channel_order is {self.channel_order!r}; expected 'RGB' or 'BGR'")
+        if self.interpolation != "bilinear":
+            raise InputError(
+                f"interpolation is {self.interpolation!r}; only 'bilinear' is supported"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError(
+                f"mean {self.mean} and std {self.std} need three values each, std above zero"
+            )
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Turn one RGB image (H, W, 3) uint8 into the input (3, height, width) float32."""
+        resized = resize(image, self.size, antialias=self.antialias)
+        return self.normalise(resized)
+
+    def normalise(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Channel order, scale, mean and std on an image that already has the right size."""
+        ordered = image[..., ::-1] if self.channel_order == "BGR" else image
+        mean = np.asarray(self.mean, np.float32)
+        std = np.asarray(self.std, np.float32)
+        normalised = (ordered.astype(np.float32) * np.float32(self.scale) - mean) / std
+        return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+    def apply_mask(self, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Turn one grey mask (H, W) uint8 into the boolean truth (height, width).
+
+        Resized bilinearly without antialiasing whatever the image's contract says, then
+        thresholded at 125: the published metric is defined on exactly this truth.
+        """
+        truth: NDArray[np.bool_] = resize(mask[..., None], self.size)[..., 0] >= MASK_THRESHOLD
+        return truth
+
+    def to_json(self) -> str:
+        """The contract as one line of JSON, the form stored in model metadata."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Preprocess:
+        """Read a contract back.
+
+        Args:
+            text: what ``to_json`` wrote, or a hand-written file with the same keys.
+            source: where the text came from, for the error message.
+
+        Raises:
+            InputError: not JSON, unknown or missing keys, or values out of range.
+        """
+        try:
+            fields: Any = json.loads(text)
+            if not isinstance(fields, dict):
+                raise TypeError("expected a JSON object")
+            for key in ("size", "mean", "std"):
+                if key in fields:
+                    fields[key] = tuple(fields[key])
+            return cls(**fields)
+        except (ValueError, TypeError) as error:
+            expected = ", ".join(asdict(cls()))
+            raise InputError(
+                f"{source} does not hold a preprocessing contract ({error}); "
+                f"expected a JSON object with the keys {expected}"
+            ) from error
+
+
+def require_valid_size(size: tuple[int, int]) -> None:
+    """Refuse a (height, width) the networks cannot pool four times.
+
+    Raises:
+        InputError: naming the nearest valid size.
+    """
+    if all(side > 0 and side % SIZE_MULTIPLE == 0 for side in size):
+        return
+    nearest = tuple(max(SIZE_MULTIPLE, round(s / SIZE_MULTIPLE) * SIZE_MULTIPLE) for s in size)
+    raise InputError(
+        f"input size {size[0]}x{size[1]} (height x width) is not a multiple of {SIZE_MULTIPLE}, "
+        f"which four poolings need; the nearest valid size is {nearest[0]}x{nearest[1]}"
+    )
+
+
+def resize(
+    image: NDArray[np.uint8], size: tuple[int, int], *, antialias: bool = False
+) -> NDArray[np.uint8]:
+    """Bilinear resize of (H, W, C) uint8 to (*size, C) uint8, half-pixel centres, rounded.
+
+    Without antialiasing this is the convention of ``cv2.resize(..., INTER_LINEAR)`` (within one
+    grey level: OpenCV rounds its weights to 11 bits) and of PyTorch's ``interpolate``. With it,
+    Pillow's bilinear filter, whose support grows with the reduction.
+
+    Example:
+        >>> row = np.array([[[0], [100]]], np.uint8)  # one row of two pixels
+        >>> resize(row, (1, 4))[0, :, 0]  # centres at -0.25, 0.25, 0.75, 1.25
+        array([  0,  25,  75, 100], dtype=uint8)
+    """
+    if image.shape[:2] == size:
+        return image
+    if antialias:
+        planes = [
+            np.asarray(Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.BILINEAR))
+            for c in range(image.shape[2])
+        ]
+        return np.stack(planes, axis=-1)
+    top, bottom, down = _taps(image.shape[0], size[0])
+    left, right, across = _taps(image.shape[1], size[1])
+    upper, lower = image[top].astype(np.float32), image[bottom].astype(np.float32)
+    rows = upper + (lower - upper) * down[:, None, None]
+    start, end = rows[:, left], rows[:, right]
+    blended = start + (end - start) * across[None, :, None]
+    return np.rint(blended).astype(np.uint8)
+
+
+def _taps(
+    length: int, target: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """For each target position: the two source indices and the weight of the second."""
+    centre = ((np.arange(target, dtype=np.float64) + 0.5) * length / target - 0.5).clip(
+        0, length - 1
+    )
+    first = np.floor(centre).astype(np.intp)
+    return first, np.minimum(first + 1, length - 1), (centre - first).astype(np.float32)

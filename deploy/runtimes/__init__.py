@@ -1,0 +1,1 @@
+"""Runtimes under one contract; each backend is imported only when it is opened."""

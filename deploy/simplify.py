@@ -1,0 +1,77 @@
+"""Simplify an ONNX graph with onnxsim, whose failure must not take the pipeline down."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from deploy.artifact import Artifact
+from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+
+log = logging.getLogger(__name__)
+
+TIME_LIMIT_S = 300.0
+
+
+def simplify(source: Artifact, output: Path, *, time_limit_s: float = TIME_LIMIT_S) -> Artifact:
+    """Constant-fold and clean the graph.
+
+    onnxsim is native code, so it runs in a process of its own: should it crash, hang, or write
+    something unreadable, the graph is passed on as it was and the reason is logged as a warning.
+
+    Args:
+        source: a float32 ONNX file.
+        output: where to write.
+        time_limit_s: seconds before onnxsim is stopped.
+
+    Raises:
+        InputError: the source is not a valid ONNX file.
+        OSError: the output cannot be written.
+    """
+    original = load_model(source.path)
+    try:
+        model = _run_onnxsim(source.path, time_limit_s)
+    except (
+        OSError,
+        subprocess.SubprocessError,
+        DecodeError,
+        onnx.checker.ValidationError,
+    ) as error:
+        log.warning("onnxsim failed (%s); continuing with the graph as exported", _reason(error))
+        model = original
+    model.producer_name, model.producer_version = original.producer_name, original.producer_version
+    set_metadata(model, metadata(original) | {"parent_sha256": source.sha256})
+    save_model(model, output)
+    return describe(output, model=model)
+
+
+def _run_onnxsim(source: Path, time_limit_s: float) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
+        result = Path(folder) / "simplified.onnx"
+        subprocess.run(
+            [sys.executable, "-m", "onnxsim", str(source), str(result)],
+            check=True,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=time_limit_s,
+            stdin=subprocess.DEVNULL,
+        )
+        model = onnx.load(result)  # onnxsim keeps large weights beside its file; take them in
+        onnx.checker.check_model(model)
+        return model
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        if error.returncode < 0:
+            return f"crashed with signal {-error.returncode}"
+        last_words = (error.stderr or error.stdout or "").strip().splitlines()
+        return last_words[-1] if last_words else f"exit code {error.returncode}"
+    return str(error)

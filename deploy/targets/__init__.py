@@ -1,0 +1,1 @@
+"""Devices: what each wants of an int8 model."""

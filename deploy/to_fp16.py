@@ -1,0 +1,84 @@
+"""Convert a float32 graph to half precision, with float32 inputs and outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy.artifact import Artifact, Precision
+from deploy.errors import RunError
+from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+
+FLOAT32_INPUTS = {"Resize": frozenset({1, 2})}
+"""Inputs that ONNX defines as float32 whatever the data's type: Resize's roi and scales."""
+
+FP16_MAX = 65504.0
+
+
+def to_fp16(source: Artifact, output: Path) -> Artifact:
+    """Store weights and compute in fp16; cast at the borders so that callers see float32.
+
+    Args:
+        source: a float32 ONNX file.
+        output: where to write.
+
+    Raises:
+        InputError: the source is not a valid ONNX file.
+        RunError: the source is not float32, or a weight does not fit fp16's range of +-65504.
+        OSError: the output cannot be written.
+    """
+    if source.precision is not Precision.FP32:
+        raise RunError(f"{source.path} is {source.precision.value}; fp16 is made from fp32")
+    model = load_model(source.path)
+    graph = model.graph
+    keep = {
+        name
+        for node in graph.node
+        for index, name in enumerate(node.input)
+        if index in FLOAT32_INPUTS.get(node.op_type, ())
+    }
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in keep:
+            tensor.CopyFrom(_half(tensor))
+    _cast_borders(graph)
+    del graph.value_info[:]
+    own = {"parent_sha256": source.sha256, "precision": Precision.FP16.value}
+    set_metadata(model, metadata(model) | own)
+    onnx.checker.check_model(model, full_check=True)
+    save_model(model, output)
+    return describe(output, model=model)
+
+
+def _half(tensor: TensorProto) -> TensorProto:
+    values = numpy_helper.to_array(tensor)
+    largest = float(np.abs(values).max(initial=0.0))
+    if not largest <= FP16_MAX:
+        raise RunError(
+            f"weight {tensor.name!r} reaches {largest:g}, beyond fp16's {FP16_MAX:g}; "
+            "keep this model in fp32 or int8"
+        )
+    return numpy_helper.from_array(values.astype(np.float16), tensor.name)
+
+
+def _cast_borders(graph: onnx.GraphProto) -> None:
+    """Insert a Cast behind every float32 input and in front of every float32 output, in place."""
+    inputs = [v.name for v in graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    outputs = [v.name for v in graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    inside = {name: f"{name}/fp16" for name in [*inputs, *outputs]}
+    for node in graph.node:
+        node.input[:] = [inside.get(name, name) for name in node.input]
+        node.output[:] = [inside.get(name, name) for name in node.output]
+    first = [
+        helper.make_node("Cast", [n], [inside[n]], name=f"{n}/to_fp16", to=TensorProto.FLOAT16)
+        for n in inputs
+    ]
+    last = [
+        helper.make_node("Cast", [inside[n]], [n], name=f"{n}/to_fp32", to=TensorProto.FLOAT)
+        for n in outputs
+    ]
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*first, *body, *last])

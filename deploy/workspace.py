@@ -1,0 +1,123 @@
+"""The output folder of a run: its manifest, what can be reused, and what may be replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.artifact import sha256_of
+from deploy.errors import InputError, UsageError
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One finished stage: the file it wrote, and the digest of everything that decides it."""
+
+    file: str
+    sha256: str
+    key: str
+
+
+@dataclass(kw_only=True)
+class Workspace:
+    """An output folder. Every stage that finishes is noted at once, so nothing is lost."""
+
+    folder: Path
+    inputs: dict[str, Any]
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, inputs: dict[str, Any], *, overwrite: bool) -> Workspace:
+        """Start in a new folder, or go on in one that holds a run of the same inputs.
+
+        Args:
+            folder: created when missing.
+            inputs: what decides the artefacts: digests, parameters, versions.
+            overwrite: start over whatever the folder holds.
+
+        Raises:
+            UsageError: the folder holds a run of other inputs, or files that are not a run's.
+            InputError: the folder's manifest is damaged.
+        """
+        manifest = folder / MANIFEST
+        if overwrite or not folder.exists() or not any(folder.iterdir()):
+            return cls(folder=folder, inputs=inputs)
+        if not manifest.is_file():
+            raise UsageError(
+                f"{folder} is not empty and holds no {MANIFEST}; choose another -o or --overwrite"
+            )
+        stored = _read(manifest)
+        differing = sorted(
+            key
+            for key in {*stored["inputs"], *inputs}
+            if stored["inputs"].get(key) != inputs.get(key)
+        )
+        if differing:
+            raise UsageError(
+                f"{folder} holds a run with other inputs ({', '.join(differing)}); "
+                "choose another -o, or --overwrite to replace it"
+            )
+        try:
+            entries = {name: Entry(**entry) for name, entry in stored["stages"].items()}
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{manifest} is damaged ({error}); use --overwrite") from error
+        return cls(folder=folder, inputs=inputs, entries=entries)
+
+    def path(self, file: str) -> Path:
+        """Where a file of the run lies."""
+        return self.folder / file
+
+    def finished(self, stage: str, *, file: str, key: str) -> bool:
+        """Whether a stage was run with the same key and its file is unchanged."""
+        entry = self.entries.get(stage)
+        path = self.path(file)
+        return (
+            entry is not None
+            and (entry.file, entry.key) == (file, key)
+            and path.is_file()
+            and sha256_of(path) == entry.sha256
+        )
+
+    def record(self, stage: str, *, file: str, key: str) -> None:
+        """Note a finished stage and write the manifest.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.entries[stage] = Entry(file=file, sha256=sha256_of(self.path(file)), key=key)
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "inputs": self.inputs,
+            "stages": {name: asdict(entry) for name, entry in self.entries.items()},
+        }
+        temporary = self.path(MANIFEST + ".partial")
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(self.path(MANIFEST))
+
+
+def key_of(**decides: object) -> str:
+    """Digest of everything that decides a stage's output."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{manifest} cannot be read ({error}); use --overwrite") from error
+    if not isinstance(stored, dict) or not isinstance(stored.get("inputs"), dict):
+        raise InputError(f"{manifest} is not a manifest of this tool; use --overwrite")
+    if stored.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{manifest} has schema version {stored.get('schema_version')!r}; this release writes "
+            f"{SCHEMA_VERSION}. Use --overwrite"
+        )
+    if not isinstance(stored.get("stages"), dict):
+        raise InputError(f"{manifest} lists no stages; use --overwrite")
+    return stored

@@ -1,0 +1,1 @@
+"""The bundled sample of DSB2018 and the trained checkpoints; found with ``importlib.resources``."""

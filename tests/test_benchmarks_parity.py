@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from benchmarks.accuracy import iou_per_image, score
+from benchmarks.parity import ParityReport, compare, stage_check
+from benchmarks.parity_report import paired_interval
+from deploy.errors import InputError, RunError, UsageError
+
+SHAPE = (12, 8, 8)
+NAMES = tuple(f"image{i:02}" for i in range(SHAPE[0]))
+
+probabilities = hnp.arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=16))
+truths = hnp.arrays(np.bool_, SHAPE)
+
+
+def report_of(
+    reference: NDArray[np.float32],
+    candidate: NDArray[np.float32],
+    truth: NDArray[np.bool_],
+    max_drop: float = 100,
+    seed: int = 0,
+) -> ParityReport:
+    return compare(
+        "fp32",
+        "int8",
+        reference,
+        candidate,
+        truth,
+        max_drop=max_drop,
+        image_names=NAMES[: len(truth)],
+        seed=seed,
+    )
+
+
+def blobs(seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Truth of one square per image, and a reference that finds most of it."""
+    generator = np.random.default_rng(seed)
+    truth = np.zeros(SHAPE, bool)
+    truth[:, 2:6, 2:6] = True
+    noise = generator.normal(0, 0.25, SHAPE)
+    return np.clip(np.where(truth, 0.8, 0.2) + noise, 0, 1).astype(np.float32), truth
+
+
+@given(probabilities, truths)
+def test_identical_outputs_pass_any_budget_with_an_interval_of_zero(
+    probability: NDArray[np.float32], truth: NDArray[np.bool_]
+) -> None:
+    report = report_of(probability, probability.copy(), truth, max_drop=0)
+    assert report.passed
+    assert report.delta == 0
+    assert report.ci95 == (0.0, 0.0)
+    assert report.disagreement_percent == 0
+
+
+@settings(max_examples=25)
+@given(probabilities, probabilities, truths)
+def test_delta_is_the_difference_of_the_scores_and_changes_sign_with_the_roles(
+    reference: NDArray[np.float32], candidate: NDArray[np.float32], truth: NDArray[np.bool_]
+) -> None:
+    report, swapped = report_of(reference, candidate, truth), report_of(candidate, reference, truth)
+    assert report.delta == pytest.approx(
+        report.candidate_scores.iou - report.reference_scores.iou, abs=1e-9
+    )
+    assert swapped.delta == -report.delta
+    assert swapped.disagreement_percent == report.disagreement_percent
+    assert report.candidate_scores == score(candidate, truth)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-100, 100, width=16), min_size=2, max_size=40), st.integers(0, 5))
+def test_the_interval_is_ordered_finite_repeatable_and_inside_the_data(
+    differences: list[float], seed: int
+) -> None:
+    low, high = paired_interval(differences, seed=seed)
+    assert math.isfinite(low)
+    assert math.isfinite(high)
+    assert min(differences) - 1e-9 <= low <= high <= max(differences) + 1e-9
+    assert paired_interval(differences, seed=seed) == (low, high)
+
+
+def test_one_changed_image_among_many_has_a_finite_interval() -> None:
+    low, high = paired_interval([0.0] * 119 + [-5.0], seed=0)
+    assert -5 / 10 < low < -5 / 120 < high <= 0
+
+
+def test_the_interval_covers_the_true_mean_about_95_times_in_100() -> None:
+    """Binomial(200, 0.95) leaves [180, 200] less than once in a thousand."""
+    generator = np.random.default_rng(7)
+    draws = generator.normal(-0.3, 1.0, (200, 60))
+    intervals = [paired_interval(list(draw), seed=1) for draw in draws]
+    covered = sum(low <= -0.3 <= high for low, high in intervals)
+    assert 180 <= covered < 200
+
+
+def test_pairing_makes_a_common_difficulty_cancel() -> None:
+    """Images differ by tens of points, the candidate always by one: the interval sees the one."""
+    generator = np.random.default_rng(0)
+    hard = generator.uniform(20, 90, 60)
+    low, high = paired_interval(list((hard - 1) - hard), seed=0)
+    assert low == pytest.approx(-1, abs=1e-6)
+    assert high == pytest.approx(-1, abs=1e-6)
+
+
+def test_counts_and_verdict_of_a_worked_case() -> None:
+    """100 true pixels on each of two images; the candidate loses one on the first."""
+    truth = np.ones((2, 10, 10), bool)
+    reference = np.full((2, 10, 10), 0.9, np.float32)
+    candidate = reference.copy()
+    candidate[0, 3, 4] = 0.4999
+    report = report_of(reference, candidate, truth, max_drop=0.5)
+    assert report.candidate_iou_per_image == (99.0, 100.0)
+    assert report.reference_iou_per_image == (100.0, 100.0)
+    assert report.delta == -0.5
+    assert report.disagreement_percent == 0.5
+    assert report.passed
+    stricter = replace(report, max_drop=0.49)
+    assert not stricter.passed
+    assert stricter.failures == ("IoU changed by -0.500 points, more than the 0.49 allowed",)
+
+
+@given(st.floats(0, 5), st.integers(0, 3))
+def test_a_report_passes_exactly_when_its_loss_is_within_the_budget(drop: float, seed: int) -> None:
+    reference, truth = blobs(seed)
+    report = report_of(reference, blobs(seed + 10)[0], truth, max_drop=drop)
+    assert not report.collapsed
+    assert report.passed == (report.delta >= -drop)
+
+
+def test_foreground_collapse_is_named_and_fails_even_within_the_budget() -> None:
+    reference, truth = blobs(0)
+    candidate = reference.copy()
+    candidate[5] = 0.1
+    report = report_of(reference, candidate, truth, max_drop=100)
+    assert report.collapsed_images == ("image05",)
+    assert not report.passed
+    assert len(report.failures) == 1
+    assert "foreground collapse on 1 of 12 images" in report.failures[0]
+    assert "image05" in report.failures[0]
+    assert report.worst_images(1)[0].name == "image05"
+
+
+@pytest.mark.parametrize("empty_side", ["truth", "reference"])
+def test_background_is_no_collapse_where_nothing_was_to_be_kept(empty_side: str) -> None:
+    reference, truth = blobs(0)
+    if empty_side == "truth":
+        truth[5] = False
+    else:
+        reference[5] = 0.1
+    candidate = reference.copy()
+    candidate[5] = 0.1
+    assert not report_of(reference, candidate, truth).collapsed
+
+
+def test_worst_images_lead_with_the_largest_loss_then_with_more_changed_pixels() -> None:
+    reference, truth = blobs(1)
+    candidate = reference.copy()
+    candidate[7, 2:6, 2:6] = 0.1
+    candidate[3, 2:4, 2:6] = 0.1
+    report = report_of(reference, candidate, truth)
+    assert [image.name for image in report.worst_images(2)] == ["image07", "image03"]
+    deltas = [image.delta for image in report.worst_images(100)]
+    assert deltas == sorted(deltas)
+    assert len(deltas) == SHAPE[0]
+
+
+def test_iou_per_image_is_what_accuracy_defines() -> None:
+    reference, truth = blobs(2)
+    report = report_of(reference, reference, truth)
+    assert report.reference_iou_per_image == tuple(iou_per_image(reference >= 0.5, truth))
+
+
+def test_the_report_cannot_be_changed() -> None:
+    reference, truth = blobs(0)
+    with pytest.raises(FrozenInstanceError):
+        report_of(reference, reference, truth).max_drop = 9  # type: ignore[misc]  # on purpose
+
+
+@pytest.mark.parametrize(
+    ("names", "drop", "images", "error", "message"),
+    [
+        (["a"], 0.1, 2, InputError, "1 image names, 1 of them distinct, for 2 images"),
+        (["a", "a"], 0.1, 2, InputError, "2 image names, 1 of them distinct"),
+        (["a"], 0.1, 1, InputError, "at least 2"),
+        (["a", "b"], -0.1, 2, UsageError, "--max-drop is -0.1"),
+        (["a", "b"], math.nan, 2, UsageError, "--max-drop is nan"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    names: list[str], drop: float, images: int, error: type[Exception], message: str
+) -> None:
+    probability, truth = np.zeros((images, 2, 2), np.float32), np.zeros((images, 2, 2), bool)
+    with pytest.raises(error, match=message):
+        compare("a", "b", probability, probability, truth, max_drop=drop, image_names=names)
+
+
+def test_a_candidate_of_another_size_or_with_nan_is_refused() -> None:
+    reference, truth = blobs(0)
+    with pytest.raises(InputError, match="shape"):
+        report_of(reference, reference[:, :4], truth)
+    with pytest.raises(RunError, match="overflowed"):
+        report_of(reference, np.full_like(reference, np.inf), truth)
+
+
+@given(probabilities)
+def test_an_unchanged_stage_has_no_difference_and_no_noise(
+    probability: NDArray[np.float32],
+) -> None:
+    check = stage_check(probability, probability.copy())
+    assert check.max_abs_difference == 0
+    assert check.sqnr_db is None
+    assert check.disagreement_percent == 0
+
+
+@given(probabilities, probabilities)
+def test_stage_check_against_its_definition(
+    parent: NDArray[np.float32], child: NDArray[np.float32]
+) -> None:
+    check = stage_check(parent, child)
+    noise = parent.astype(np.float64) - child.astype(np.float64)
+    assert check.max_abs_difference == np.abs(noise).max()
+    assert check.disagreement_percent == pytest.approx(
+        100 * float(np.mean((parent >= 0.5) != (child >= 0.5)))
+    )
+    if check.sqnr_db is not None:
+        signal = float((parent.astype(np.float64) ** 2).sum())
+        assert 10 ** (check.sqnr_db / 10) == pytest.approx(signal / float((noise**2).sum()))
+
+
+def test_ten_times_less_noise_is_twenty_decibel_more() -> None:
+    parent = np.full((1, 4, 4), 0.8, np.float32)
+    coarse = stage_check(parent, parent - np.float32(0.1)).sqnr_db
+    fine = stage_check(parent, parent - np.float32(0.01)).sqnr_db
+    assert coarse is not None
+    assert fine is not None
+    assert fine - coarse == pytest.approx(20, abs=1e-3)

@@ -1,0 +1,532 @@
+"""The report: three files from one dict, the same bytes each time, and nothing left out."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import report as report_module
+from benchmarks.report import figure, load_report, verdict_text, write_report
+from deploy.errors import InputError, RunError
+
+# jsonschema ships no type stubs.
+jsonschema: Any = importlib.import_module("jsonschema")
+SCHEMA = Path(report_module.__file__).with_name("report.schema.json")
+INT8_FILE = "sample_net.int8.ort-x86.onnx"
+HOSTILE = '"><img src=x onerror=alert(1)>|`*[a](javascript:alert(2))_.png'
+
+
+def scores(iou: float, *, auc: float | None = 97.5) -> dict[str, Any]:
+    return {
+        "iou": iou,
+        "miou": iou + 5,
+        "dice": iou + 8,
+        "precision": 91.25,
+        "sensitivity": 92.5,
+        "specificity": 93.75,
+        "accuracy": 95.125,
+        "auc": auc,
+    }
+
+
+def parity_row(name: str, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "file": None,
+        "target": None,
+        "runtime": "onnxruntime",
+        "precision_requested": "fp32",
+        "precision_executed": "fp32",
+        "scores": None,
+        "delta_iou_percentage_points": None,
+        "ci95_percentage_points": None,
+        "disagreement_percent": None,
+        "passed": None,
+        "skipped": None,
+        "worst_images": [],
+        "iou_per_image_percent": None,
+    }
+    assert set(changes) <= set(row)
+    return row | changes
+
+
+def compared_row(
+    name: str, delta: float, low: float, high: float, **changes: Any
+) -> dict[str, Any]:
+    judged: dict[str, Any] = {
+        "scores": scores(80 + delta, auc=None),
+        "delta_iou_percentage_points": delta,
+        "ci95_percentage_points": [low, high],
+        "disagreement_percent": 0.0625,
+        "passed": True,
+        "worst_images": [
+            {"name": f"fake_{n}", "reference_iou": 70 + n, "candidate_iou": 69.5 + n}
+            for n in range(2)
+        ],
+        "iou_per_image_percent": [79.0, 81.0],
+    }
+    return parity_row(name, **judged | changes)
+
+
+def speed_row(name: str, batch: int, p50_ms: float | None, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "file": None,
+        "target": None,
+        "runtime": "onnxruntime",
+        "precision_requested": "fp32",
+        "precision_executed": "fp32",
+        "batch": batch,
+        "threads": 2,
+        "streams": 1,
+        "file_bytes": 36_000_000,
+        "p50_ms": p50_ms,
+        "p90_ms": p50_ms and p50_ms * 1.125,
+        "p99_ms": p50_ms and p50_ms * 1.25,
+        "images_per_s": p50_ms and batch * 1000 / p50_ms,
+        "speedup": p50_ms and 64 * batch / p50_ms,
+        "noise_percent": 1.5,
+        "latencies_s": [p50_ms / 1000] if p50_ms else None,
+        "skipped": None,
+    }
+    assert set(changes) <= set(row)
+    return row | changes
+
+
+def stage(name: str, file: str | None, digit: str, **changes: Any) -> dict[str, Any]:
+    artifact = {"file": file, "precision": "fp32", "bytes": 36_000_000, "opset": 18}
+    return {
+        "name": name,
+        "status": "done",
+        "seconds": 1.25,
+        "note": None,
+        "artifact": artifact | {"sha256": digit * 64} if file else None,
+        "check": {"max_abs_difference": 2.5e-6, "sqnr_db": 111.5, "disagreement_percent": 0.0},
+    } | changes
+
+
+def sample_report() -> dict[str, Any]:
+    """A report of a network that does not exist; every figure is invented."""
+    int8 = {"file": INT8_FILE, "target": "ort-x86", "precision_requested": "int8"}
+    int8["precision_executed"] = "int8"
+    fp16 = {"file": "sample_net.fp16.onnx", "precision_requested": "fp16"}
+    fp16["precision_executed"] = "fp32 (weights stored in fp16)"
+    openvino = {"target": "openvino-cpu", "runtime": "openvino", "precision_requested": "int8"}
+    no_openvino = {
+        "precision_executed": None,
+        "skipped": "openvino is not installed: <pip install>",
+    }
+    eager = {"runtime": "pytorch", "file_bytes": None}
+    return {
+        "schema_version": 1,
+        "tool": {"name": "segdeploy", "version": "0.0.0"},
+        "created_utc": "2026-01-01T00:00:00Z",
+        "command": "segdeploy run --arch unet_plus_plus -c 'made up.pth' --seed 0",
+        "model": {
+            "name": "sample_net",
+            "arch": "unet_plus_plus",
+            "family": "UNET-ZOO",
+            "checkpoint": "made up.pth",
+            "checkpoint_sha256": "0" * 64,
+            "parameters": 9_000_001,
+            "head": 4,
+            "recurrence": None,
+            "preprocess": {"size": [96, 96], "channel_order": "BGR", "antialias": False},
+        },
+        "data": {
+            "calibration": {"root": "fake", "split": "train", "images": 50, "sha256": "1" * 64},
+            "evaluation": {"root": "fake", "split": "test", "images": 64, "sha256": "2" * 64},
+        },
+        "definitions": {
+            "iou": "intersection over union of the foreground per image, mean over images",
+            "miou": "mean over both classes of the IoU from one confusion matrix",
+        },
+        "stages": [
+            stage("export", "sample_net.fp32.onnx", "3"),
+            stage("simplify", "sample_net.sim.onnx", "4", status="reused", seconds=None),
+            stage("int8", INT8_FILE, "5", note="43 tensors quantized"),
+            stage("package", None, "6", status="skipped", note="no target <asked>", check=None),
+        ],
+        "calibration": {
+            "method": "entropy",
+            "num_bins": 2048,
+            "tensors": 43,
+            "fallbacks": 2,
+            "images": 50,
+            "seconds": 3.125,
+        },
+        "parity": {
+            "reference": "PyTorch fp32",
+            "max_drop_percentage_points": 0.1,
+            "images": 64,
+            "rows": [
+                parity_row("PyTorch fp32", runtime="pytorch", scores=scores(80.0)),
+                compared_row("fp32 on ONNX Runtime", 0.0, 0.0, 0.0, file="sample_net.fp32.onnx"),
+                compared_row("fp16 on ONNX Runtime", 0.004, -0.002, 0.011, **fp16),
+                compared_row("int8 ort-x86 on ONNX Runtime", -0.031, -0.085, 0.022, **int8),
+                parity_row("int8 openvino-cpu on OpenVINO", **openvino, **no_openvino),
+            ],
+        },
+        "cost": {
+            "input_shape": [1, 3, 96, 96],
+            "macs": 4_000_000_000,
+            "flops": 8_000_000_000,
+            "parameters": 9_000_001,
+            "elementwise": {"Relu": 123_456, "Sigmoid": 9216},
+            "not_counted": ["Resize"],
+            "published_gflops": 10.897,
+            "published_gflops_reproduced": 10.897,
+            "layers": [
+                {"name": "/conv0_0/conv", "op": "Conv", "macs": 3_000_000_000, "parameters": 864},
+                {"name": "/final", "op": "Conv", "macs": 1_000_000_000, "parameters": 33},
+            ],
+        },
+        "benchmark": {
+            "duration_s": 3.0,
+            "warmup": 10,
+            "rows": [
+                speed_row("PyTorch fp32", 1, 64.0, **eager),
+                speed_row("fp16 on ONNX Runtime", 1, 40.0, **fp16, file_bytes=18_000_000),
+                speed_row("int8 ort-x86 on ONNX Runtime", 1, 16.0, **int8, file_bytes=9_000_000),
+                speed_row("PyTorch fp32", 8, 512.0, **eager),
+                speed_row("int8 ort-x86 on ONNX Runtime", 8, 100.0, **int8, file_bytes=9_000_000),
+                speed_row("int8 openvino-cpu on OpenVINO", 1, None, **openvino, **no_openvino),
+            ],
+        },
+        "environment": {
+            "os": "FakeOS 1",
+            "python": "3.99.0",
+            "cpu": "Invented CPU @ 1 GHz",
+            "cores": 2,
+            "memory_bytes": 8 * 2**30,
+            "isa": ["avx2"],
+            "versions": {"torch": "9.9.9", "openvino": None},
+        },
+        "recommendation": {
+            "file": INT8_FILE,
+            "runtime": "onnxruntime",
+            "reason": "fastest that keeps the budget",
+        },
+        "passed": True,
+    }
+
+
+def bare_report() -> dict[str, Any]:
+    """The least a run can say: nothing but the model was looked at."""
+    report = sample_report()
+    for section in ("calibration", "parity", "cost", "benchmark", "recommendation", "passed"):
+        report[section] = None
+    report["data"] = {"calibration": None, "evaluation": None}
+    for key in ("family", "checkpoint", "checkpoint_sha256", "head"):
+        report["model"][key] = None
+    for key in ("cpu", "cores", "memory_bytes"):
+        report["environment"][key] = None
+    return report | {"stages": []}
+
+
+def failed_report() -> dict[str, Any]:
+    report = sample_report()
+    report["parity"]["rows"][3] |= {
+        "delta_iou_percentage_points": -1.25,
+        "ci95_percentage_points": [-1.5, -1.0],
+        "passed": False,
+    }
+    return report | {"passed": False, "recommendation": None}
+
+
+class Page(HTMLParser):
+    """What a browser would see: the text, the tags, and every address."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.attributes: list[str] = []
+        self._text: list[str] = []
+        self.feed(source)
+        self.text = " ".join("".join(self._text).replace("\u2212", "-").split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "action", "srcset")]
+
+    def handle_data(self, data: str) -> None:
+        self._text.append(data)
+
+
+def pages(report: dict[str, Any], folder: Path) -> tuple[Page, str]:
+    write_report(report, folder)
+    return Page((folder / "report.html").read_text("utf-8")), (folder / "report.md").read_text(
+        "utf-8"
+    )
+
+
+def validator() -> Any:
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+
+
+REPORTS = {"passed": sample_report, "failed": failed_report, "bare": bare_report}
+
+
+@pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
+def test_schema_accepts_what_is_written(make: Any, tmp_path: Path) -> None:
+    write_report(make(), tmp_path)
+    validator().check_schema(validator().schema)
+    validator().validate(json.loads((tmp_path / "report.json").read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema_version",), 2),
+        (("passed",), "yes"),
+        (("unknown",), 1),
+        (("model", "checkpoint_sha256"), "abc"),
+        (("created_utc",), "yesterday"),
+        (("stages", 0, "status"), "maybe"),
+        (("parity", "rows", 1, "ci95_percentage_points"), [0.1]),
+        (("parity", "rows", 1, "scores", "iou"), 101),
+        (("parity", "rows", 1, "precision_requested"), "int4"),
+        (("benchmark", "rows", 0, "p50_ms"), -1),
+        (("benchmark", "rows", 0, "batch"), 0),
+        (("cost", "macs"), 1.5),
+        (("parity", "rows", 1, "scores"), None),
+        (("parity", "rows", 4, "skipped"), None),
+        (("benchmark", "rows", 1, "skipped"), "timed all the same"),
+    ],
+)
+def test_schema_rejects_a_broken_report(path: tuple[Any, ...], value: Any) -> None:
+    report = sample_report()
+    inner: Any = report
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert list(validator().iter_errors(report))
+
+
+@pytest.mark.parametrize("key", sorted(sample_report()))
+def test_schema_needs_every_key(key: str) -> None:
+    report = sample_report()
+    del report[key]
+    assert list(validator().iter_errors(report))
+
+
+@pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
+def test_regenerated_pages_equal_the_first_ones(make: Any, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_report(make(), first)
+    write_report(load_report(first), second)
+    names = ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in second.iterdir()) == names, "no temporary file stays"
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_order_of_keys_and_input_stay_untouched(tmp_path: Path) -> None:
+    report = sample_report()
+    reversed_keys = dict(reversed(list(report.items())))
+    reversed_keys["environment"] = dict(reversed(list(report["environment"].items())))
+    before = copy.deepcopy(reversed_keys)
+    write_report(report, tmp_path / "a")
+    write_report(reversed_keys, tmp_path / "b")
+    assert reversed_keys == before
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_html_shows_every_figure(tmp_path: Path) -> None:
+    report = sample_report()
+    page, _ = pages(report, tmp_path)
+    shown = [verdict_text(report).partition(". ")[2], report["command"], "12.00", "8.0 GiB"]
+    for row in report["parity"]["rows"]:
+        shown += [row["name"], row["skipped"]]
+        shown += [figure(v, "percent") for v in (row["scores"] or {}).values()]
+        shown.append(figure(row["delta_iou_percentage_points"], "points"))
+        shown += [figure(end, "points") for end in row["ci95_percentage_points"] or []]
+        for image in row["worst_images"]:
+            shown += [image["name"], figure(image["candidate_iou"], "percent")]
+    for row in report["benchmark"]["rows"]:
+        shown += [figure(row[key], "fixed") for key in ("p50_ms", "p90_ms", "p99_ms", "speedup")]
+        shown += [figure(row["images_per_s"], "rate"), figure(row["file_bytes"], "mega")]
+        shown += [row["precision_executed"]]
+    for made in report["stages"]:
+        shown += [made["name"], made["status"], made["note"]]
+        shown += list((made["artifact"] or {"sha256": None}).values())[-1:]
+    shown += ["4.000 GMACs", "8.000 GFLOPs", "Relu 123,456", "Resize", "3,000.00", "75.00"]
+    shown += ["2.5e-06", "111.5", "84.164", "83.179", "83.052", "77.443", "77.421", "77.417"]
+    shown += [
+        "10.897",
+        "47.787",
+        "2,048 bins",
+        "9,000,001",
+        "openvino not installed",
+        "torch 9.9.9",
+    ]
+    shown += ["0" * 64, "1" * 64, "2" * 64, *report["definitions"].values()]
+    missing = [text for text in shown if text is not None and text not in page.text]
+    assert not missing
+
+
+def test_markdown_holds_the_same_facts_shorter(tmp_path: Path) -> None:
+    report = sample_report()
+    _, text = pages(report, tmp_path)
+    assert text.startswith("# sample_net: deployment report\n\n**PASS.** 3 of 3 candidates")
+    for part in (
+        "-0.085 to +0.022",
+        "| 16.00 |",
+        "4.000 GMACs",
+        "84.164",
+        "47.787",
+        "fake_1",
+        "&lt;pip install&gt;",
+    ):
+        assert part in text
+    assert f"\n    {report['command']}\n" in text
+    assert len(text) < (tmp_path / "report.html").stat().st_size / 3
+
+
+@pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
+def test_markdown_tables_are_well_formed(make: Any, tmp_path: Path) -> None:
+    report = make()
+    if report["parity"]:
+        report["parity"]["rows"][1]["name"] = HOSTILE
+    _, text = pages(report, tmp_path)
+    tables = [block.split("\n") for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= (5 if report["parity"] else 1)
+    for table in tables:
+        assert re.fullmatch(r"\|( -{3}:? \|)+", table[1])
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table}
+        assert len(widths) == 1
+        assert all(line.startswith("| ") and line.endswith(" |") for line in table)
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    plain, _ = pages(sample_report(), tmp_path / "plain")
+    report = sample_report()
+    report["parity"]["rows"][3]["worst_images"][0]["name"] = HOSTILE
+    report["parity"]["rows"][1]["name"] = HOSTILE
+    report["model"]["name"] = HOSTILE
+    page, text = pages(report, tmp_path / "hostile")
+    assert HOSTILE in page.text
+    assert page.tags == plain.tags
+    assert page.attributes == plain.attributes
+    assert "<img" not in text
+    assert "[a](" not in text.replace("\\[a\\](", "")
+
+
+def test_a_name_that_is_no_utf8_does_not_break_the_pages(tmp_path: Path) -> None:
+    report = sample_report()
+    report["parity"]["rows"][3]["worst_images"][0]["name"] = "broken_\udcff"
+    page, _ = pages(report, tmp_path)
+    assert "broken_\\udcff" in page.text
+    assert load_report(tmp_path) == report
+
+
+@pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
+def test_html_asks_the_network_for_nothing(make: Any, tmp_path: Path) -> None:
+    page, _ = pages(make(), tmp_path)
+    source = (tmp_path / "report.html").read_text("utf-8")
+    assert all(address.startswith("#") or address == "data:," for address in page.addresses)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|fetch\(|XMLHttp|WebSocket", source)
+    assert "default-src 'none'" in source
+    targets = set(re.findall(r'id="([^"]+)"', source))
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= targets
+
+
+def test_verdict_of_a_passed_run() -> None:
+    assert verdict_text(sample_report()) == (
+        "PASS. 3 of 3 candidates keep the budget of at most 0.1 percentage points of IoU below "
+        "PyTorch fp32 on 64 images. "
+        "Lowest: int8 ort-x86 on ONNX Runtime, -0.031 (95 % interval -0.085 to +0.022). "
+        "Not measured: int8 openvino-cpu on OpenVINO. "
+        f"Deploy {INT8_FILE} with onnxruntime: fastest that keeps the budget. "
+        "At batch 1 one call takes 16.00 ms (p50), 4.00 times the speed of PyTorch; "
+        "the file has 9.00 MB."
+    )
+
+
+def test_verdict_of_a_failed_run(tmp_path: Path) -> None:
+    report = failed_report()
+    assert verdict_text(report) == (
+        "FAIL. 2 of 3 candidates keep the budget of at most 0.1 percentage points of IoU below "
+        "PyTorch fp32 on 64 images. "
+        "Outside: int8 ort-x86 on ONNX Runtime, -1.250 (95 % interval -1.500 to -1.000). "
+        "Not measured: int8 openvino-cpu on OpenVINO. "
+        "No artefact is recommended."
+    )
+    page, text = pages(report, tmp_path)
+    assert " FAIL " in page.text
+    assert "| FAIL |" in text
+
+
+def test_verdict_without_a_comparison() -> None:
+    assert verdict_text(bare_report()).startswith("NOT JUDGED. No candidate was compared")
+
+
+def test_an_artefact_that_was_not_timed_is_recommended_without_figures() -> None:
+    report = sample_report() | {"benchmark": None}
+    assert verdict_text(report).endswith("fastest that keeps the budget.")
+
+
+@given(value=st.floats(-1e6, 1e6), kind=st.sampled_from(sorted(report_module.FIGURES)))
+def test_a_figure_reads_back_to_its_digits(value: float, kind: str) -> None:
+    factor, pattern = report_module.FIGURES[kind]
+    shown = float(figure(value, kind).replace(",", ""))
+    digits = int(re.findall(r"\.(\d)", pattern)[0])
+    allowed = abs(value * factor) * 10.0**-digits if "e" in pattern else 10.0**-digits
+    assert abs(shown - value * factor) <= 0.51 * allowed + 1e-12
+    if shown == 0:
+        assert figure(value, kind).startswith("+" if "+" in pattern else "0")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist; expected the output folder of `segdeploy run`"),
+        ('{"schema_version": 1', "is not readable as JSON"),
+        ("\xff", "is not readable as JSON"),
+        ("[]", "has schema_version None, expected 1"),
+        ('{"schema_version": 2}', "has schema_version 2, expected 1"),
+        ('{"schema_version": true}', "has schema_version True, expected 1"),
+    ],
+)
+def test_load_report_says_what_is_wrong(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_report(path)
+    assert str(path) in str(caught.value)
+
+
+def test_load_report_takes_file_or_folder(tmp_path: Path) -> None:
+    write_report(sample_report(), tmp_path)
+    assert load_report(tmp_path) == load_report(tmp_path / "report.json") == sample_report()
+
+
+@pytest.mark.parametrize("key", sorted(set(sample_report()) - {"schema_version"}))
+def test_a_report_with_a_hole_writes_nothing(key: str, tmp_path: Path) -> None:
+    report = sample_report()
+    del report[key]
+    with pytest.raises(InputError, match=r"shape of schema version 1.*segdeploy run"):
+        write_report(report, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_what_json_cannot_hold_is_refused(value: Any, tmp_path: Path) -> None:
+    report = sample_report()
+    report["benchmark"]["rows"][0]["p50_ms"] = value
+    with pytest.raises(RunError, match="cannot be written as JSON"):
+        write_report(report, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,1 @@
+"""Training of R2U-Net and UNet++ on a prepared image set."""
