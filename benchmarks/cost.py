@@ -107,8 +107,8 @@ class _Shapes(dict[str, Shape]):
 
     def __missing__(self, name: str) -> Shape:
         raise InputError(
-            f"the shape of tensor {name!r} cannot be inferred; expected a model whose shapes "
-            "follow from its input size. An operator before it is custom or of dynamic shape"
+            f"the shape of tensor {name!r} cannot be inferred; expected shapes that follow from "
+            "the input size. Simplify the model first; custom operators before it cannot be seen"
         )
 
 

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def save_collection(collection: Collection, path: Path, *, fingerprint: str) -> 
     Raises:
         CalibrationError: the file cannot be written.
     """
-    stored = {
+    stored: dict[str, Any] = {
         "version": np.array(STATE_VERSION),
         "fingerprint": np.array(fingerprint),
         "names": np.array(collection.names),
@@ -87,7 +88,7 @@ def save_collection(collection: Collection, path: Path, *, fingerprint: str) -> 
         for field, values in histogram.to_arrays().items():
             stored[f"{index}.{field}"] = values
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **stored)
+    np.savez(buffer, **stored)
     write_atomic(path, buffer.getvalue())
 
 

@@ -85,7 +85,8 @@ def divergences(counts: NDArray[np.float64], levels: int) -> NDArray[np.float64]
         array([0.0289, 0.0093,    inf, 0.023 ])
 
     Args:
-        counts: float64 (B,), at or above zero, with mass beyond the first bin.
+        counts: float64 (B,), at or above zero, with mass beyond the first bin; what a bin holds
+            must not vanish beside the sum, which counts of single values never do.
         levels: L, at most B.
 
     Returns:
@@ -96,24 +97,22 @@ def divergences(counts: NDArray[np.float64], levels: int) -> NDArray[np.float64]
     differences of two cumulative sums.
     """
     lengths = candidate_lengths(counts.size, levels)
-    share = counts.copy()
-    share[0] = 0.0
-    share /= share.sum()
-    kept = np.concatenate(([0.0], np.cumsum(share)))
-    occupied = np.concatenate(([0], np.cumsum(share > 0)))
+    searched = counts.copy()
+    searched[0] = 0.0
+    kept = np.concatenate(([0.0], np.cumsum(searched)))
+    occupied = np.concatenate(([0], np.cumsum(searched > 0)))
     starts = _level_starts(counts.size, levels)
     mass = np.diff(kept[starts], axis=1)
     spread = mass / np.maximum(np.diff(occupied[starts], axis=1), 1)
     log_spread = np.log(np.where(spread > 0, spread, 1.0))
 
-    last, beyond = share[lengths - 1], np.maximum(kept[-1] - kept[lengths], 0.0)
-    beyond[-1] = 0.0
-    own = np.concatenate(([0.0], np.cumsum(_x_log_x(share))))[lengths - 1]
+    total, inside, last = kept[-1], kept[lengths], searched[lengths - 1]
+    beyond = total - inside
+    own = np.concatenate(([0.0], np.cumsum(_x_log_x(searched))))[lengths - 1]
     own += _x_log_x(last + beyond)
     cross = np.einsum("ij,ij->i", mass, log_spread) + beyond * log_spread[:, -1]
-    inside = kept[lengths]
     impossible = (inside <= 0) | ((last == 0) & (beyond > 0))
-    found = own - cross + np.log(np.where(impossible, 1.0, inside))
+    found = (own - cross) / total + np.log(np.where(impossible, 1.0, inside / total))
     return np.where(impossible, np.inf, np.maximum(found, 0.0))
 
 

@@ -83,7 +83,7 @@ def from_onnxruntime(text: str, *, source: str) -> dict[str, CalibrationRange]:
         try:
             low, high = (_ort_end(entry, key) for key in ("lowest", "highest"))
             ranges[name] = _imported(low, high, "ONNX Runtime's calibration cache")
-        except (CalibrationError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             line = _line_of(text, json.dumps(name))
             raise CalibrationError(f"{source}:{line}: tensor {name!r}: {error}") from error
     return ranges

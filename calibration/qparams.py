@@ -118,7 +118,7 @@ def from_range(
         (array(0.02362205, dtype=float32), array(0, dtype=int8))
 
     Raises:
-        CalibrationError: ends that are not finite or out of order, or s32 (see ``weights.bias_params``).
+        CalibrationError: ends not finite or out of order, or s32, whose scale is a product.
     """
     if not (math.isfinite(range_min) and math.isfinite(range_max) and range_min <= range_max):
         raise CalibrationError(f"{range_min} to {range_max} is not a range")

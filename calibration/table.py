@@ -144,11 +144,12 @@ def _range(value: Any, key: str) -> CalibrationRange:
     _require_type(value["candidates"], (int,), f"{key}.candidates")
     _require_type(value["divergence"], (int, float, type(None)), f"{key}.divergence")
     _require_type(value["fallback"], (str, type(None)), f"{key}.fallback")
-    numbers = {name: float(value[name]) for name in _NUMBERS}
     method = _method(value["method"], f"{key}.method")
     try:
-        return CalibrationRange(**{**value, **numbers, "method": method})
-    except CalibrationError as error:
+        numbers = {name: float(value[name]) for name in _NUMBERS}
+        divergence = None if value["divergence"] is None else float(value["divergence"])
+        return CalibrationRange(**{**value, **numbers, "divergence": divergence, "method": method})
+    except (CalibrationError, OverflowError) as error:
         raise CalibrationError(f"{key}: {error}") from error
 
 

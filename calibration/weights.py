@@ -1,4 +1,4 @@
-"""Weights in s8, one scale for each output channel, and biases in int32 on the product of scales."""
+"""Weights in s8, one scale for each output channel; biases in int32 on the product of scales."""
 
 from __future__ import annotations
 

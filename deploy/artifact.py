@@ -31,6 +31,7 @@ class Artifact:
     """A model file on disk.
 
     ``parent`` is the sha256 of the file it was made from; ``None`` for an exported checkpoint.
+    ``target`` names the profile an int8 file was made for.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     sha256: str
     parent: str | None = None
+    target: str | None = None
 
 
 def sha256_of(path: Path) -> str:

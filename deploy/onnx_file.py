@@ -78,6 +78,7 @@ def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:
         outputs=_specs(model.graph.output),
         sha256=sha256_of(path),
         parent=props.get("parent_sha256"),
+        target=props.get("target"),
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     return probability, draw(hnp.arrays(np.bool_, shape))
 
 
+@settings(max_examples=60, deadline=None)
 @given(cases())
 def test_scores_match_sklearn(case: tuple[NDArray[np.float32], NDArray[np.bool_]]) -> None:
     probability, truth = case
@@ -62,6 +63,7 @@ def test_scores_match_sklearn(case: tuple[NDArray[np.float32], NDArray[np.bool_]
         assert scores.auc is None
 
 
+@settings(deadline=None)
 @given(cases())
 def test_scores_are_percent_and_ignore_the_order_of_images(
     case: tuple[NDArray[np.float32], NDArray[np.bool_]],
@@ -73,12 +75,14 @@ def test_scores_are_percent_and_ignore_the_order_of_images(
     assert asdict(turned) == pytest.approx(asdict(scores))
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.bool_, SHAPES))
 def test_a_perfect_prediction_scores_100_everywhere(truth: NDArray[np.bool_]) -> None:
     scores = asdict(score(truth.astype(np.float32), truth))
     assert all(value in (100.0, None) for value in scores.values())
 
 
+@settings(deadline=None)
 @given(cases())
 def test_auc_of_reversed_probabilities_is_the_complement(
     case: tuple[NDArray[np.float32], NDArray[np.bool_]],

@@ -50,6 +50,7 @@ def blobs(seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     return np.clip(np.where(truth, 0.8, 0.2) + noise, 0, 1).astype(np.float32), truth
 
 
+@settings(deadline=None)
 @given(probabilities, truths)
 def test_identical_outputs_pass_any_budget_with_an_interval_of_zero(
     probability: NDArray[np.float32], truth: NDArray[np.bool_]
@@ -61,7 +62,7 @@ def test_identical_outputs_pass_any_budget_with_an_interval_of_zero(
     assert report.disagreement_percent == 0
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(probabilities, probabilities, truths)
 def test_delta_is_the_difference_of_the_scores_and_changes_sign_with_the_roles(
     reference: NDArray[np.float32], candidate: NDArray[np.float32], truth: NDArray[np.bool_]
@@ -75,7 +76,7 @@ def test_delta_is_the_difference_of_the_scores_and_changes_sign_with_the_roles(
     assert report.candidate_scores == score(candidate, truth)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-100, 100, width=16), min_size=2, max_size=40), st.integers(0, 5))
 def test_the_interval_is_ordered_finite_repeatable_and_inside_the_data(
     differences: list[float], seed: int
@@ -127,6 +128,7 @@ def test_counts_and_verdict_of_a_worked_case() -> None:
     assert stricter.failures == ("IoU changed by -0.500 points, more than the 0.49 allowed",)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 5), st.integers(0, 3))
 def test_a_report_passes_exactly_when_its_loss_is_within_the_budget(drop: float, seed: int) -> None:
     reference, truth = blobs(seed)
@@ -210,6 +212,7 @@ def test_a_candidate_of_another_size_or_with_nan_is_refused() -> None:
         report_of(reference, np.full_like(reference, np.inf), truth)
 
 
+@settings(deadline=None)
 @given(probabilities)
 def test_an_unchanged_stage_has_no_difference_and_no_noise(
     probability: NDArray[np.float32],
@@ -220,6 +223,7 @@ def test_an_unchanged_stage_has_no_difference_and_no_noise(
     assert check.disagreement_percent == 0
 
 
+@settings(deadline=None)
 @given(probabilities, probabilities)
 def test_stage_check_against_its_definition(
     parent: NDArray[np.float32], child: NDArray[np.float32]

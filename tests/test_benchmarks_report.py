@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import report as report_module
-from benchmarks.report import figure, load_report, verdict_text, write_report
+from benchmarks.cost_published import published_gflops
+from benchmarks.report import load_report, verdict_text, write_report
+from benchmarks.report_published import PUBLISHED
+from benchmarks.report_rows import FIGURES, figure
 from deploy.errors import InputError, RunError
+from deploy.models import R2UNet, UNetPlusPlus
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
@@ -478,15 +483,22 @@ def test_an_artefact_that_was_not_timed_is_recommended_without_figures() -> None
     assert verdict_text(report).endswith("fastest that keeps the budget.")
 
 
-@given(value=st.floats(-1e6, 1e6), kind=st.sampled_from(sorted(report_module.FIGURES)))
+@given(value=st.floats(-1e6, 1e6), kind=st.sampled_from(sorted(FIGURES)))
 def test_a_figure_reads_back_to_its_digits(value: float, kind: str) -> None:
-    factor, pattern = report_module.FIGURES[kind]
+    factor, pattern = FIGURES[kind]
     shown = float(figure(value, kind).replace(",", ""))
     digits = int(re.findall(r"\.(\d)", pattern)[0])
     allowed = abs(value * factor) * 10.0**-digits if "e" in pattern else 10.0**-digits
     assert abs(shown - value * factor) <= 0.51 * allowed + 1e-12
     if shown == 0:
         assert figure(value, kind).startswith("+" if "+" in pattern else "0")
+
+
+def test_published_gflops_are_those_the_count_reproduces() -> None:
+    with torch.device("meta"):
+        networks = {"r2u_net": R2UNet(), "unet_plus_plus": UNetPlusPlus(deep_supervision=False)}
+    reproduced = {arch: round(published_gflops(net, arch), 3) for arch, net in networks.items()}
+    assert reproduced == {arch: entry.gflops for arch, entry in PUBLISHED.items()}
 
 
 @pytest.mark.parametrize(

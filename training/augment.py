@@ -77,4 +77,5 @@ def jitter_colour(view: Tensor, generator: Generator) -> Tensor:
     image = image * gains
     if u[4] < 0.3:
         image = image + torch.randn(image.shape, generator=generator) * 0.03 * u[5]
-    return image.clamp(0, 1) * 255
+    coloured: Tensor = image.clamp(0, 1) * 255
+    return coloured

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from benchmarks.accuracy import FOREGROUND_PROBABILITY, iou_per_image
 from deploy.data import SegmentationSet
-from deploy.models.checkpoint import Architecture, build_network, save_checkpoint
+from deploy.models.checkpoint import build_network, save_checkpoint
+from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess
 from training.augment import jitter_colour, random_grid, sample
 from training.losses import bce_dice

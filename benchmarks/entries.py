@@ -1,0 +1,73 @@
+"""Which model files run on which runtimes: the rows of the parity and speed tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.artifact import Artifact, Precision
+from deploy.errors import InputError
+from deploy.runtimes.registry import RuntimeName, availability
+from deploy.targets.profiles import PROFILES
+
+DISPLAY_NAMES = {RuntimeName.ONNXRUNTIME: "ONNX Runtime", RuntimeName.OPENVINO: "OpenVINO"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model file on one runtime; ``skipped`` says why it cannot run here."""
+
+    label: str
+    artifact: Artifact
+    runtime: RuntimeName
+    skipped: str | None
+
+    @property
+    def name(self) -> str:
+        """For example ``int8 ort-x86 on ONNX Runtime``."""
+        return f"{self.label} on {DISPLAY_NAMES[self.runtime]}"
+
+    def identity(self) -> dict[str, Any]:
+        """The columns that say what a row is about, as the report names them."""
+        return {
+            "name": self.name,
+            "file": self.artifact.path.name,
+            "target": self.artifact.target,
+            "runtime": self.runtime.value,
+            "precision_requested": self.artifact.precision.value,
+        }
+
+
+def entries_for(
+    artifacts: Mapping[str, Artifact], runtimes: Sequence[RuntimeName] | None
+) -> tuple[Entry, ...]:
+    """Pair model files with runtimes.
+
+    An int8 file made for a target runs on the target's runtime; any other file on every runtime.
+
+    Args:
+        artifacts: label to model file.
+        runtimes: those asked for: every file runs on each of them. ``None`` pairs by target and
+            lists what is not installed as skipped.
+
+    Raises:
+        InputError: a runtime that was asked for is not installed.
+    """
+    entries = []
+    for label, artifact in artifacts.items():
+        for runtime in runtimes or _suited(artifact):
+            state = availability(runtime)
+            if runtimes and not state.ready:
+                raise InputError(f"--runtime {runtime.value}: {state.reason}")
+            entries.append(
+                Entry(label=label, artifact=artifact, runtime=runtime, skipped=state.reason)
+            )
+    return tuple(entries)
+
+
+def _suited(artifact: Artifact) -> Sequence[RuntimeName]:
+    profile = PROFILES.get(artifact.target or "")
+    if artifact.precision is Precision.INT8 and profile is not None:
+        return [profile.runtime] if profile.runtime else []
+    return list(RuntimeName)

@@ -1,0 +1,158 @@
+"""``report.md``: the facts of ``report.html``, shorter, as GitHub tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from benchmarks.report_rows import (
+    ABSENT,
+    compared_rows,
+    figure,
+    iou_rows,
+    section_rows,
+    skipped_rows,
+    worst_rows,
+)
+
+Columns = tuple[tuple[str, str, str | None], ...]
+"""Heading, dotted path into the row, and a key of ``FIGURES`` or ``None`` for text."""
+
+ACCURACY: Columns = (
+    ("Candidate", "name", None),
+    ("Verdict", "verdict", None),
+    ("IoU %", "scores.iou", "percent"),
+    ("Change, points", "delta_iou_percentage_points", "points"),
+    ("95 % interval", "interval", None),
+    ("Pixels changed %", "disagreement_percent", "share"),
+    ("Runs in", "precision_executed", None),
+)
+SPEED: Columns = (
+    ("Candidate", "name", None),
+    ("Batch", "batch", "count"),
+    ("p50 ms", "p50_ms", "fixed"),
+    ("p99 ms", "p99_ms", "fixed"),
+    ("Images/s", "images_per_s", "rate"),
+    ("Times PyTorch", "speedup", "fixed"),
+    ("Size MB", "file_bytes", "mega"),
+    ("Runs in", "precision_executed", None),
+)
+STAGES: Columns = (
+    ("Stage", "name", None),
+    ("Status", "status", None),
+    ("Seconds", "seconds", "fixed"),
+    ("Max difference", "check.max_abs_difference", "tiny"),
+    ("SQNR dB", "check.sqnr_db", "rate"),
+    ("Pixels changed %", "check.disagreement_percent", "share"),
+    ("Artefact", "artifact.file", None),
+)
+WORST: Columns = (
+    ("Image", "image", None),
+    ("Candidate", "name", None),
+    ("Reference IoU %", "reference_iou", "percent"),
+    ("Candidate IoU %", "candidate_iou", "percent"),
+)
+SKIPPED: Columns = (("Where", "where", None), ("What", "name", None), ("Reason", "reason", None))
+IOU: Columns = (
+    ("IoU % at 96x96", "source", None),
+    ("fp32", "fp32", None),
+    ("fp16", "fp16", None),
+    ("int8", "int8", None),
+    ('"GFLOPs" by the published count', "gflops", None),
+)
+
+
+def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
+    """The page as one text.
+
+    Args:
+        report: what ``report.schema.json`` describes.
+        word: the verdict in capitals.
+        verdict: the reasons for it, in plain text.
+    """
+    measured = [row for row in section_rows(report, "benchmark") if row["skipped"] is None]
+    sections = {
+        "Accuracy": _table(ACCURACY, compared_rows(report)),
+        "Speed and size": _table(SPEED, measured),
+        "Stages": _table(STAGES, report["stages"]),
+        "Cost": _cost_text(report),
+        "Published figures": f"{_table(IOU, iou_rows(report))}\n\n{PUBLISHED_NOTE}",
+        "Worst images": _table(WORST, worst_rows(report, 6)),
+        "Not measured": _table(SKIPPED, skipped_rows(report)),
+        "Calibration": _calibration_text(report["calibration"]),
+        "Environment": _environment_text(report["environment"]),
+        "Reproduce": "\n".join(f"    {line}" for line in report["command"].splitlines()),
+    }
+    return "\n\n".join(
+        [
+            f"# {_escape(report['model']['name'])}: deployment report",
+            f"**{word}.** {_escape(verdict)}",
+            *(f"## {title}\n\n{text}" for title, text in sections.items() if text),
+            f"{report['tool']['name']} {report['tool']['version']}, {report['created_utc']}. "
+            "Every figure, raw samples included, is in report.json.\n",
+        ]
+    )
+
+
+def _table(columns: Columns, rows: Iterable[dict[str, Any]]) -> str:
+    """A GitHub table; empty text where there are no rows."""
+    lines = [[_escape(_cell(row, key, kind)) for _, key, kind in columns] for row in rows]
+    if not lines:
+        return ""
+    head = [label for label, _, _ in columns]
+    rule = ["---" if kind is None else "---:" for _, _, kind in columns]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
+
+
+def _cell(row: dict[str, Any], key: str, kind: str | None) -> str:
+    """The value at a dotted path as text; a null on the way is a null at its end."""
+    value: Any = row
+    for part in key.split("."):
+        value = None if value is None else value[part]
+    if value is None:
+        return ABSENT
+    return str(value) if kind is None else figure(value, kind)
+
+
+def _escape(text: str) -> str:
+    """Text that means itself in Markdown: no markup, no table cell boundary, one line."""
+    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", flat)
+
+
+def _cost_text(report: dict[str, Any]) -> str:
+    cost = report["cost"]
+    if cost is None:
+        return ""
+    shape = "x".join(str(side) for side in cost["input_shape"])
+    text = (
+        f"At {shape}: {figure(cost['macs'], 'giga')} GMACs, {figure(cost['flops'], 'giga')} GFLOPs "
+        f"(2 x MACs), {figure(cost['parameters'], 'count')} parameters."
+    )
+    if cost["published_gflops"] is None:
+        return text
+    return (
+        f'{text} Published as {figure(cost["published_gflops"], "share")} "GFLOPs", reproduced as '
+        f"{figure(cost['published_gflops_reproduced'], 'share')}: {PUBLISHED_COST_NOTE}"
+    )
+
+
+def _calibration_text(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return ""
+    return _escape(
+        f"{calibration['method']}, {figure(calibration['num_bins'], 'count')} bins, "
+        f"{calibration['tensors']} tensors ({calibration['fallbacks']} fell back to min-max), "
+        f"{calibration['images']} images, {figure(calibration['seconds'], 'fixed')} s"
+    )
+
+
+def _environment_text(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in machine["versions"].items())
+    return _escape(
+        f"{machine['cpu'] or 'unknown processor'}, {figure(machine['cores'], 'count')} cores, "
+        f"{figure(machine['memory_bytes'], 'gibi')} GiB, {' '.join(machine['isa'])}; "
+        f"{machine['os']}, Python {machine['python']}; {versions}"
+    )

@@ -1,0 +1,133 @@
+"""What both pages of the report show: the same rows, and each figure to the same digits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.report_published import PUBLISHED
+
+ABSENT = "\N{EN DASH}"
+"""Shown for a null: not measured, or not applicable."""
+
+FIGURES: dict[str, tuple[float, str]] = {
+    "percent": (1, ".2f"),
+    "share": (1, ".3f"),
+    "points": (1, "+.3f"),
+    "fixed": (1, ".2f"),
+    "rate": (1, ",.1f"),
+    "tiny": (1, ".1e"),
+    "count": (1, ",.0f"),
+    "mega": (1e-6, ",.2f"),
+    "giga": (1e-9, ",.3f"),
+    "gibi": (2.0**-30, ".1f"),
+}
+"""How a figure is shown: factor, then format. The one place that decides on digits."""
+
+
+def figure(value: float | None, kind: str) -> str:
+    """One figure as every page shows it; a zero carries no minus.
+
+    Example:
+        >>> figure(9163428, "mega"), figure(-0.0004, "points"), figure(-0.02, "points")
+        ('9.16', '+0.000', '-0.020')
+
+    Args:
+        value: in the unit of its key in ``report.json``; ``None`` was not measured.
+        kind: a key of ``FIGURES``.
+    """
+    if value is None:
+        return ABSENT
+    factor, pattern = FIGURES[kind]
+    text = format(value * factor, pattern)
+    is_zero = float(text.replace(",", "")) == 0
+    return text.replace("-", "+" if "+" in pattern else "", 1) if is_zero else text
+
+
+def interval(ends: list[float] | None) -> str:
+    """Both ends of an interval in percentage points.
+
+    Example:
+        >>> interval([-0.085, 0.022])
+        '-0.085 to +0.022'
+    """
+    return ABSENT if ends is None else " to ".join(figure(end, "points") for end in ends)
+
+
+def section_rows(report: dict[str, Any], section: str) -> list[dict[str, Any]]:
+    """The rows of a section, ``parity`` or ``benchmark``; none where it did not run."""
+    return list(report[section]["rows"]) if report[section] else []
+
+
+def chosen_row(report: dict[str, Any], section: str) -> dict[str, Any] | None:
+    """The measured row of the recommended artefact, the smallest batch first."""
+    chosen = report["recommendation"] or {"file": None, "runtime": None}
+    rows = [
+        row
+        for row in section_rows(report, section)
+        if row["skipped"] is None and all(row[key] == chosen[key] for key in ("file", "runtime"))
+    ]
+    return min(rows, key=lambda row: int(row.get("batch") or 0), default=None)
+
+
+def compared_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measured rows of parity, with the verdict and the interval in words."""
+    words = {True: "pass", False: "FAIL"}
+    return [
+        row
+        | {
+            "interval": interval(row["ci95_percentage_points"]),
+            "verdict": words.get(
+                row["passed"],
+                "reference" if row["name"] == report["parity"]["reference"] else "not judged",
+            ),
+        }
+        for row in section_rows(report, "parity")
+        if row["skipped"] is None
+    ]
+
+
+def worst_rows(report: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The images that lost most, over all candidates."""
+    rows = [
+        image | {"image": image["name"], "name": row["name"]}
+        for row in compared_rows(report)
+        for image in row["worst_images"]
+    ]
+    return sorted(rows, key=lambda row: float(row["candidate_iou"] - row["reference_iou"]))[:count]
+
+
+def skipped_rows(report: dict[str, Any]) -> list[dict[str, str]]:
+    """Every stage and row that was not measured, with its reason."""
+    stages = [
+        {"where": "stage", "name": stage["name"], "reason": stage["note"] or ABSENT}
+        for stage in report["stages"]
+        if stage["status"] == "skipped"
+    ]
+    return stages + [
+        {"where": section, "name": row["name"], "reason": row["skipped"]}
+        for section in ("parity", "benchmark")
+        for row in section_rows(report, section)
+        if row["skipped"] is not None
+    ]
+
+
+def iou_rows(report: dict[str, Any]) -> list[dict[str, str]]:
+    """The published table, then this run, one row for each runtime."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in compared_rows(report):
+        runs = found.setdefault(row["runtime"], {"fp32": [], "fp16": [], "int8": []})
+        iou = figure(row["scores"]["iou"], "share")
+        if iou not in runs.setdefault(row["precision_requested"], []):
+            runs[row["precision_requested"]].append(iou)
+    counted = report["cost"] and report["cost"]["published_gflops_reproduced"]
+    own = [
+        {"source": f"This run, {runtime}", "gflops": figure(counted, "share")}
+        | {k: ", ".join(v) or ABSENT for k, v in runs.items()}
+        for runtime, runs in found.items()
+    ]
+    published = [
+        {"source": f"Published, {entry.network}", "gflops": figure(entry.gflops, "share")}
+        | {p: figure(getattr(entry, p), "share") for p in ("fp32", "fp16", "int8")}
+        for entry in PUBLISHED.values()
+    ]
+    return published + own

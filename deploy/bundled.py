@@ -1,0 +1,41 @@
+"""The sample and the checkpoints that come with the project."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from deploy.errors import InputError
+from deploy.models.families import Architecture
+
+_CHECKPOINTS = {Architecture.UNET_PLUS_PLUS: "unet_plus_plus_dsb2018.safetensors"}
+
+
+def sample() -> Path:
+    """The bundled DSB2018 sample: 50 calibration (train) and 64 evaluation (test) images.
+
+    Raises:
+        InputError: the installation lacks it.
+    """
+    return _existing("dsb2018_sample")
+
+
+def checkpoint(arch: Architecture) -> Path:
+    """The bundled trained checkpoint of a network.
+
+    Raises:
+        InputError: there is none for this network, or the installation lacks it.
+    """
+    if arch not in _CHECKPOINTS:
+        raise InputError(
+            f"no checkpoint of {arch.value} is bundled; give yours with -c FILE "
+            "(.pth, .pt or .safetensors)"
+        )
+    return _existing(_CHECKPOINTS[arch])
+
+
+def _existing(name: str) -> Path:
+    path = Path(str(files("segdeploy_examples") / name))
+    if not path.exists():
+        raise InputError(f"the bundled {name} is missing from this installation ({path})")
+    return path

@@ -1,0 +1,84 @@
+"""``--config FILE.yaml``: every flag can stand in a file; a flag on the command line wins."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.errors import InputError, UsageError
+
+
+def with_config(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Put the flags of the configuration file in front of the user's, so that the user's win.
+
+    Args:
+        arguments: the command line.
+        parser: the whole parser; the verb's own flags decide which keys are known.
+
+    Raises:
+        InputError: the file cannot be read or is not a mapping.
+        UsageError: a key that is no flag of the verb (the nearest is named), or a value of a
+            type a flag cannot take.
+    """
+    finder = argparse.ArgumentParser(add_help=False)
+    finder.add_argument("--config", type=Path)
+    found, _ = finder.parse_known_args(arguments)
+    if found.config is None:
+        return list(arguments)
+    verb_at = next((i for i, word in enumerate(arguments) if not word.startswith("-")), None)
+    subparser = _subparser(parser, arguments[verb_at]) if verb_at is not None else None
+    if subparser is None or verb_at is None:
+        return list(arguments)  # the parser itself explains the missing or unknown verb
+    flags: list[str] = []
+    for key, value in _read(found.config).items():
+        flags += _as_flags(key, value, subparser, found.config)
+    return [*arguments[: verb_at + 1], *flags, *arguments[verb_at + 1 :]]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--config {path} cannot be read ({reason})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} holds a {type(content).__name__}; expected flag: value")
+    return {str(key): value for key, value in content.items()}
+
+
+def _as_flags(key: str, value: object, parser: argparse.ArgumentParser, path: Path) -> list[str]:
+    """One entry of the file as command-line words."""
+    flag = "--" + key.replace("_", "-")
+    actions = parser._option_string_actions  # argparse offers no public way to list its flags
+    action = actions.get(flag)
+    if action is None or key in ("config", "help"):
+        near = difflib.get_close_matches(flag, actions, n=1)
+        hint = f"; did you mean {near[0].removeprefix('--')!r}?" if near else ""
+        raise UsageError(f"{path}: {key!r} is no flag of {parser.prog}{hint}")
+    if isinstance(value, bool):
+        negative = "--no-" + key.replace("_", "-")
+        if action.nargs != 0:
+            raise UsageError(f"{path}: {key!r} is {value}; expected a value, not yes or no")
+        return [flag] if value else [negative] if negative in actions else []
+    if action.nargs == 0:
+        raise UsageError(f"{path}: {key!r} is {value!r}; expected true or false")
+    if value is None or isinstance(value, dict):
+        raise UsageError(f"{path}: {key!r} is {value!r}; expected a value or a list")
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    return [f"{flag}={value}"]
+
+
+def _subparser(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentParser | None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found: argparse.ArgumentParser | None = action.choices.get(verb)
+            return found
+    return None

@@ -1,0 +1,78 @@
+"""From a checkpoint to a verdict: the stages in order."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from benchmarks.entries import entries_for
+from benchmarks.parity_run import gate_passed
+from benchmarks.report import verdict_text, write_report
+from deploy.artifact import Artifact, sha256_of
+from deploy.data import require_disjoint
+from deploy.export import export
+from deploy.models.checkpoint import Checkpoint
+from deploy.run_config import RunConfig
+from deploy.run_report import assemble
+from deploy.simplify import simplify
+from deploy.stages import StageRunner
+from deploy.targets.profiles import TargetProfile
+from deploy.to_fp16 import to_fp16
+from deploy.to_int8 import to_int8
+
+log = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Make every artefact, prove it, and write the report.
+
+    A stage whose inputs did not change is taken from the output folder, so an interrupted run
+    goes on where it stopped.
+
+    Returns:
+        The report, as written to ``report.json``.
+
+    Raises:
+        InputError: an input cannot be read, or calibration and evaluation share an image.
+        UsageError: the output folder holds something else.
+        RunError: a stage failed, or changed the output beyond what its arithmetic can explain.
+    """
+    require_disjoint(config.calibration, config.evaluation)
+    stages = StageRunner(config, checkpoint)
+    fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)
+    simplified = stages.run("simplify", "sim.onnx", lambda out: simplify(fp32, out), parent=fp32)
+    fp16 = stages.run("fp16", "fp16.onnx", lambda out: to_fp16(simplified, out), parent=simplified)
+    table, table_path = stages.calibrate(simplified)
+    artifacts = {"fp32 exported": fp32, "fp32": simplified, "fp16": fp16}
+    for profile in config.targets:
+
+        def quantize(out: Path, profile: TargetProfile = profile) -> Artifact:
+            return to_int8(
+                simplified,
+                out,
+                table=table,
+                table_sha256=sha256_of(table_path),
+                profile=profile,
+                exclude=config.exclude,
+            )
+
+        artifacts[f"int8 {profile.name}"] = stages.run(
+            "int8", f"int8.{profile.name}.onnx", quantize, parent=simplified
+        )
+    entries = entries_for(artifacts, config.runtimes)
+    parity = stages.parity(entries)
+    benchmark = stages.benchmark([e for e in entries if e.label != "fp32 exported"])
+    report = assemble(
+        config=config,
+        checkpoint=checkpoint,
+        model=fp32,
+        table=table,
+        stages=stages.rows,
+        parity=parity,
+        benchmark=benchmark,
+        passed=gate_passed(parity),
+    )
+    write_report(report, config.output)
+    log.info("%s", verdict_text(report))
+    return report

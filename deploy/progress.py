@@ -1,0 +1,29 @@
+"""Progress bars on standard error; silent where it is not a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def bar(items: Iterable[T], label: str, *, unit: str) -> Iterable[T]:
+    """A bar with rate and remaining time over items."""
+    wrapped: Iterable[T] = tqdm(items, desc=label, unit=unit, leave=False, disable=None)
+    return wrapped
+
+
+@contextmanager
+def share_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A bar for work that reports the share done, 0 to 1."""
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1.0, desc=label, leave=False, disable=None, bar_format=form) as shown:
+
+        def report(share: float) -> None:
+            shown.update(share - shown.n)
+
+        yield report

@@ -1,0 +1,52 @@
+"""What a run was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibration.estimate import Method
+from deploy.data import SegmentationSet
+from deploy.runtimes.registry import RuntimeName
+from deploy.targets.profiles import TargetProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What ``run`` was asked for.
+
+    Attributes:
+        name: stem of every artefact.
+        output: folder to write to.
+        calibration: images to calibrate on.
+        evaluation: images to report on.
+        method: of the range search.
+        targets: int8 models to make.
+        runtimes: to run on; ``None`` takes what each file suits and is installed.
+        exclude: layers to keep in float in the int8 models.
+        max_drop: largest loss of IoU that passes, percentage points.
+        batch: images per call of the throughput measurement.
+        threads: of each runtime.
+        warmup: untimed calls.
+        duration_s: seconds of timing for each row.
+        seed: of the bootstrap.
+        overwrite: replace what the output folder holds.
+        command: the command line that reproduces the run.
+    """
+
+    name: str
+    output: Path
+    calibration: SegmentationSet
+    evaluation: SegmentationSet
+    method: Method
+    targets: tuple[TargetProfile, ...]
+    runtimes: tuple[RuntimeName, ...] | None
+    exclude: tuple[str, ...]
+    max_drop: float
+    batch: int
+    threads: int
+    warmup: int
+    duration_s: float
+    seed: int
+    overwrite: bool
+    command: str

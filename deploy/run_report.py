@@ -1,0 +1,159 @@
+"""Assemble ``report.json`` from what the stages measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from benchmarks.accuracy import DEFINITIONS
+from benchmarks.cost import onnx_cost
+from benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
+from benchmarks.environment import describe
+from benchmarks.report import SCHEMA_VERSION
+from benchmarks.report_published import PUBLISHED
+from calibration.table import CalibrationTable
+from deploy import __version__
+from deploy.artifact import Artifact
+from deploy.data import SegmentationSet
+from deploy.models.checkpoint import Checkpoint, build_network
+from deploy.models.families import Architecture
+from deploy.run_config import RunConfig
+
+PUBLISHED_PARAMETERS = {Architecture.R2U_NET: 39_091_393, Architecture.UNET_PLUS_PLUS: 9_163_329}
+"""Parameters of the published networks, by which they are told from other widths."""
+
+
+def assemble(
+    *,
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    model: Artifact,
+    table: CalibrationTable,
+    stages: list[dict[str, Any]],
+    parity: dict[str, Any],
+    benchmark: dict[str, Any],
+    passed: bool,
+) -> dict[str, Any]:
+    """Put the report together in the form of ``benchmarks/report.schema.json``.
+
+    Args:
+        config: what was asked for.
+        checkpoint: the reference.
+        model: the float32 model whose cost is counted.
+        table: the calibration.
+        stages: rows of the stages, in order.
+        parity: the parity section.
+        benchmark: the speed section.
+        passed: the gate's verdict.
+    """
+    now = datetime.now(timezone.utc)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "segdeploy", "version": __version__},
+        "created_utc": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": config.command,
+        "model": {
+            "name": config.name,
+            "arch": checkpoint.arch.value,
+            "family": checkpoint.detected.family.value,
+            "checkpoint": checkpoint.path.name,
+            "checkpoint_sha256": checkpoint.sha256,
+            "parameters": checkpoint.parameters,
+            "head": checkpoint.head,
+            "recurrence": checkpoint.recurrence,
+            "preprocess": json.loads(checkpoint.preprocess.to_json()),
+        },
+        "data": {
+            "calibration": _data_set(config.calibration),
+            "evaluation": _data_set(config.evaluation),
+        },
+        "definitions": dict(DEFINITIONS),
+        "stages": stages,
+        "calibration": {
+            "method": table.method.value,
+            "num_bins": table.num_bins,
+            "tensors": len(table.ranges),
+            "fallbacks": sum(found.fallback is not None for found in table.ranges.values()),
+            "images": table.num_samples,
+            "seconds": next(row["seconds"] for row in stages if row["name"] == "calibrate"),
+        },
+        "parity": parity,
+        "cost": cost_section(model, checkpoint),
+        "benchmark": benchmark,
+        "environment": asdict(describe()) | {"isa": list(describe().isa)},
+        "recommendation": recommend(parity, benchmark),
+        "passed": passed,
+    }
+
+
+def cost_section(model: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Count the exported model; add the published figure when it is the published network."""
+    cost = onnx_cost(model.path)
+    published = _is_published(checkpoint)
+    reproduced = None
+    if published:
+        network = build_network(checkpoint.arch, deep_supervision=False)
+        reproduced = published_gflops(network, checkpoint.arch.value)
+    return {
+        "input_shape": list(cost.input_shape),
+        "macs": cost.macs,
+        "flops": cost.flops,
+        "parameters": cost.parameters,
+        "elementwise": dict(cost.elementwise),
+        "not_counted": list(cost.not_counted),
+        "published_gflops": PUBLISHED[checkpoint.arch.value].gflops if published else None,
+        "published_gflops_reproduced": reproduced,
+        "layers": [
+            {
+                "name": layer.name,
+                "op": layer.op,
+                "macs": layer.macs,
+                "parameters": layer.parameters,
+            }
+            for layer in cost.layers
+        ],
+    }
+
+
+def recommend(parity: dict[str, Any], benchmark: dict[str, Any]) -> dict[str, str] | None:
+    """The fastest file at batch 1 among those that passed the gate; ``None`` if none did."""
+    passed = {(row["file"], row["runtime"]) for row in parity["rows"] if row["passed"]}
+    timed = [
+        row
+        for row in benchmark["rows"]
+        if (row["file"], row["runtime"]) in passed and row["batch"] == 1 and row["p50_ms"]
+    ]
+    if not timed:
+        return None
+    best = min(timed, key=lambda row: row["p50_ms"])
+    return {
+        "file": best["file"],
+        "runtime": best["runtime"],
+        "reason": (
+            f"fastest at batch 1 of the {len(timed)} that passed: p50 {best['p50_ms']:.2f} ms, "
+            f"{best['speedup']:.1f}x PyTorch eager"
+        ),
+    }
+
+
+def _is_published(checkpoint: Checkpoint) -> bool:
+    parameters = build_network(
+        checkpoint.arch, width=checkpoint.detected.width, deep_supervision=False
+    ).parameters()
+    return (
+        checkpoint.preprocess.size == PUBLISHED_INPUT[2:]
+        and checkpoint.head in (None, 4)
+        and checkpoint.recurrence in (None, 2)
+        and sum(p.numel() for p in parameters) == PUBLISHED_PARAMETERS[checkpoint.arch]
+    )
+
+
+def _data_set(images: SegmentationSet) -> dict[str, Any]:
+    return {
+        "root": images.root.resolve().name,
+        "split": images.split,
+        "images": len(images),
+        "sha256": images.sha256(),
+    }

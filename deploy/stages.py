@@ -1,0 +1,257 @@
+"""Run one stage after the other, reuse what is unchanged, and check each against its parent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.entries import Entry
+from benchmarks.parity import StageCheck, stage_check
+from benchmarks.parity_run import parity_section
+from benchmarks.speed_run import speed_section
+from calibration.table import CalibrationTable
+from deploy import __version__
+from deploy.artifact import Artifact
+from deploy.calibrate import calibrate
+from deploy.errors import RunError
+from deploy.models.checkpoint import Checkpoint
+from deploy.onnx_file import describe
+from deploy.progress import bar, share_bar
+from deploy.run_config import RunConfig
+from deploy.runtimes.base import infer_each
+from deploy.runtimes.pytorch import PyTorchRuntime
+from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from deploy.targets.profiles import PROFILES
+from deploy.workspace import Workspace, key_of
+
+log = logging.getLogger(__name__)
+
+CHECK_IMAGES = 8
+"""Real calibration images that every stage's output is compared with its parent's on."""
+
+REFERENCE_NAME = "PyTorch fp32"
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLimits:
+    """How far a stage may move the output before the pipeline stops: a fault, not a loss."""
+
+    max_abs_difference: float | None = None
+    disagreement_percent: float | None = None
+
+
+STAGE_LIMITS = {
+    "export": StageLimits(max_abs_difference=1e-4),
+    "simplify": StageLimits(max_abs_difference=1e-4),
+    "fp16": StageLimits(disagreement_percent=1.0),
+    "int8": StageLimits(disagreement_percent=10.0),
+}
+
+
+class StageRunner:
+    """Runs or reuses stages, checks each against its parent, and keeps the rows of the report."""
+
+    def __init__(self, config: RunConfig, checkpoint: Checkpoint) -> None:
+        self.config = config
+        self.checkpoint = checkpoint
+        self.reference = PyTorchRuntime(checkpoint, threads=config.threads)
+        self.workspace = Workspace.open(
+            config.output, _inputs(config, checkpoint), overwrite=config.overwrite
+        )
+        few = config.calibration.samples[:CHECK_IMAGES]
+        self.check_images = np.stack([checkpoint.preprocess.apply(s.image()) for s in few])
+        self.outputs: dict[str, Pixels] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.number = 0
+        self.total = 6 + len(config.targets)
+
+    def run(
+        self,
+        stage: str,
+        suffix: str,
+        build: Callable[[Path], Artifact],
+        *,
+        parent: Artifact | None,
+    ) -> Artifact:
+        """Run one stage, or take its file from before, and compare it with its parent."""
+        file = f"{self.config.name}.{suffix}"
+        key = key_of(stage=stage, parent=parent.sha256 if parent else None)
+        started = time.perf_counter()
+        reused = self.workspace.finished(file, file=file, key=key)
+        if reused:
+            artifact = describe(self.workspace.path(file))
+        else:
+            artifact = build(self.workspace.path(file))
+            self.workspace.record(file, file=file, key=key)
+        seconds = time.perf_counter() - started
+        check = self._check(stage, artifact, parent)
+        label = f"int8 {artifact.target}" if artifact.target else stage
+        self._note(label, None if reused else seconds, artifact=artifact, check=check)
+        return artifact
+
+    def calibrate(self, source: Artifact) -> tuple[CalibrationTable, Path]:
+        """Find every range, or take the table from before."""
+        file = f"{self.config.name}.calib.json"
+        path = self.workspace.path(file)
+        key = key_of(stage="calibrate", parent=source.sha256, method=self.config.method.value)
+        started = time.perf_counter()
+        reused = self.workspace.finished("calibrate", file=file, key=key)
+        if not reused:
+            table = calibrate(
+                source,
+                self.config.calibration,
+                preprocess=self.checkpoint.preprocess,
+                method=self.config.method,
+                state=self.workspace.path(f"{self.config.name}.calib.partial.npz"),
+                threads=self.config.threads,
+                progress=lambda samples: bar(samples, "calibrate", unit="image"),
+            )
+            table.write(path)
+            self.workspace.record("calibrate", file=file, key=key)
+        table = CalibrationTable.read(path)
+        searched = sum(found.candidates for found in table.ranges.values())
+        fallbacks = sum(found.fallback is not None for found in table.ranges.values())
+        note = (
+            f"{len(table.ranges)} tensors over {table.num_samples} images, "
+            f"{searched} candidates searched, {fallbacks} fell back to min-max"
+        )
+        seconds = None if reused else time.perf_counter() - started
+        self._note("calibrate", seconds, note=note)
+        return table, path
+
+    def parity(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Score everything on the evaluation images."""
+        config, preprocess = self.config, self.checkpoint.preprocess
+        started = time.perf_counter()
+        section = parity_section(
+            self.reference,
+            REFERENCE_NAME,
+            entries,
+            images=config.evaluation.inputs(preprocess),
+            truths=config.evaluation.truths(preprocess),
+            names=[sample.name for sample in config.evaluation],
+            max_drop=config.max_drop,
+            seed=config.seed,
+            threads=config.threads,
+            progress=lambda images, label: bar(images, label, unit="image"),
+        )
+        note = f"{len(section['rows'])} rows over {section['images']} images"
+        self._note("parity", time.perf_counter() - started, note=note)
+        return section
+
+    def benchmark(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Time everything, interleaved, at batch 1 and at the configured batch."""
+        config = self.config
+        started = time.perf_counter()
+        with share_bar("benchmark") as progress:
+            section = speed_section(
+                self.reference,
+                REFERENCE_NAME,
+                entries,
+                images=self.check_images,
+                batches=sorted({1, config.batch}),
+                threads=config.threads,
+                warmup=config.warmup,
+                duration_s=config.duration_s,
+                progress=progress,
+            )
+        note = f"{len(section['rows'])} rows, interleaved"
+        self._note("benchmark", time.perf_counter() - started, note=note)
+        return section
+
+    def _check(self, stage: str, artifact: Artifact, parent: Artifact | None) -> StageCheck:
+        """Compare with the parent on real images; stop at what the arithmetic cannot explain."""
+        if parent is None:
+            before = infer_each(self.reference, self.check_images)
+        else:
+            before = self.outputs[parent.sha256]
+        with open_runtime(
+            _check_runtime(artifact), artifact, threads=self.config.threads
+        ) as loaded:
+            after = infer_each(loaded, self.check_images)
+        self.outputs[artifact.sha256] = after
+        check = stage_check(before, after)
+        limits = STAGE_LIMITS[stage]
+        for figure, limit in asdict(limits).items():
+            if limit is not None and not getattr(check, figure) <= limit:
+                raise RunError(
+                    f"stage {stage} changed the output beyond its limit on {len(before)} real "
+                    f"images: {figure} is {getattr(check, figure):g}, limit {limit:g}. The file "
+                    f"{artifact.path} is kept for inspection; please report this"
+                )
+        return check
+
+    def _note(
+        self,
+        stage: str,
+        seconds: float | None,
+        *,
+        artifact: Artifact | None = None,
+        check: StageCheck | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Keep the row of the report and say the stage is done."""
+        self.number += 1
+        said = [f"[{self.number}/{self.total}] {stage}"]
+        said.append("reused" if seconds is None else f"{seconds:.1f} s")
+        described = None
+        if artifact:
+            size = artifact.path.stat().st_size
+            said.append(f"{artifact.path.name} {size / 1e6:.1f} MB")
+            described = {
+                "file": artifact.path.name,
+                "precision": artifact.precision.value,
+                "bytes": size,
+                "sha256": artifact.sha256,
+                "opset": artifact.opset,
+            }
+        if check:
+            said.append(f"max |difference| {check.max_abs_difference:.1e}")
+            said.append(f"{check.disagreement_percent:.3f} % of pixels change class")
+        if note:
+            said.append(note)
+        log.info("%s", ", ".join(said))
+        self.rows.append(
+            {
+                "name": stage,
+                "status": "reused" if seconds is None else "done",
+                "seconds": seconds,
+                "note": note,
+                "artifact": described,
+                "check": asdict(check) if check else None,
+            }
+        )
+
+
+def _check_runtime(artifact: Artifact) -> RuntimeName:
+    """Where a stage check runs: on the file's target when it is installed, else ONNX Runtime."""
+    profile = PROFILES.get(artifact.target or "")
+    if profile and profile.runtime and availability(profile.runtime).ready:
+        return profile.runtime
+    return RuntimeName.ONNXRUNTIME
+
+
+def _inputs(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What decides the artefacts, for the manifest."""
+    return {
+        "segdeploy": __version__,
+        "versions": {name.value: availability(name).version for name in RuntimeName},
+        "checkpoint_sha256": checkpoint.sha256,
+        "arch": checkpoint.arch.value,
+        "head": checkpoint.head,
+        "recurrence": checkpoint.recurrence,
+        "preprocess": checkpoint.preprocess.to_json(),
+        "calibration_sha256": config.calibration.sha256(),
+        "method": config.method.value,
+        "targets": [profile.name for profile in config.targets],
+        "exclude": sorted(config.exclude),
+    }

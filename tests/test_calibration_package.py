@@ -1,0 +1,18 @@
+import ast
+import sys
+from pathlib import Path
+
+import calibration
+
+ALLOWED = {"numpy", "scipy", "calibration"} | set(sys.stdlib_module_names)
+
+
+def test_package_imports_numpy_and_the_standard_library_alone():
+    for path in Path(calibration.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert {name.split(".")[0] for name in names} <= ALLOWED, path
