@@ -70,7 +70,7 @@ def torch_cost(model: nn.Module, input_shape: Shape) -> ModelCost:
     )
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Counter(TorchDispatchMode):
     """Sees every ATen call under it and adds up what it costs."""
 
     def __init__(self, stored: dict[str, Tensor]) -> None:

@@ -54,20 +54,31 @@ def entries_for(
     Raises:
         InputError: a runtime that was asked for is not installed.
     """
+    require_ready(runtimes or ())
     entries = []
     for label, artifact in artifacts.items():
         for runtime in runtimes or _suited(artifact):
             state = availability(runtime)
-            if runtimes and not state.ready:
-                raise InputError(f"--runtime {runtime.value}: {state.reason}")
             entries.append(
                 Entry(label=label, artifact=artifact, runtime=runtime, skipped=state.reason)
             )
     return tuple(entries)
 
 
+def require_ready(runtimes: Sequence[RuntimeName]) -> None:
+    """Refuse runtimes that were asked for and are not installed; to be called before long work.
+
+    Raises:
+        InputError: naming the runtime and how to install it.
+    """
+    for runtime in runtimes:
+        state = availability(runtime)
+        if not state.ready:
+            raise InputError(f"--runtime {runtime.value}: {state.reason}")
+
+
 def _suited(artifact: Artifact) -> Sequence[RuntimeName]:
     profile = PROFILES.get(artifact.target or "")
     if artifact.precision is Precision.INT8 and profile is not None:
-        return [profile.runtime] if profile.runtime else []
+        return [profile.runtime]
     return list(RuntimeName)

@@ -15,7 +15,7 @@ from deploy.artifact import Precision
 from deploy.errors import UsageError
 from deploy.runtimes.base import Feeds, Runtime
 
-MIN_SAMPLES = 20
+MIN_SAMPLES = 10
 """Fewest timed calls of each candidate, however short the duration."""
 
 NOISY_PERCENT = 10.0

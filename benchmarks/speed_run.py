@@ -65,11 +65,15 @@ def speed_section(
             def report(share: float, done: int = index) -> None:
                 progress((done + share) / len(batches))
 
-            results = measure(candidates, warmup=warmup, duration_s=duration_s, progress=report)
-        baseline = results[0] if reference else None
+            results = (
+                measure(candidates, warmup=warmup, duration_s=duration_s, progress=report)
+                if candidates
+                else []
+            )
+        baseline = results.pop(0) if reference is not None else None
         if baseline:
             rows.append(_reference_row(baseline))
-        for entry, result in zip(running, results[-len(running) :], strict=True):
+        for entry, result in zip(running, results, strict=True):
             rows.append(_row(entry, result, baseline, batch=batch))
         rows += [_row(e, None, None, batch=batch) for e in entries if e.skipped]
     return {"duration_s": duration_s, "warmup": warmup, "rows": rows}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
+from onnx import numpy_helper
 
 SELECTS_VALUES = frozenset({"MaxPool", "Resize"})
 """Operators whose outputs never leave their first input's range: they keep its scale."""
@@ -17,8 +18,8 @@ class Observation:
 
     Attributes:
         observed: tensors whose values are counted, in graph order.
-        summed: for a Concat's output, the observed tensors it consists of; its histogram is
-            the sum of theirs.
+        summed: for a Concat's output, the observed tensors it consists of, each as often as a
+            Resize in between repeats its values; its histogram is the sum of theirs.
         follows: for an output of MaxPool or Resize, the tensor whose range it keeps.
     """
 
@@ -69,6 +70,37 @@ def followed_ranges(graph: onnx.GraphProto) -> dict[str, str]:
     return follows
 
 
+def unfused_outputs(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Outputs of convolutions that something else than a ReLU reads, as the logits.
+
+    Our int8 models leave the last one in float; other tools ask for its range.
+    """
+    readers = {name: node.op_type for node in graph.node for name in node.input}
+    return tuple(
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "Conv" and readers.get(node.output[0]) not in (None, "Relu")
+    )
+
+
+def repetitions(graph: onnx.GraphProto) -> dict[str, int]:
+    """How often the output of a Resize holds each value of its input: 4 for 2x on both sides.
+
+    Exact for nearest upsampling by whole factors. Bilinear values lie between those of the input,
+    so there it is how much they weigh.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    repeated: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in SELECTS_VALUES:
+            factor = 1
+            if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
+                scales = numpy_helper.to_array(constants[node.input[2]])
+                factor = max(1, round(float(scales.prod())))
+            repeated[node.output[0]] = factor * repeated.get(node.input[0], 1)
+    return repeated
+
+
 def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> Observation:
     """Decide what to observe; everything else follows from it.
 
@@ -77,21 +109,21 @@ def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> O
         operators: operator types that will be quantized.
     """
     wanted = quantized_activations(graph, operators=operators)
-    follows = followed_ranges(graph)
+    follows, repeated = followed_ranges(graph), repetitions(graph)
     producer = {node.output[0]: node for node in graph.node}
     parts: dict[str, tuple[str, ...]] = {}
 
     def resolve(name: str) -> tuple[str, ...]:
-        if name in parts:
-            return parts[name]
-        name = follows.get(name, name)
-        node = producer.get(name)
+        source, times = follows.get(name, name), repeated.get(name, 1)
+        node = producer.get(source)
         if node is None or node.op_type != "Concat":
-            return (name,)
-        parts[name] = tuple(part for source in node.input for part in resolve(source))
-        return parts[name]
+            return (source,) * times
+        if source not in parts:
+            parts[source] = tuple(part for each in node.input for part in resolve(each))
+        return parts[source] * times
 
     needed = {part for name in wanted for part in resolve(name)}
+    needed |= set(unfused_outputs(graph))
     order = [value.name for value in graph.input]
     order += [name for node in graph.node for name in node.output]
     return Observation(

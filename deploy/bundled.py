@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from deploy.errors import InputError
-from deploy.models.families import Architecture
 
-_CHECKPOINTS = {Architecture.UNET_PLUS_PLUS: "unet_plus_plus_dsb2018.safetensors"}
+_CHECKPOINTS = {"unet_plus_plus": "unet_plus_plus_dsb2018.safetensors"}
+"""Architecture, by its command-line name, to file."""
 
 
 def sample() -> Path:
@@ -20,7 +20,7 @@ def sample() -> Path:
     return _existing("dsb2018_sample")
 
 
-def checkpoint(arch: Architecture) -> Path:
+def checkpoint(arch: str) -> Path:
     """The bundled trained checkpoint of a network.
 
     Raises:
@@ -28,14 +28,19 @@ def checkpoint(arch: Architecture) -> Path:
     """
     if arch not in _CHECKPOINTS:
         raise InputError(
-            f"no checkpoint of {arch.value} is bundled; give yours with -c FILE "
+            f"no checkpoint of {arch} is bundled; give yours with -c FILE "
             "(.pth, .pt or .safetensors)"
         )
     return _existing(_CHECKPOINTS[arch])
 
 
 def _existing(name: str) -> Path:
-    path = Path(str(files("segdeploy_examples") / name))
+    try:
+        path = Path(str(files("segdeploy_examples") / name))
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the bundled {name} comes with an installation; run `pip install .` first"
+        ) from error
     if not path.exists():
         raise InputError(f"the bundled {name} is missing from this installation ({path})")
     return path

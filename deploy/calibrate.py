@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from deploy.activations import Observation, plan_observation
 from deploy.artifact import Artifact
 from deploy.data import Sample, SegmentationSet
 from deploy.errors import InputError
-from deploy.onnx_file import load_model
+from deploy.onnx_file import load_model, require_fp32, save_model
 from deploy.preprocess import Preprocess
 from deploy.runtimes.registry import usable_cores
+from deploy.sharding import WHOLE, Shard
 from deploy.targets.profiles import DENSE_OPERATORS
 
 Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
@@ -41,40 +43,45 @@ def calibrate(
     method: Method = Method.ENTROPY,
     state: Path | None = None,
     threads: int | None = None,
+    shard: Shard = WHOLE,
     progress: Progress = iter,
 ) -> CalibrationTable:
     """Find the range of every activation an int8 model may quantize.
 
     Images are fed one by one, so the table does not depend on a batch size or an order. Memory
-    does not grow with the number of images.
+    does not grow with the number of images. Several processes that each count a shard return the
+    same table as one that counts all.
 
     Args:
         source: a float32 ONNX file.
         images: the calibration set.
         preprocess: the model's input contract.
         method: how a range is chosen from a histogram.
-        state: file that keeps the counts while this runs; an interrupted run goes on from it.
-            Removed when done.
+        state: file that keeps this process's counts while it runs; an interrupted run goes on
+            from it. Removed when done.
         threads: of the runtime; ``None`` takes every processor of this process.
+        shard: which images this process counts.
         progress: wraps the images still to do, for a progress bar.
 
     Raises:
-        InputError: an unreadable image, NaN or Inf in an activation (naming tensor and image),
-            or a state file of another model or image set.
+        InputError: a source that is not float32, an unreadable image, NaN or Inf in an activation
+            (naming tensor and image), or a state file of another model or image set.
     """
+    require_fp32(source, "ranges are observed")
     observation = plan_observation(load_model(source.path).graph, operators=DENSE_OPERATORS)
     data_sha256 = images.sha256()
     try:
-        collection = _collect(
+        counted = _collect(
             source,
-            images,
+            shard.part(images.samples),
             preprocess=preprocess,
             tensors=observation.observed,
             state=state,
-            fingerprint=f"{source.sha256}/{data_sha256}/{preprocess.to_json()}",
+            fingerprint=f"{source.sha256}/{data_sha256}/{preprocess.to_json()}/{shard}",
             threads=threads or usable_cores(),
             progress=progress,
         )
+        collection = shard.merged(counted)
         ranges = {
             name: estimate(histogram, method=method)
             for name, histogram in histograms_of(observation, collection).items()
@@ -104,7 +111,7 @@ def histograms_of(observation: Observation, collection: Collection) -> dict[str,
 
 def _collect(
     source: Artifact,
-    images: SegmentationSet,
+    images: Sequence[Sample],
     *,
     preprocess: Preprocess,
     tensors: tuple[str, ...],
@@ -112,13 +119,14 @@ def _collect(
     fingerprint: str,
     threads: int,
     progress: Progress,
-) -> Collection:
+) -> Collection | None:
+    """Count the images that were not counted before; ``None`` where there is no image at all."""
     resume = None
     if state is not None and state.exists():
         resume = load_collection(state, fingerprint=fingerprint)
     done = set(resume.names) if resume else set()
     remaining = [sample for sample in images if sample.name not in done]
-    if resume and not remaining:
+    if not remaining:
         return resume
     session = _observing_session(source.path, tensors, threads)
     saved_at = time.monotonic()
@@ -139,7 +147,10 @@ def _collect(
 def _observing_session(
     path: Path, tensors: tuple[str, ...], threads: int
 ) -> onnxruntime.InferenceSession:
-    """A session that also returns the tensors; a convolution and its ReLU still run as one."""
+    """A session that also returns the tensors; a convolution and its ReLU still run as one.
+
+    The model with the added outputs goes through a file, so that only the runtime holds weights.
+    """
     model = load_model(path)
     present = {value.name for value in [*model.graph.input, *model.graph.output]}
     model.graph.output.extend(
@@ -150,9 +161,13 @@ def _observing_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
+        observed = Path(folder) / "observed.onnx"
+        save_model(model, observed)
+        del model
+        return onnxruntime.InferenceSession(
+            str(observed), options, providers=["CPUExecutionProvider"]
+        )
 
 
 def _run(

@@ -72,6 +72,9 @@ def _as_flags(key: str, value: object, parser: argparse.ArgumentParser, path: Pa
     if value is None or isinstance(value, dict):
         raise UsageError(f"{path}: {key!r} is {value!r}; expected a value or a list")
     if isinstance(value, list):
+        if action.nargs is None or not value:
+            expected = "one value" if action.nargs is None else "one or more values"
+            raise UsageError(f"{path}: {key!r} is {value!r}; expected {expected}")
         return [flag, *map(str, value)]
     return [f"{flag}={value}"]
 

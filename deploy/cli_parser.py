@@ -11,7 +11,7 @@ from deploy import __version__
 ARCHITECTURES = ("r2u_net", "unet_plus_plus")
 METHODS = ("entropy", "percentile", "mse", "minmax")
 RUNTIMES = ("onnxruntime", "openvino")
-TARGETS = ("openvino-cpu", "ort-x86")
+TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
 
@@ -51,7 +51,7 @@ def _data(verb: Group) -> None:
     verb.add_argument("action", choices=("prepare",), help="what to do")
     verb.add_argument("raw", type=Path, help="the unpacked Kaggle stage-1 training folder")
     _output(verb, "folder to write images/, masks/ and splits.csv to", required=True)
-    verb.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    verb.add_argument("--seed", type=_count, default=0, help="of the split (default: 0)")
     verb.add_argument(
         "--ratios",
         type=float,
@@ -71,7 +71,14 @@ def _train(verb: Group) -> None:
     verb.add_argument("--learning-rate", type=_positive, default=2e-3, help="default: 0.002")
     verb.add_argument("--recurrence", type=_positive_int, default=2, help="R2U-Net's t (default 2)")
     verb.add_argument("--width", type=_positive_int, help="channels of the first level")
-    verb.add_argument("--seed", type=int, default=0, help="default: 0")
+    verb.add_argument("--pretrained", type=Path, help="checkpoint to start from")
+    verb.add_argument(
+        "--augment",
+        choices=("strong", "mild"),
+        default="strong",
+        help="strong to learn from few images, mild to finish (default: strong)",
+    )
+    _seed(verb)
     _threads(verb)
 
 
@@ -96,6 +103,20 @@ def _calibrate(verb: Group) -> None:
     _output(verb, "calibration table to write (JSON)", required=True)
     _calibration_data(verb)
     _method(verb)
+    verb.add_argument(
+        "--export",
+        choices=("onnxruntime", "tensorrt"),
+        nargs="+",
+        metavar="FORMAT",
+        help="also write the calibration cache of onnxruntime or tensorrt, beside the table",
+    )
+    verb.add_argument(
+        "--import",
+        dest="import_file",
+        type=Path,
+        metavar="FILE",
+        help="take the ranges from a table or cache of onnxruntime or tensorrt, not from images",
+    )
     _threads(verb)
 
 
@@ -256,7 +277,7 @@ def _max_drop(verb: Group) -> None:
 
 
 def _timing(verb: Group) -> None:
-    verb.add_argument("--warmup", type=int, default=5, help="untimed calls (default: 5)")
+    verb.add_argument("--warmup", type=_count, default=5, help="untimed calls (default: 5)")
     verb.add_argument(
         "--duration", type=_positive, default=2.0, help="seconds for each row (default: 2)"
     )
@@ -267,25 +288,46 @@ def _threads(verb: Group) -> None:
 
 
 def _seed(verb: Group) -> None:
-    verb.add_argument("--seed", type=int, default=0, help="default: 0")
+    verb.add_argument("--seed", type=_count, default=0, help="default: 0")
 
 
 def _positive_int(text: str) -> int:
-    value = int(text)
+    value = _int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
     return value
 
 
+def _count(text: str) -> int:
+    value = _int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
+def _int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be above 0")
     return value
 
 
 def _not_negative(text: str) -> float:
-    value = float(text)
+    value = _float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
     return value

@@ -1,14 +1,19 @@
-"""What each verb does with its flags: load, call one function, say what was written."""
+"""What each verb does with its flags: load, call one function, say what was written.
+
+Importing torch takes seconds and 250 MB, so only the verbs that need it do, when they are called:
+calibrating, converting and quantizing run without it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import platform
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.entries import entries_for
 from benchmarks.environment import describe as describe_environment
@@ -23,22 +28,22 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.calibrate import calibrate
 from deploy.data import open_set
 from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.models.checkpoint import Checkpoint, load_checkpoint
-from deploy.models.families import Architecture
+from deploy.exchange import ExchangeFormat, export_table, import_table
 from deploy.onnx_file import describe, load_model, metadata
-from deploy.pipeline import run
 from deploy.prepare import prepare_raw
 from deploy.preprocess import Preprocess
 from deploy.progress import bar, share_bar
 from deploy.run_config import RunConfig
 from deploy.runtimes.base import Runtime
-from deploy.runtimes.pytorch import PyTorchRuntime
 from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from deploy.sharding import shard_from_environment
 from deploy.simplify import simplify
-from deploy.targets.profiles import PROFILES, profile_named
+from deploy.targets.profiles import native_profile, profile_named
 from deploy.to_fp16 import to_fp16
 from deploy.to_int8 import to_int8
+
+if TYPE_CHECKING:
+    from deploy.models.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +85,8 @@ def train(options: Options, arguments: Sequence[str]) -> Result:
     """Train a network."""
     import torch
 
+    from deploy.models.families import Architecture
+    from training.augment import AUGMENTATIONS
     from training.loop import Recipe
     from training.loop import train as train_network
 
@@ -92,6 +99,8 @@ def train(options: Options, arguments: Sequence[str]) -> Result:
             learning_rate=options.learning_rate,
             recurrence=options.recurrence,
             width=options.width,
+            augmentation=AUGMENTATIONS[options.augment],
+            pretrained=options.pretrained,
             seed=options.seed,
         ),
         train_set=open_set(options.data, "train"),
@@ -107,42 +116,61 @@ def train(options: Options, arguments: Sequence[str]) -> Result:
 
 def export_model(options: Options, arguments: Sequence[str]) -> Result:
     """Export a checkpoint."""
-    return _wrote(export(_checkpoint(options, options.checkpoint), options.output))
+    from deploy.export import export
+
+    output = _output_file(options, options.checkpoint)
+    return _wrote(export(_checkpoint(options, options.checkpoint), output))
 
 
 def simplify_model(options: Options, arguments: Sequence[str]) -> Result:
     """Simplify a graph."""
-    return _wrote(simplify(describe(options.model), options.output))
+    output = _output_file(options, options.model)
+    return _wrote(simplify(describe(options.model), output))
 
 
 def convert(options: Options, arguments: Sequence[str]) -> Result:
     """Convert to fp16."""
-    return _wrote(to_fp16(describe(options.model), options.output))
+    output = _output_file(options, options.model)
+    return _wrote(to_fp16(describe(options.model), output))
 
 
 def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
-    """Find every range."""
+    """Find every range, or take them from another tool's file; under torchrun, in shards."""
+    output = _output_file(options, options.model)
     source = describe(options.model)
-    images = open_set(options.calib_data or bundled.sample(), "train")
-    table = calibrate(
-        source,
-        images.take(options.num_samples, seed=options.seed),
-        preprocess=_contract(source),
-        method=Method(options.method),
-        state=options.output.with_name(options.output.name + ".partial.npz"),
-        threads=options.threads,
-        progress=lambda samples: bar(samples, "calibrate", unit="image"),
-    )
-    table.write(options.output)
-    log.info("%s: %d tensors, %d images", options.output, len(table.ranges), table.num_samples)
-    return 0, {"output": str(options.output), "tensors": len(table.ranges)}
+    with shard_from_environment() as shard:
+        if options.import_file:
+            table = import_table(options.import_file, source)
+        else:
+            images = open_set(options.calib_data or bundled.sample(), "train")
+            own = f".{shard.rank}-of-{shard.size}" if shard.size > 1 else ""
+            table = calibrate(
+                source,
+                images.take(options.num_samples, seed=options.seed),
+                preprocess=_contract(source),
+                method=Method(options.method),
+                state=output.with_name(f"{output.name}{own}.partial.npz"),
+                threads=options.threads or max(1, usable_cores() // shard.size),
+                shard=shard,
+                progress=lambda samples: bar(samples, "calibrate", unit="image"),
+            )
+        if not shard.is_first:
+            return 0, {}
+    table.write(output)
+    written = [output]
+    for name in options.export or ():
+        written.append(export_table(table, source, output, ExchangeFormat(name)))
+    for path in written:
+        log.info("%s: %d tensors, %d images", path, len(table.ranges), table.num_samples)
+    return 0, {"written": [str(path) for path in written], "tensors": len(table.ranges)}
 
 
 def quantize(options: Options, arguments: Sequence[str]) -> Result:
     """Write the int8 model of a target."""
+    output = _output_file(options, options.model, options.calibration)
     artifact = to_int8(
         describe(options.model),
-        options.output,
+        output,
         table=CalibrationTable.read(options.calibration),
         table_sha256=sha256_of(options.calibration),
         profile=profile_named(options.target),
@@ -157,7 +185,7 @@ def parity(options: Options, arguments: Sequence[str]) -> Result:
     preprocess = _common_contract(artifacts)
     images = open_set(options.data or bundled.sample(), "test")
     threads = options.threads or usable_cores()
-    reference, name = _reference(options, threads)
+    reference, name = _reference(options, threads, preprocess)
     section = parity_section(
         reference,
         name,
@@ -180,15 +208,18 @@ def parity(options: Options, arguments: Sequence[str]) -> Result:
 def benchmark(options: Options, arguments: Sequence[str]) -> Result:
     """Time models side by side."""
     artifacts = _artifacts(options.model)
+    preprocess = _common_contract(artifacts)
     images = open_set(options.data or bundled.sample(), "test")
     threads = options.threads or usable_cores()
-    reference, name = _reference(options, threads) if options.reference else (None, "")
+    reference, name = None, ""
+    if options.reference:
+        reference, name = _reference(options, threads, preprocess)
     with share_bar("benchmark") as progress:
         section = speed_section(
             reference,
             name,
             entries_for(artifacts, _runtimes(options)),
-            images=images.take(min(8, len(images)), seed=0).inputs(_common_contract(artifacts)),
+            images=images.take(min(8, len(images)), seed=0).inputs(preprocess),
             batches=options.batch,
             threads=threads,
             warmup=options.warmup,
@@ -212,12 +243,18 @@ def report(options: Options, arguments: Sequence[str]) -> Result:
 
 def run_all(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
+    from deploy.models.families import Architecture
+    from deploy.pipeline import run
+
     arch = Architecture(options.arch or Architecture.UNET_PLUS_PLUS)
-    checkpoint = _checkpoint(options, options.checkpoint or bundled.checkpoint(arch))
+    checkpoint = _checkpoint(options, options.checkpoint or bundled.checkpoint(arch.value))
     data_root = options.data or bundled.sample()
     calibration = open_set(options.calib_data or data_root, "train")
-    names = options.target or [
-        p.name for p in PROFILES.values() if p.runtime and availability(p.runtime).ready
+    machine = describe_environment()
+    targets = [profile_named(name) for name in options.target or ()] or [
+        native_profile(runtime, machine=platform.machine(), isa=machine.isa)
+        for runtime in RuntimeName
+        if availability(runtime).ready
     ]
     head = f"_l{checkpoint.head}" if checkpoint.head not in (None, 4) else ""
     config = RunConfig(
@@ -226,7 +263,7 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
         calibration=calibration.take(options.num_samples, seed=options.seed),
         evaluation=open_set(data_root, "test"),
         method=Method(options.method),
-        targets=tuple(profile_named(name) for name in names),
+        targets=tuple(targets),
         runtimes=_runtimes(options),
         exclude=tuple(options.exclude),
         max_drop=options.max_drop,
@@ -244,6 +281,9 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
 
 
 def _checkpoint(options: Options, path: Path) -> Checkpoint:
+    from deploy.models.checkpoint import load_checkpoint
+    from deploy.models.families import Architecture
+
     preprocess = None
     if options.preprocess:
         try:
@@ -263,12 +303,37 @@ def _checkpoint(options: Options, path: Path) -> Checkpoint:
     )
 
 
-def _reference(options: Options, threads: int) -> tuple[Runtime, str]:
+def _output_file(options: Options, *inputs: Path) -> Path:
+    """Where to write, refused before the work and not after it."""
+    output: Path = options.output
+    if output.is_dir():
+        raise UsageError(f"-o {output} is a folder; give the name of the file to write")
+    if any(output.resolve() == path.resolve() for path in inputs):
+        raise UsageError(f"-o {output} would replace its own input; choose another name")
+    return output
+
+
+def _reference(options: Options, threads: int, models: Preprocess) -> tuple[Runtime, str]:
+    """The reference and its name; it must expect the same inputs as the models."""
+    from deploy.runtimes.pytorch import PyTorchRuntime
+
     path: Path = options.reference
     if path.suffix == ".onnx":
-        runtime = open_runtime(RuntimeName.ONNXRUNTIME, describe(path), threads=threads)
+        artifact = describe(path)
+        _require_same_inputs(path, _contract(artifact), models)
+        runtime = open_runtime(RuntimeName.ONNXRUNTIME, artifact, threads=threads)
         return runtime, f"{path.name} on ONNX Runtime"
-    return PyTorchRuntime(_checkpoint(options, path), threads=threads), "PyTorch fp32"
+    checkpoint = _checkpoint(options, path)
+    _require_same_inputs(path, checkpoint.preprocess, models)
+    return PyTorchRuntime(checkpoint, threads=threads), "PyTorch fp32"
+
+
+def _require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) -> None:
+    if reference != models:
+        raise UsageError(
+            f"--reference {path} expects {reference.to_json()}, the models {models.to_json()}; for "
+            "a checkpoint exported with --preprocess FILE, give the same here"
+        )
 
 
 def _artifacts(paths: Sequence[Path]) -> dict[str, Artifact]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from deploy.errors import InputError
 from deploy.preprocess import Preprocess
@@ -43,10 +44,10 @@ class Sample:
         """Grey uint8 (H, W), the size of the image.
 
         Raises:
-            InputError: the file cannot be decoded, or its size differs from the image's.
+            InputError: mask or image cannot be decoded, or their sizes differ.
         """
         mask = read_image(self.mask_path, "L")
-        with Image.open(self.image_path) as image:
+        with _opened(self.image_path) as image:
             expected = (image.height, image.width)
         if mask.shape != expected:
             raise InputError(
@@ -113,15 +114,16 @@ def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
     """Decode an image file to uint8 in the given Pillow mode ("RGB": (H, W, 3), "L": (H, W)).
 
     Raises:
-        InputError: naming the file, when it is missing or cannot be decoded.
+        InputError: naming the file, when it is missing, cannot be decoded, or has more than 8 bits
+            a channel, which a conversion would clip.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
-    except FileNotFoundError as error:
-        raise InputError(f"image {path} does not exist") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"image {path} cannot be read ({error}); is it complete?") from error
+    with _opened(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise InputError(
+                f"image {path} has 16 bits a pixel or more (mode {image.mode}); expected 8. "
+                "Scale it to 8 bits a channel first"
+            )
+        return np.asarray(image.convert(mode))
 
 
 def open_set(root: Path, split: str | None) -> SegmentationSet:
@@ -164,26 +166,26 @@ def read_splits(path: Path) -> dict[str, str]:
     """Read ``splits.csv``: image name to split.
 
     Raises:
-        InputError: missing file or columns, an unknown split, or a name listed twice.
+        InputError: missing file or columns, no text, an unknown split, or a name listed twice.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; {LAYOUT_HELP}")
+    try:
+        rows = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+        columns = rows.fieldnames or []
+        listed = list(rows)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a UTF-8 CSV file ({error}); {LAYOUT_HELP}") from error
+    if not {"image_id", "split"} <= set(columns):
+        raise InputError(f"{path} has columns {columns}; expected image_id and split")
     assignment: dict[str, str] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = csv.DictReader(stream)
-        if not {"image_id", "split"} <= set(rows.fieldnames or ()):
-            raise InputError(f"{path} has columns {rows.fieldnames}; expected image_id and split")
-        for number, row in enumerate(rows, start=2):
-            name, split = row["image_id"], row["split"]
-            if split not in SPLITS:
-                raise InputError(
-                    f"{path}:{number}: split {split!r} is not one of {', '.join(SPLITS)}"
-                )
-            if name in assignment:
-                raise InputError(
-                    f"{path}:{number}: {name!r} is listed twice; each image has one split"
-                )
-            assignment[name] = split
+    for number, row in enumerate(listed, start=2):
+        name, split = row["image_id"], row["split"]
+        if split not in SPLITS:
+            raise InputError(f"{path}:{number}: split {split!r} is not one of {', '.join(SPLITS)}")
+        if name in assignment:
+            raise InputError(f"{path}:{number}: {name!r} is listed twice; each image has one split")
+        assignment[name] = split
     return assignment
 
 
@@ -201,6 +203,18 @@ def require_disjoint(calibration: SegmentationSet, evaluation: SegmentationSet) 
                 f"calibration image {twin.image_path} is also evaluation image "
                 f"{sample.image_path}; figures from it would be void. Use disjoint sets"
             )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, read lazily; whatever fails to open or decode inside names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise InputError(f"image {path} does not exist") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} cannot be read ({error}); is it complete?") from error
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -90,7 +90,7 @@ def name_layers(model: onnx.ModelProto) -> None:
 
     A convolution with the weight ``network.conv0_0.conv.0.weight`` becomes ``conv0_0.conv.0``,
     its second use ``conv0_0.conv.0@2``; the node after it ``conv0_0.conv.0/Relu``; any other node
-    its operator and a count, as ``Concat_1``. Each output tensor takes its node's name.
+    its operator and a count, as ``Concat@1``. Each output tensor takes its node's name.
     """
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}

@@ -19,9 +19,11 @@ def load_model(path: Path) -> onnx.ModelProto:
         InputError: missing, truncated, not ONNX, or with weights outside the file.
     """
     if not path.is_file():
-        raise InputError(f"model {path} does not exist")
+        found = "is a folder; expected an ONNX file" if path.is_dir() else "does not exist"
+        raise InputError(f"model {path} {found}")
     try:
-        model = onnx.load(path, load_external_data=False)
+        # The format is stated, or the suffix would choose it: a .json file is no JSON model here.
+        model = onnx.load(path, format="protobuf", load_external_data=False)
         if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
             raise InputError(f"model {path} keeps weights outside the file; save it as one file")
         onnx.checker.check_model(model)
@@ -80,6 +82,23 @@ def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:
         parent=props.get("parent_sha256"),
         target=props.get("target"),
     )
+
+
+def require_fp32(source: Artifact, purpose: str) -> None:
+    """Refuse a model that is not float32.
+
+    Args:
+        source: the model.
+        purpose: what float32 is needed for, as ``int8 is made``.
+
+    Raises:
+        InputError: it is not.
+    """
+    if source.precision is not Precision.FP32:
+        raise InputError(
+            f"{source.path} is {source.precision.value}; {purpose} from fp32, give the file that "
+            "`segdeploy export` or `segdeploy simplify` wrote"
+        )
 
 
 def _infer(model: onnx.ModelProto) -> Precision:

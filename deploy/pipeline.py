@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from benchmarks.entries import entries_for
+from benchmarks.entries import entries_for, require_ready
 from benchmarks.parity_run import gate_passed
 from benchmarks.report import verdict_text, write_report
 from deploy.artifact import Artifact, sha256_of
@@ -34,10 +34,12 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         The report, as written to ``report.json``.
 
     Raises:
-        InputError: an input cannot be read, or calibration and evaluation share an image.
+        InputError: an input cannot be read, calibration and evaluation share an image, or a
+            runtime that was asked for is not installed.
         UsageError: the output folder holds something else.
         RunError: a stage failed, or changed the output beyond what its arithmetic can explain.
     """
+    require_ready(config.runtimes or ())
     require_disjoint(config.calibration, config.evaluation)
     stages = StageRunner(config, checkpoint)
     fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)

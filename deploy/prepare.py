@@ -66,7 +66,7 @@ def prepare_raw(
             prepared set.
         UsageError: ratios that are negative or do not sum to 1.
     """
-    if min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+    if len(ratios) != len(SPLITS) or not (min(ratios) >= 0 and abs(sum(ratios) - 1) <= 1e-6):
         raise UsageError(f"ratios {ratios} must be non-negative and sum to 1 (train, val, test)")
     folders = _image_folders(raw)
     for name in ("images", "masks"):
@@ -121,8 +121,9 @@ def modality_of(image: NDArray[np.uint8]) -> str:
 
 def _image_folders(raw: Path) -> list[Path]:
     root = raw / "stage1_train" if (raw / "stage1_train").is_dir() else raw
-    folders = sorted(p for p in root.iterdir() if (p / "images").is_dir()) if root.is_dir() else []
-    if not folders:
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    folders = [p for p in entries if (p / "images").is_dir() or (p / "masks").is_dir()]
+    if not any((folder / "images").is_dir() for folder in folders):
         raise InputError(
             f"{raw} holds no <id>/images/<id>.png folders; expected the unpacked Kaggle stage-1 "
             "training set (stage1_train.zip)"

@@ -6,6 +6,7 @@ The contract travels with the checkpoint and with every ONNX file; nothing guess
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ class Preprocess:
         A pixel of 255 becomes (255 * 1/255 - 0.5) / 0.5 = 1.0, a pixel of 0 becomes -1.0.
 
     Raises:
-        InputError: a size that is not a multiple of 16, or an unknown order or interpolation.
+        InputError: a size that is not a multiple of 16, an unknown order or interpolation, or a
+            scale, mean or std that is not a number.
     """
 
     size: tuple[int, int] = (96, 96)
@@ -52,9 +54,15 @@ class Preprocess:
             raise InputError(
                 f"interpolation is {self.interpolation!r}; only 'bilinear' is supported"
             )
+        if not isinstance(self.antialias, bool):
+            raise InputError(f"antialias is {self.antialias!r}; expected true or false")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise InputError(
                 f"mean {self.mean} and std {self.std} need three values each, std above zero"
+            )
+        if not all(math.isfinite(value) for value in (self.scale, *self.mean, *self.std)):
+            raise InputError(
+                f"scale {self.scale}, mean {self.mean} and std {self.std} must be finite numbers"
             )
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -97,11 +105,15 @@ class Preprocess:
         try:
             fields: Any = json.loads(text)
             if not isinstance(fields, dict):
-                raise TypeError("expected a JSON object")
+                raise TypeError(f"it holds a {type(fields).__name__}")
+            missing = [key for key in asdict(cls()) if key not in fields]
+            if missing:
+                raise ValueError(f"missing: {', '.join(missing)}")
             for key in ("size", "mean", "std"):
-                if key in fields:
-                    fields[key] = tuple(fields[key])
+                fields[key] = tuple(fields[key])
             return cls(**fields)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
         except (ValueError, TypeError) as error:
             expected = ", ".join(asdict(cls()))
             raise InputError(
@@ -116,6 +128,8 @@ def require_valid_size(size: tuple[int, int]) -> None:
     Raises:
         InputError: naming the nearest valid size.
     """
+    if len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise InputError(f"input size {size} is not a height and a width in whole pixels")
     if all(side > 0 and side % SIZE_MULTIPLE == 0 for side in size):
         return
     nearest = tuple(max(SIZE_MULTIPLE, round(s / SIZE_MULTIPLE) * SIZE_MULTIPLE) for s in size)

@@ -12,7 +12,14 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from deploy.artifact import Artifact
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from deploy.onnx_file import (
+    describe,
+    load_model,
+    metadata,
+    require_fp32,
+    save_model,
+    set_metadata,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +38,10 @@ def simplify(source: Artifact, output: Path, *, time_limit_s: float = TIME_LIMIT
         time_limit_s: seconds before onnxsim is stopped.
 
     Raises:
-        InputError: the source is not a valid ONNX file.
+        InputError: the source is not a valid ONNX file, or not float32.
         OSError: the output cannot be written.
     """
+    require_fp32(source, "a graph is simplified")
     original = load_model(source.path)
     try:
         model = _run_onnxsim(source.path, time_limit_s)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.entries import Entry
+from benchmarks.environment import describe as describe_environment
 from benchmarks.parity import StageCheck, stage_check
 from benchmarks.parity_run import parity_section
 from benchmarks.speed_run import speed_section
@@ -91,9 +92,10 @@ class StageRunner:
             artifact = describe(self.workspace.path(file))
         else:
             artifact = build(self.workspace.path(file))
-            self.workspace.record(file, file=file, key=key)
         seconds = time.perf_counter() - started
         check = self._check(stage, artifact, parent)
+        if not reused:
+            self.workspace.record(file, file=file, key=key)
         label = f"int8 {artifact.target}" if artifact.target else stage
         self._note(label, None if reused else seconds, artifact=artifact, check=check)
         return artifact
@@ -105,13 +107,16 @@ class StageRunner:
         key = key_of(stage="calibrate", parent=source.sha256, method=self.config.method.value)
         started = time.perf_counter()
         reused = self.workspace.finished("calibrate", file=file, key=key)
+        state = self.workspace.path(f"{self.config.name}.calib.partial.npz")
+        if self.config.overwrite:
+            state.unlink(missing_ok=True)
         if not reused:
             table = calibrate(
                 source,
                 self.config.calibration,
                 preprocess=self.checkpoint.preprocess,
                 method=self.config.method,
-                state=self.workspace.path(f"{self.config.name}.calib.partial.npz"),
+                state=state,
                 threads=self.config.threads,
                 progress=lambda samples: bar(samples, "calibrate", unit="image"),
             )
@@ -235,7 +240,7 @@ class StageRunner:
 def _check_runtime(artifact: Artifact) -> RuntimeName:
     """Where a stage check runs: on the file's target when it is installed, else ONNX Runtime."""
     profile = PROFILES.get(artifact.target or "")
-    if profile and profile.runtime and availability(profile.runtime).ready:
+    if profile and availability(profile.runtime).ready:
         return profile.runtime
     return RuntimeName.ONNXRUNTIME
 
@@ -244,7 +249,7 @@ def _inputs(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """What decides the artefacts, for the manifest."""
     return {
         "segdeploy": __version__,
-        "versions": {name.value: availability(name).version for name in RuntimeName},
+        "versions": describe_environment().versions,
         "checkpoint_sha256": checkpoint.sha256,
         "arch": checkpoint.arch.value,
         "head": checkpoint.head,

@@ -9,8 +9,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.artifact import Artifact, Precision
-from deploy.errors import RunError
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from deploy.errors import InputError, RunError
+from deploy.onnx_file import (
+    describe,
+    load_model,
+    metadata,
+    require_fp32,
+    save_model,
+    set_metadata,
+)
 
 FLOAT32_INPUTS = {"Resize": frozenset({1, 2})}
 """Inputs that ONNX defines as float32 whatever the data's type: Resize's roi and scales."""
@@ -26,12 +33,12 @@ def to_fp16(source: Artifact, output: Path) -> Artifact:
         output: where to write.
 
     Raises:
-        InputError: the source is not a valid ONNX file.
-        RunError: the source is not float32, or a weight does not fit fp16's range of +-65504.
+        InputError: the source is not a valid ONNX file, not float32, or has an operator that needs
+            more than its weights changed.
+        RunError: a weight does not fit fp16's range of +-65504.
         OSError: the output cannot be written.
     """
-    if source.precision is not Precision.FP32:
-        raise RunError(f"{source.path} is {source.precision.value}; fp16 is made from fp32")
+    require_fp32(source, "fp16 is made")
     model = load_model(source.path)
     graph = model.graph
     keep = {
@@ -47,7 +54,14 @@ def to_fp16(source: Artifact, output: Path) -> Artifact:
     del graph.value_info[:]
     own = {"parent_sha256": source.sha256, "precision": Precision.FP16.value}
     set_metadata(model, metadata(model) | own)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{source.path} has no fp16 form here ({reason}); expected a file that "
+            "`segdeploy export` or `segdeploy simplify` wrote"
+        ) from error
     save_model(model, output)
     return describe(output, model=model)
 

@@ -20,8 +20,16 @@ from calibration.table import CalibrationTable
 from calibration.weights import bias_params, per_channel_weight, smallest_weight_scale
 from deploy.activations import followed_ranges, quantized_activations
 from deploy.artifact import Artifact, Precision
-from deploy.errors import InputError, RunError, UsageError
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from deploy.errors import InputError, UsageError
+from deploy.onnx_file import (
+    describe,
+    load_model,
+    metadata,
+    require_fp32,
+    save_model,
+    set_metadata,
+)
+from deploy.shared_scales import Span, share_spans
 from deploy.targets.profiles import TargetProfile
 
 OUTPUT_CHANNEL_AXIS = 0
@@ -47,13 +55,12 @@ def to_int8(
         exclude: names of nodes to keep in float.
 
     Raises:
-        InputError: the table belongs to another model or lacks a tensor.
+        InputError: the source is not float32, or the table belongs to another model or lacks a
+            tensor.
         UsageError: ``exclude`` names a node that does not exist.
-        RunError: the source is not float32.
         OSError: the output cannot be written.
     """
-    if source.precision is not Precision.FP32:
-        raise RunError(f"{source.path} is {source.precision.value}; int8 is made from fp32")
+    require_fp32(source, "int8 is made")
     if table.model_sha256 not in (None, source.sha256):
         raise InputError(
             f"the calibration table was made for another model than {source.path} "
@@ -91,23 +98,38 @@ def activation_params(
 ) -> dict[str, QuantParams]:
     """Scale and zero point of every quantized activation, in graph order.
 
+    Outputs of MaxPool and Resize take their input's. A Concat's inputs and output share one as
+    far as the profile allows.
+
     Raises:
         InputError: the table lacks a tensor.
     """
     follows = followed_ranges(graph)
-    params: dict[str, QuantParams] = {}
-    for name in quantized_activations(graph, operators=profile.operators, exclude=exclude):
+    names = quantized_activations(graph, operators=profile.operators, exclude=exclude)
+    spans: dict[str, Span] = {}
+    for name in names:
         source = follows.get(name, name)
         if source not in table.ranges:
             raise InputError(f"the calibration table has no range for tensor {source!r}")
-        found = table.ranges[source]
-        params[name] = from_range(
-            found.min,
-            found.max,
+        spans[source] = Span(low=table.ranges[source].min, high=table.ranges[source].max)
+    if profile.shared_scale_cost_db is not None:
+        edges = [
+            (follows.get(name, name), node.output[0])
+            for node in graph.node
+            if node.op_type == "Concat" and node.output[0] in spans
+            for name in node.input
+            if follows.get(name, name) in spans
+        ]
+        spans = share_spans(spans, edges, limit_db=profile.shared_scale_cost_db)
+    return {
+        name: from_range(
+            spans[follows.get(name, name)].low,
+            spans[follows.get(name, name)].high,
             dtype=profile.activation_type,
             symmetric=profile.activation_symmetric,
         )
-    return params
+        for name in names
+    }
 
 
 class _QdqWriter:
@@ -138,7 +160,7 @@ class _QdqWriter:
             stored, params = node.input[1], weight_params[node.input[1]]
             own = [self._dequantized(stored, f"{node.name}/weight", self._value(stored), params)]
             node.input[1] = own[0].output[0]
-            if len(node.input) > 2:
+            if len(node.input) > 2 and self.profile.quantize_bias:
                 bias = self._value(node.input[2])
                 scales = bias_params(
                     bias,
@@ -195,7 +217,7 @@ class _QdqWriter:
         for node in convolutions:
             weight = node.input[1]
             floor = smallest.get(weight, np.zeros(len(self._value(weight))))
-            if len(node.input) > 2:
+            if len(node.input) > 2 and self.profile.quantize_bias:
                 needed = smallest_weight_scale(
                     self._value(node.input[2]), input_scale=activations[node.input[0]].scale
                 )

@@ -42,12 +42,18 @@ class Workspace:
             overwrite: start over whatever the folder holds.
 
         Raises:
-            UsageError: the folder holds a run of other inputs, or files that are not a run's.
+            UsageError: the folder is a file, holds a run of other inputs, or files that are not a
+                run's.
             InputError: the folder's manifest is damaged.
+            OSError: the folder cannot be written.
         """
         manifest = folder / MANIFEST
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"-o {folder} is a file; give a folder")
         if overwrite or not folder.exists() or not any(folder.iterdir()):
-            return cls(folder=folder, inputs=inputs)
+            started = cls(folder=folder, inputs=inputs)
+            started.write()  # at once, so that a run interrupted at any moment is known as one
+            return started
         if not manifest.is_file():
             raise UsageError(
                 f"{folder} is not empty and holds no {MANIFEST}; choose another -o or --overwrite"
@@ -91,6 +97,15 @@ class Workspace:
             OSError: the folder cannot be written.
         """
         self.entries[stage] = Entry(file=file, sha256=sha256_of(self.path(file)), key=key)
+        self.write()
+
+    def write(self) -> None:
+        """Write the manifest.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "schema_version": SCHEMA_VERSION,
             "inputs": self.inputs,

@@ -8,21 +8,61 @@ from the native pixels with the contract's own bilinear sampling; the identity v
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
 from torch import Generator, Tensor
 
-ZOOM = (0.6, 1.3)
-"""Share of the image's side that a view shows, log-uniform; above 1 the border is reflected."""
-ANISOTROPY = 0.15
-TILT_RADIANS = math.pi / 12
-SHIFT = 0.15
 ELASTIC_CELLS = 5
-ELASTIC_STD = 0.02
+"""Control points of the elastic field along each side."""
 
 
-def random_grid(size: tuple[int, int], generator: Generator) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How far a random view may depart from the whole image as it is.
+
+    Attributes:
+        zoom: share of the image's side that a view shows, log-uniform between the two; above 1
+            the border is reflected.
+        anisotropy: largest stretch of one side against the other.
+        tilt_radians: largest rotation beyond the random quarter turns.
+        shift: largest shift, in half sides of the image, beyond what the zoom leaves free.
+        elastic_std: standard deviation of the elastic field, in half sides.
+        colour: strength of the colour changes; 1 is the full range, 0 none.
+    """
+
+    zoom: tuple[float, float]
+    anisotropy: float
+    tilt_radians: float
+    shift: float
+    elastic_std: float
+    colour: float
+
+
+STRONG = Augmentation(
+    zoom=(0.6, 1.3),
+    anisotropy=0.15,
+    tilt_radians=math.pi / 12,
+    shift=0.15,
+    elastic_std=0.02,
+    colour=1.0,
+)
+MILD = Augmentation(
+    zoom=(0.85, 1.15),
+    anisotropy=0.08,
+    tilt_radians=math.pi / 36,
+    shift=0.08,
+    elastic_std=0.01,
+    colour=0.4,
+)
+AUGMENTATIONS = {"strong": STRONG, "mild": MILD}
+"""By their command-line names: strong to learn from few images, mild to finish on real ones."""
+
+
+def random_grid(
+    size: tuple[int, int], generator: Generator, augmentation: Augmentation = STRONG
+) -> Tensor:
     """A random sampling grid in normalised coordinates.
 
     Returns:
@@ -30,11 +70,12 @@ def random_grid(size: tuple[int, int], generator: Generator) -> Tensor:
     """
     quarter_turns = int(torch.randint(4, (1,), generator=generator))
     u = torch.rand(6, generator=generator).tolist()
-    angle = quarter_turns * math.pi / 2 + (2 * u[0] - 1) * TILT_RADIANS
-    zoom = math.exp(math.log(ZOOM[0]) + u[1] * (math.log(ZOOM[1]) - math.log(ZOOM[0])))
-    stretch = 1 + (2 * u[2] - 1) * ANISOTROPY
+    angle = quarter_turns * math.pi / 2 + (2 * u[0] - 1) * augmentation.tilt_radians
+    narrow, wide = map(math.log, augmentation.zoom)
+    zoom = math.exp(narrow + u[1] * (wide - narrow))
+    stretch = 1 + (2 * u[2] - 1) * augmentation.anisotropy
     flip = -1.0 if u[3] < 0.5 else 1.0
-    slack = max(0.0, 1 - zoom) + SHIFT
+    slack = max(0.0, 1 - zoom) + augmentation.shift
     cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
     affine = torch.tensor(
         [
@@ -43,7 +84,10 @@ def random_grid(size: tuple[int, int], generator: Generator) -> Tensor:
         ]
     )
     grid = functional.affine_grid(affine[None], [1, 1, *size], align_corners=False)
-    cells = torch.randn(1, 2, ELASTIC_CELLS, ELASTIC_CELLS, generator=generator) * ELASTIC_STD
+    cells = (
+        torch.randn(1, 2, ELASTIC_CELLS, ELASTIC_CELLS, generator=generator)
+        * augmentation.elastic_std
+    )
     field = functional.interpolate(cells, size=size, mode="bicubic", align_corners=True)
     return grid + field.permute(0, 2, 3, 1)
 
@@ -55,27 +99,31 @@ def sample(image: Tensor, grid: Tensor) -> Tensor:
     )[0]
 
 
-def jitter_colour(view: Tensor, generator: Generator) -> Tensor:
+def jitter_colour(
+    view: Tensor, generator: Generator, augmentation: Augmentation = STRONG
+) -> Tensor:
     """Random gamma, contrast, brightness, channel gain, greyscale, and noise.
 
     Args:
         view: float32 (3, height, width) in 0..255.
         generator: the source of randomness.
+        augmentation: its ``colour`` scales every change.
 
     Returns:
         The same shape and range.
     """
+    strength = augmentation.colour
     u = torch.rand(8, generator=generator).tolist()
     image = (view / 255).clamp(0, 1)
-    if u[0] < 0.15:
+    if u[0] < 0.15 * strength:
         image = image.mean(dim=0, keepdim=True).expand(3, -1, -1)
-    image = image ** math.exp((2 * u[1] - 1) * 0.4)
+    image = image ** math.exp((2 * u[1] - 1) * 0.4 * strength)
     mean = image.mean()
-    image = (image - mean) * (1 + (2 * u[2] - 1) * 0.3) + mean
-    image = image * (1 + (2 * u[3] - 1) * 0.3)
-    gains = 1 + (2 * torch.rand(3, 1, 1, generator=generator) - 1) * 0.12
+    image = (image - mean) * (1 + (2 * u[2] - 1) * 0.3 * strength) + mean
+    image = image * (1 + (2 * u[3] - 1) * 0.3 * strength)
+    gains = 1 + (2 * torch.rand(3, 1, 1, generator=generator) - 1) * 0.12 * strength
     image = image * gains
-    if u[4] < 0.3:
+    if u[4] < 0.3 * strength:
         image = image + torch.randn(image.shape, generator=generator) * 0.03 * u[5]
     coloured: Tensor = image.clamp(0, 1) * 255
     return coloured

@@ -17,10 +17,15 @@ from tqdm import tqdm
 
 from benchmarks.accuracy import FOREGROUND_PROBABILITY, iou_per_image
 from deploy.data import SegmentationSet
-from deploy.models.checkpoint import build_network, save_checkpoint
+from deploy.models.checkpoint import (
+    Network,
+    build_network,
+    load_checkpoint,
+    save_checkpoint,
+)
 from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess
-from training.augment import jitter_colour, random_grid, sample
+from training.augment import STRONG, Augmentation, jitter_colour, random_grid, sample
 from training.losses import bce_dice
 
 log = logging.getLogger(__name__)
@@ -32,7 +37,8 @@ EVALUATION_BATCH = 16
 class Recipe:
     """Everything that decides the outcome of a training.
 
-    ``ema`` is the decay of the weight average that is evaluated and saved, per optimiser step.
+    ``ema`` is the decay of the weight average that is evaluated and saved, per optimiser step;
+    ``pretrained`` a checkpoint to start from instead of random weights.
     """
 
     arch: Architecture = Architecture.UNET_PLUS_PLUS
@@ -44,6 +50,8 @@ class Recipe:
     ema: float = 0.99
     recurrence: int = 2
     width: int | None = None
+    augmentation: Augmentation = STRONG
+    pretrained: Path | None = None
     seed: int = 0
 
 
@@ -80,13 +88,12 @@ def train(
     (seed, epoch), so two runs on one machine see the same batches.
 
     Raises:
-        InputError: an image or mask cannot be read.
+        InputError: an image, a mask or the pretrained checkpoint cannot be read.
         OSError: ``output`` cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = build_network(recipe.arch, width=recipe.width, recurrence=recipe.recurrence)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _initial(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval()
     cache = [_load(s.image(), s.mask()) for s in train_set]
     val_inputs = torch.from_numpy(val_set.inputs(preprocess))
@@ -114,7 +121,9 @@ def train(
             order, desc=f"epoch {epoch + 1}/{recipe.epochs}", disable=not show_progress, leave=False
         )
         for indices in bar:
-            inputs, truth = _batch([cache[int(i)] for i in indices], preprocess, generator)
+            inputs, truth = _batch(
+                [cache[int(i)] for i in indices], preprocess, generator, recipe.augmentation
+            )
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 heads = model.heads(inputs)
             loss = torch.stack([bce_dice(logits, truth) for logits in heads]).mean()
@@ -176,6 +185,13 @@ def evaluate(model: nn.Module, inputs: Tensor, truth: NDArray[np.bool_]) -> floa
     return float(iou_per_image(np.concatenate(predictions), truth).mean())
 
 
+def _initial(recipe: Recipe) -> Network:
+    """The network to start from: random weights, or those of a checkpoint."""
+    if recipe.pretrained is None:
+        return build_network(recipe.arch, width=recipe.width, recurrence=recipe.recurrence)
+    return load_checkpoint(recipe.pretrained, arch=recipe.arch).network
+
+
 def _load(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> _Cached:
     return _Cached(
         torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(mask.copy())[None]
@@ -183,13 +199,16 @@ def _load(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> _Cached:
 
 
 def _batch(
-    samples: list[_Cached], preprocess: Preprocess, generator: Generator
+    samples: list[_Cached],
+    preprocess: Preprocess,
+    generator: Generator,
+    augmentation: Augmentation,
 ) -> tuple[Tensor, Tensor]:
     """Augmented inputs (N, 3, h, w), channels_last, and truth (N, 1, h, w) of 0 and 1."""
     inputs, truths = [], []
     for cached in samples:
-        grid = random_grid(preprocess.size, generator)
-        view = jitter_colour(sample(cached.image, grid), generator)
+        grid = random_grid(preprocess.size, generator, augmentation)
+        view = jitter_colour(sample(cached.image, grid), generator, augmentation)
         pixels = view.round_().byte().permute(1, 2, 0).numpy()
         inputs.append(torch.from_numpy(preprocess.normalise(pixels)))
         truths.append((sample(cached.mask, grid) >= 125).float())

@@ -8,15 +8,15 @@ always ends in exactly one.
 
 from __future__ import annotations
 
+import json
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from deploy.artifact import sha256_of
@@ -140,7 +140,7 @@ def load_checkpoint(
     own, detected = detect(tensors, source=str(path))
     _check_request(detected, path=path, arch=arch, recurrence=recurrence, head=head)
     is_r2u = detected.arch is Architecture.R2U_NET
-    recurrence = recurrence or int(stated.get("recurrence", DEFAULT_RECURRENCE))
+    recurrence = _recurrence(recurrence, stated.get("recurrence"), path=path)
     network = build_network(
         detected.arch,
         width=detected.width,
@@ -151,12 +151,11 @@ def load_checkpoint(
     misfit = describe_misfit(network.state_dict(), own)
     if misfit:
         raise InputError(f"{path} does not fit {detected.arch.value}:\n  {misfit}")
+    own = {k: v.float() if v.is_floating_point() else v for k, v in own.items()}
     for key, value in own.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"{path}: tensor {key!r} holds NaN or Inf; the training diverged?")
-    network.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in own.items()}, strict=False
-    )
+    network.load_state_dict(own, strict=False)
     if preprocess is None and "preprocess" in stated:
         preprocess = Preprocess.from_json(stated["preprocess"], source=str(path))
     return Checkpoint(
@@ -181,7 +180,7 @@ def save_checkpoint(
 ) -> None:
     """Write a safetensors file that carries its architecture and input contract.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all; the same network and metadata give the same bytes.
 
     Raises:
         OSError: the folder cannot be written.
@@ -196,14 +195,28 @@ def save_checkpoint(
     if isinstance(network, R2UNet):
         own["recurrence"] = str(network.recurrence)
     temporary = path.with_name(path.name + ".partial")
-    save_file(tensors, temporary, metadata=dict(metadata or {}) | own)
+    temporary.write_bytes(_sorted_metadata(save(tensors, metadata=dict(metadata or {}) | own)))
     temporary.replace(path)
+
+
+def _sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file with its metadata in name order; the library's order is random.
+
+    The file is a little-endian u64 header length, a JSON header padded to 8 bytes, the tensors.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a checkpoint file under the family's keys, and its text metadata."""
     if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"checkpoint {path} {what}; expected a file ({', '.join(SUFFIXES)})")
     if path.suffix not in SUFFIXES:
         raise InputError(
             f"checkpoint {path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}"
@@ -211,21 +224,33 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:
-                tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-                return unwrap(tensors, source=str(path)), stream.metadata() or {}
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+                loaded = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+                stated = stream.metadata() or {}
+        else:
+            loaded, stated = torch.load(path, map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint {path} holds Python objects besides tensors (or is not a checkpoint) and "
             "was refused, because loading them would execute code. In the environment that wrote "
             "it, save plain weights: torch.save(model.state_dict(), path)"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # a damaged file makes the decoders raise nearly anything
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"checkpoint {path} cannot be read ({first_line}); is the file complete?"
         ) from error
-    return unwrap(loaded, source=str(path)), {}
+    return unwrap(loaded, source=str(path)), stated
+
+
+def _recurrence(asked: int | None, stated: str | None, *, path: Path) -> int:
+    """R2U-Net's ``t``: what the caller and the file say, which must agree, else the default."""
+    if stated is None:
+        return DEFAULT_RECURRENCE if asked is None else asked
+    if not stated.isdecimal() or int(stated) < 1:
+        raise InputError(f"{path} states the recurrence {stated!r}; expected a number from 1 up")
+    if asked is not None and asked != int(stated):
+        raise UsageError(f"--recurrence {asked}, but {path} states {stated}; drop the flag")
+    return int(stated)
 
 
 def _check_request(
@@ -245,6 +270,10 @@ def _check_request(
         raise UsageError("--head chooses a UNet++ head; R2U-Net has one output")
     if detected.arch is Architecture.UNET_PLUS_PLUS and recurrence is not None:
         raise UsageError("--recurrence is R2U-Net's t; UNet++ has no recurrence")
+    if head is not None and not 1 <= head <= DEPTH:
+        raise UsageError(f"--head {head} does not exist; UNet++ has heads 1 to {DEPTH}")
+    if recurrence is not None and recurrence < 1:
+        raise UsageError(f"--recurrence {recurrence}: R2U-Net's t must be at least 1")
     if head is not None and head != DEPTH and not detected.deep_supervision:
         raise UsageError(
             f"--head {head} needs a UNet++ trained with deep supervision; {path} has one head"

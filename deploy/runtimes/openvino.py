@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deploy.artifact import Artifact, Precision
 from deploy.errors import InputError, RunError
-from deploy.runtimes.base import Feeds, Runtime, precision_in_words
+from deploy.runtimes.base import Feeds, Runtime, precision_in_words, require_fit
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 
@@ -52,6 +52,7 @@ class OpenVinoRuntime:
 
     def infer(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
         """Run one batch; see the contract in ``deploy.runtimes.base``."""
+        require_fit(self.inputs, feeds)
         try:
             results = self._request.infer(dict(feeds), share_inputs=True)
         except RuntimeError as error:

@@ -14,7 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deploy.artifact import Artifact, Precision
 from deploy.errors import InputError, RunError
-from deploy.runtimes.base import Feeds, Runtime, precision_in_words
+from deploy.runtimes.base import Feeds, Runtime, precision_in_words, require_fit
 
 _LOAD_ERRORS = (
     ort_errors.Fail,
@@ -65,6 +65,7 @@ class OrtRuntime:
 
     def infer(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
         """Run one batch; see the contract in ``deploy.runtimes.base``."""
+        require_fit(self.inputs, feeds)
         try:
             values = self._session.run(None, dict(feeds))
         except (*_LOAD_ERRORS, ValueError) as error:

@@ -10,7 +10,7 @@ from deploy.artifact import TensorSpec
 from deploy.errors import RunError
 from deploy.export import INPUT_NAME, OUTPUT_NAME
 from deploy.models.checkpoint import Checkpoint
-from deploy.runtimes.base import Feeds, Runtime
+from deploy.runtimes.base import Feeds, Runtime, require_fit
 
 
 class PyTorchRuntime:
@@ -33,10 +33,11 @@ class PyTorchRuntime:
 
     def infer(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
         """Run one batch: ``image`` (N, 3, H, W) to ``probability`` (N, 1, H, W)."""
+        require_fit(self.inputs, feeds)
         try:
             with torch.inference_mode():
-                output = self._network(torch.from_numpy(feeds[INPUT_NAME]))
-        except (RuntimeError, KeyError) as error:
+                output = self._network(torch.from_numpy(np.ascontiguousarray(feeds[INPUT_NAME])))
+        except RuntimeError as error:
             raise RunError(f"PyTorch failed: {error}") from error
         return {OUTPUT_NAME: output.numpy()}
 

@@ -45,7 +45,10 @@ def availability(name: RuntimeName) -> Availability:
     if importlib.util.find_spec(backend.package) is None:
         reason = f"{backend.package} is not installed; {backend.install}"
         return Availability(name=name.value, version=None, reason=reason)
-    version = importlib.metadata.version(backend.package)
+    try:
+        version = importlib.metadata.version(backend.package)
+    except importlib.metadata.PackageNotFoundError:  # installed as another distribution: -gpu
+        version = "unknown"
     return Availability(name=name.value, version=version, reason=None)
 
 

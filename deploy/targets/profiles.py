@@ -1,12 +1,14 @@
 """Target profiles: the int8 arithmetic each device runs fastest, as data.
 
 Sources: ONNX Runtime's quantization guide (u8 activations and s8 weights on x86, 7-bit weights
-where the processor lacks VNNI), OpenVINO's low-precision transformations (u8 or s8 activations,
-s8 weights, one scale for each output channel).
+where the processor lacks VNNI, s8 on Arm; symmetric s8 with float bias for TensorRT), OpenVINO's
+low-precision transformations (u8 activations, s8 weights, one scale for each output channel),
+NVIDIA's TensorRT guide on explicit quantization (symmetric s8 with zero point 0 only).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from calibration.qparams import QuantType
@@ -16,6 +18,9 @@ from deploy.runtimes.registry import RuntimeName
 DENSE_OPERATORS = frozenset({"Add", "Concat", "Conv", "MaxPool", "Resize"})
 """Operators that run on int8 tensors: convolutions, and what lies between them."""
 
+SHARED_SCALE_COST_DB = 3.0
+"""SQNR a tensor may lose, at most, so that a Concat can copy instead of rescale."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetProfile:
@@ -23,7 +28,8 @@ class TargetProfile:
 
     Attributes:
         name: the command-line name.
-        runtime: what executes it on this machine; ``None`` where nothing here can.
+        runtime: what executes it, or, where ``hardware`` is set, what stands in for the device.
+        hardware: the device it is for, where this project has not run it on that device.
         activation_type: integer type of activations.
         activation_symmetric: zero points are 0; otherwise a tensor with negative values gets an
             offset.
@@ -31,17 +37,23 @@ class TargetProfile:
         per_channel: one weight scale for each output channel.
         reduce_range: weights use 7 bits, so that 8-bit products cannot saturate 16-bit sums on
             processors without VNNI.
+        quantize_bias: biases are int32; otherwise they stay float.
+        shared_scale_cost_db: SQNR a tensor may lose so that a Concat's inputs and output share
+            one scale; ``None`` shares none.
         operators: operators whose inputs are quantized.
     """
 
     name: str
-    runtime: RuntimeName | None
+    runtime: RuntimeName
+    hardware: str | None = None
     activation_type: QuantType
     activation_symmetric: bool
-    weight_type: QuantType
-    per_channel: bool
-    reduce_range: bool
-    operators: frozenset[str]
+    weight_type: QuantType = QuantType.S8
+    per_channel: bool = True
+    reduce_range: bool = False
+    quantize_bias: bool = True
+    shared_scale_cost_db: float | None = SHARED_SCALE_COST_DB
+    operators: frozenset[str] = DENSE_OPERATORS
 
 
 ORT_X86 = TargetProfile(
@@ -49,22 +61,39 @@ ORT_X86 = TargetProfile(
     runtime=RuntimeName.ONNXRUNTIME,
     activation_type=QuantType.U8,
     activation_symmetric=False,
-    weight_type=QuantType.S8,
-    per_channel=True,
-    reduce_range=False,
-    operators=DENSE_OPERATORS,
+)
+ORT_X86_NO_VNNI = TargetProfile(
+    name="ort-x86-no-vnni",
+    runtime=RuntimeName.ONNXRUNTIME,
+    hardware="x86 without VNNI",
+    activation_type=QuantType.U8,
+    activation_symmetric=False,
+    reduce_range=True,
+)
+ORT_ARM = TargetProfile(
+    name="ort-arm",
+    runtime=RuntimeName.ONNXRUNTIME,
+    hardware="Arm",
+    activation_type=QuantType.S8,
+    activation_symmetric=True,
 )
 OPENVINO_CPU = TargetProfile(
     name="openvino-cpu",
     runtime=RuntimeName.OPENVINO,
     activation_type=QuantType.U8,
     activation_symmetric=False,
-    weight_type=QuantType.S8,
-    per_channel=True,
-    reduce_range=False,
-    operators=DENSE_OPERATORS,
 )
-PROFILES = {profile.name: profile for profile in (ORT_X86, OPENVINO_CPU)}
+TENSORRT = TargetProfile(
+    name="tensorrt",
+    runtime=RuntimeName.ONNXRUNTIME,
+    hardware="NVIDIA GPU with TensorRT",
+    activation_type=QuantType.S8,
+    activation_symmetric=True,
+    quantize_bias=False,
+)
+PROFILES = {
+    profile.name: profile for profile in (ORT_X86, ORT_X86_NO_VNNI, ORT_ARM, OPENVINO_CPU, TENSORRT)
+}
 
 
 def profile_named(name: str) -> TargetProfile:
@@ -76,3 +105,23 @@ def profile_named(name: str) -> TargetProfile:
     if name not in PROFILES:
         raise UsageError(f"target {name!r} is unknown; choose from {', '.join(sorted(PROFILES))}")
     return PROFILES[name]
+
+
+def native_profile(runtime: RuntimeName, *, machine: str, isa: Collection[str]) -> TargetProfile:
+    """The profile for a runtime on a machine.
+
+    Example:
+        >>> native_profile(RuntimeName.ONNXRUNTIME, machine="x86_64", isa=["avx2"]).name
+        'ort-x86-no-vnni'
+
+    Args:
+        runtime: installed here.
+        machine: as ``platform.machine()`` gives it.
+        isa: instruction sets by their Linux names; empty where they are not known.
+    """
+    if runtime is RuntimeName.OPENVINO:
+        return OPENVINO_CPU
+    if machine.lower() in ("aarch64", "arm64"):
+        return ORT_ARM
+    vnni = {"avx512_vnni", "avx_vnni", "amx_int8"}
+    return ORT_X86_NO_VNNI if isa and not vnni & set(isa) else ORT_X86

@@ -1,0 +1,238 @@
+"""Measure this project beside the tools people use today, in one run.
+
+``python -m benchmarks.peers calibration`` compares calibration. Exit codes and streams are those of
+``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it failed while running; JSON on
+standard output with ``--format json``, everything else on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import describe as describe_environment
+from benchmarks.peers_calibration import Subject, compare_tools, measure_growth
+from benchmarks.peers_markdown import calibration_page, growth_page
+from calibration.errors import CalibrationError
+from calibration.files import write_atomic
+from deploy import bundled
+from deploy.artifact import Artifact
+from deploy.data import open_set, require_disjoint
+from deploy.errors import InputError, RunError, SegdeployError
+from deploy.models.families import Architecture
+from deploy.onnx_file import describe, load_model, metadata, require_fp32
+from deploy.preprocess import Preprocess
+from deploy.progress import bar
+from deploy.runtimes.registry import usable_cores
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+DEFAULT_SAMPLES = 50
+INTERRUPTED = 130
+
+Options = argparse.Namespace
+Result = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; ``None`` takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("benchmarks").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)  # run as a script, this module is not named benchmarks.peers
+    options = build_parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "benchmarks.peers", *arguments])
+    try:
+        result = BENCHMARKS[options.benchmark](options, command)
+    except CalibrationError as error:
+        return _say(InputError(str(error)))
+    except SegdeployError as error:
+        return _say(error)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return _say(RunError(f"the system refused{where}: {error.strerror or error}"))
+    except KeyboardInterrupt:
+        log.error("interrupted; nothing was written")
+        return INTERRUPTED
+    if options.format == "json":
+        json.dump(result, sys.stdout, indent=2, sort_keys=True)
+        sys.stdout.write("\n")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=_HEADLINE)
+    benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
+    calibration = benchmarks.add_parser(
+        "calibration",
+        help="seconds, memory, candidates, IoU and ranges of calibration tools",
+        description="Calibrate one model on the same images with every tool.",
+        epilog="example:\n  python -m benchmarks.peers calibration -m net.sim.onnx --data dsb2018",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = calibration.add_mutually_exclusive_group()
+    source.add_argument("-m", "--model", type=Path, help="float32 ONNX file")
+    source.add_argument(
+        "-c", "--checkpoint", type=Path, help="checkpoint to export (default: bundled UNet++)"
+    )
+    calibration.add_argument(
+        "--data",
+        type=Path,
+        help="prepared folder: its train split calibrates, its test split judges (default: "
+        "bundled sample)",
+    )
+    amount = calibration.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--num-samples",
+        type=_positive,
+        default=DEFAULT_SAMPLES,
+        help=f"calibration images (default: {DEFAULT_SAMPLES})",
+    )
+    amount.add_argument(
+        "--growth",
+        type=_positive,
+        nargs=2,
+        metavar=("FEW", "MANY"),
+        help="measure our memory alone, with so many images; a smaller set is repeated",
+    )
+    calibration.add_argument("--threads", type=_positive, help="default: all this process may use")
+    calibration.add_argument(
+        "-o", "--output", type=Path, default=Path("peers-out"), help="folder (default: peers-out)"
+    )
+    calibration.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json: results on stdout"
+    )
+    return parser
+
+
+def calibration(options: Options, command: str) -> Result:
+    """Compare calibration tools, or measure how our memory grows."""
+    with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
+        subject = _subject(options, Path(folder))
+        result: Result = {
+            "schema_version": SCHEMA_VERSION,
+            "command": command,
+            "environment": _environment(),
+            "model": {"file": subject.model.path.name, "sha256": subject.model.sha256},
+            "threads": subject.threads,
+        }
+        if options.growth:
+            rows = measure_growth(
+                subject, options.growth, progress=lambda n: bar(n, "calibrate", unit="run")
+            )
+            result["rows"] = rows
+            result["peak_ratio"] = rows[-1]["peak_bytes"] / rows[0]["peak_bytes"]
+            _write(result, options.output / "peers_calibration_growth", growth_page)
+            return result
+        float_iou, rows = compare_tools(
+            subject, progress=lambda tools: bar(tools, "calibrate", unit="tool")
+        )
+    result |= {
+        "calibration_images": len(subject.calibration),
+        "calibration_sha256": subject.calibration.sha256(),
+        "evaluation_images": len(subject.evaluation),
+        "evaluation_sha256": subject.evaluation.sha256(),
+        "float_iou": float_iou,
+        "rows": rows,
+    }
+    _write(result, options.output / "peers_calibration", calibration_page)
+    return result
+
+
+def _subject(options: Options, folder: Path) -> Subject:
+    data = options.data or bundled.sample()
+    images, evaluation = open_set(data, "train"), open_set(data, "test")
+    if not options.growth:
+        images = images.take(options.num_samples, seed=0)
+    require_disjoint(images, evaluation)
+    model = _model(options, folder)
+    require_fp32(model, "calibration is compared")
+    return Subject(
+        model=model,
+        preprocess=_contract(model),
+        calibration=images,
+        evaluation=evaluation,
+        threads=min(options.threads or usable_cores(), usable_cores()),
+    )
+
+
+def _model(options: Options, folder: Path) -> Artifact:
+    """The model given, or a checkpoint exported and simplified into a folder."""
+    if options.model:
+        return describe(options.model.resolve())
+    from deploy.export import export
+    from deploy.models.checkpoint import load_checkpoint
+    from deploy.simplify import simplify
+
+    path = options.checkpoint or bundled.checkpoint(Architecture.UNET_PLUS_PLUS)
+    exported = export(load_checkpoint(path), folder / f"{path.stem}.fp32.onnx")
+    return simplify(exported, folder / f"{path.stem}.sim.onnx")
+
+
+def _contract(model: Artifact) -> Preprocess:
+    entries = metadata(load_model(model.path))
+    if "preprocess" not in entries:
+        raise InputError(
+            f"{model.path} carries no preprocessing contract; export it with `segdeploy export`"
+        )
+    return Preprocess.from_json(entries["preprocess"], source=str(model.path))
+
+
+def _environment() -> dict[str, Any]:
+    machine = asdict(describe_environment())
+    try:
+        machine["versions"]["nncf"] = importlib.metadata.version("nncf")
+    except importlib.metadata.PackageNotFoundError:
+        machine["versions"]["nncf"] = None
+    return machine
+
+
+def _write(result: Result, path: Path, page: Callable[[Result], str]) -> None:
+    """Write the JSON and the page made from it, and show the page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = page(result)
+    content = json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_atomic(path.with_name(path.name + ".json"), content.encode())
+    write_atomic(path.with_name(path.name + ".md"), text.encode())
+    log.info("%s\nwritten: %s.json and .md", text, path)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return value
+
+
+def _say(error: SegdeployError) -> int:
+    log.error("benchmarks.peers: error: %s", error)
+    return error.exit_code
+
+
+_HEADLINE = "Measure this project beside the tools people use today."
+
+BENCHMARKS: dict[str, Callable[[Options, str], Result]] = {"calibration": calibration}
+
+if __name__ == "__main__":
+    sys.exit(main())

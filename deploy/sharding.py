@@ -1,0 +1,66 @@
+"""Share the calibration set among the processes of a ``torchrun`` and join what they counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from calibration.collection import Collection, merge_collections
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One process among several; ``Shard()`` is the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the result."""
+        return self.rank == 0
+
+    def part(self, items: Sequence[T]) -> list[T]:
+        """Every ``size``-th item, from the ``rank``-th on: disjoint, and all of them together."""
+        return list(items[self.rank :: self.size])
+
+    def merged(self, collection: Collection | None) -> Collection:
+        """What all processes counted, the same on each; ``None`` from one without images.
+
+        Counts are integers, so the result does not depend on how many processes there are.
+
+        Raises:
+            CalibrationError: no process counted anything, or two counted the same image.
+        """
+        parts: list[Collection | None] = [collection]
+        if self.size > 1:
+            import torch.distributed
+
+            parts = [None] * self.size
+            torch.distributed.all_gather_object(parts, collection)
+        return merge_collections(part for part in parts if part is not None)
+
+
+WHOLE = Shard()
+"""The only process: it counts every image."""
+
+
+@contextmanager
+def shard_from_environment() -> Iterator[Shard]:
+    """The shard ``torchrun`` assigned to this process (gloo); the only one without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield WHOLE
+        return
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo")
+    try:
+        yield Shard(rank=torch.distributed.get_rank(), size=size)
+    finally:
+        torch.distributed.destroy_process_group()

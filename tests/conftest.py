@@ -1,0 +1,188 @@
+"""Shared builders: tiny networks with random, well-scaled weights, and generated image sets."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from deploy.models import R2UNet, UNetPlusPlus
+from deploy.models.checkpoint import Network, save_checkpoint
+from deploy.preprocess import Preprocess
+
+N = TypeVar("N", bound=Network)
+Pixels = NDArray[np.uint8]
+WritePng = Callable[[Path, NDArray[np.generic]], Path]
+
+TINY = Preprocess(size=(32, 32))
+SPLIT_OF_TWELVE = ["train"] * 6 + ["val"] * 2 + ["test"] * 4
+
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+
+def write_png_file(path: Path, pixels: NDArray[np.generic]) -> Path:
+    """Write (H, W), (H, W, 3) or (H, W, 4) pixels; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, format="PNG")
+    return path
+
+
+def randomised(network: N, *, seed: int = 7) -> N:
+    """Random weights, BatchNorm affine and running statistics, so that every part matters.
+
+    The statistics are those of generated images and the heads are scaled on them: activations
+    neither die nor explode, and logits have mean 0 and standard deviation 2 on such images.
+    Leaves torch's global generator as it was.
+    """
+    generator = np.random.default_rng(seed)
+    inputs = np.stack([TINY.apply(nuclei(generator)[0]) for _ in range(8)])
+    images = torch.from_numpy(inputs)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.normal_(module.bias, std=0.1)
+        for norm in norms:
+            nn.init.uniform_(norm.weight, 0.6, 1.4)
+            nn.init.normal_(norm.bias, std=0.2)
+            norm.momentum = None  # one pass sets the statistics, whatever they were
+        network.train().heads(images)
+        for norm in norms:
+            norm.momentum = 0.1
+        for head, logits in zip(_heads(network), network.eval().heads(images), strict=True):
+            assert head.bias is not None
+            gain = 2 / logits.std()
+            head.weight *= gain
+            head.bias.copy_((head.bias - logits.mean()) * gain)
+    return network
+
+
+def _heads(network: Network) -> list[nn.Conv2d]:
+    names = ["Conv_1x1"] if isinstance(network, R2UNet) else network.head_names()
+    heads = [network.get_submodule(name) for name in names]
+    return [head for head in heads if isinstance(head, nn.Conv2d)]
+
+
+def nuclei(
+    generator: np.random.Generator, *, height: int = 40, width: int = 48
+) -> tuple[Pixels, list[Pixels]]:
+    """A noisy dark RGB image (H, W, 3) with 2 to 4 bright ellipses, and one 0/255 mask for each."""
+    y, x = np.mgrid[:height, :width]
+    masks = []
+    for _ in range(int(generator.integers(2, 5))):
+        centre_y, centre_x = generator.uniform(0.2, 0.8, 2) * (height, width)
+        radius_y, radius_x = generator.uniform(0.1, 0.2, 2) * (height, width)
+        inside = ((y - centre_y) / radius_y) ** 2 + ((x - centre_x) / radius_x) ** 2 <= 1
+        masks.append(np.where(inside, np.uint8(255), np.uint8(0)))
+    grey = generator.normal(25, 6, (height, width)) + 150 * (np.max(masks, axis=0) > 0)
+    image = np.repeat(grey[..., None], 3, axis=2) * (1.0, 0.98, 1.02)
+    return np.rint(image.clip(0, 255)).astype(np.uint8), masks
+
+
+def write_image_set(root: Path, splits: list[str], *, seed: int = 3) -> Path:
+    """A prepared folder with one generated image for each entry of ``splits``."""
+    generator = np.random.default_rng(seed)
+    names = [f"cells_{index:02d}" for index in range(len(splits))]
+    for index, name in enumerate(names):
+        image, masks = nuclei(generator, height=38 + index % 5, width=46 + index % 4)
+        write_png_file(root / "images" / f"{name}.png", image)
+        write_png_file(root / "masks" / f"{name}.png", np.max(masks, axis=0))
+    with (root / "splits.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["image_id", "split"])
+        writer.writerows(zip(names, splits, strict=True))
+    return root
+
+
+@pytest.fixture
+def write_png() -> WritePng:
+    """Function (path, pixels) -> path that writes a PNG file and its folders."""
+    return write_png_file
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[[Network], Network]:
+    """Function that gives a network random, well-scaled weights from a fixed seed, in place."""
+    return randomised
+
+
+@pytest.fixture
+def make_image_set() -> Callable[[Path, list[str]], Path]:
+    """Function (folder, one split per image) -> folder that writes a prepared image set."""
+    return write_image_set
+
+
+@pytest.fixture(scope="session")
+def _tiny_unet() -> UNetPlusPlus:
+    return randomised(UNetPlusPlus(width=4))
+
+
+@pytest.fixture(scope="session")
+def _tiny_r2u() -> R2UNet:
+    return randomised(R2UNet(width=4))
+
+
+@pytest.fixture
+def tiny_unet(_tiny_unet: UNetPlusPlus) -> UNetPlusPlus:
+    """UNet++ of width 4 with deep supervision, in evaluation mode; a fresh copy for each test."""
+    return copy.deepcopy(_tiny_unet)
+
+
+@pytest.fixture
+def tiny_r2u(_tiny_r2u: R2UNet) -> R2UNet:
+    """R2U-Net of width 4 with t = 2, in evaluation mode; a fresh copy for each test."""
+    return copy.deepcopy(_tiny_r2u)
+
+
+@pytest.fixture
+def tiny_unet_checkpoint(tmp_path: Path, tiny_unet: UNetPlusPlus) -> Path:
+    """``tiny_unet`` on disk with a 32x32 input contract."""
+    path = tmp_path / "tiny_unet.safetensors"
+    save_checkpoint(tiny_unet, path, preprocess=TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_r2u_checkpoint(tmp_path: Path, tiny_r2u: R2UNet) -> Path:
+    """``tiny_r2u`` on disk with a 32x32 input contract."""
+    path = tmp_path / "tiny_r2u.safetensors"
+    save_checkpoint(tiny_r2u, path, preprocess=TINY)
+    return path
+
+
+@pytest.fixture
+def image_set(tmp_path: Path) -> Path:
+    """A prepared folder of 12 images of about 40x48: 6 train, 2 val, 4 test."""
+    return write_image_set(tmp_path / "image_set", SPLIT_OF_TWELVE)
+
+
+@pytest.fixture
+def raw_set(tmp_path: Path) -> Path:
+    """The raw Kaggle layout: six fluorescence images and two stained ones, RGBA, a mask a nucleus.
+
+    Returns the parent of ``stage1_train``.
+    """
+    generator = np.random.default_rng(5)
+    for index in range(8):
+        image, masks = nuclei(generator)
+        if index >= 6:
+            image = image // 2 + np.array([110, 40, 120], np.uint8)
+        alpha = np.full((*image.shape[:2], 1), 255, np.uint8)
+        folder = tmp_path / "raw" / "stage1_train" / f"case{index}"
+        write_png_file(
+            folder / "images" / f"case{index}.png", np.concatenate([image, alpha], axis=2)
+        )
+        for number, mask in enumerate(masks):
+            write_png_file(folder / "masks" / f"nucleus{number}.png", mask)
+    return tmp_path / "raw"

@@ -1,0 +1,374 @@
+"""The whole job through the command line: what it writes, reuses, goes on with, and refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+import benchmarks
+from deploy import pipeline
+from deploy.artifact import Artifact, sha256_of
+from deploy.cli import main
+from deploy.models import UNetPlusPlus
+from deploy.models.checkpoint import save_checkpoint
+from deploy.onnx_file import describe, load_model, metadata, save_model
+from deploy.preprocess import Preprocess
+
+TINY = Preprocess(size=(32, 32))
+NAME = "unet_plus_plus_l1"
+MODELS = ("fp32.onnx", "sim.onnx", "fp16.onnx", "int8.ort-x86.onnx")
+MADE = [f"{NAME}.{suffix}" for suffix in (*MODELS, "calib.json")]
+SCHEMA = Path(benchmarks.__path__[0]) / "report.schema.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_logging() -> Iterator[None]:
+    """``main`` configures logging for its process; take it back."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    yield
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    for handler in handlers:
+        root.addHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> Path:
+    """A checkpoint and a prepared folder of discs, six to calibrate on and three to test."""
+    root = tmp_path_factory.mktemp("inputs")
+    save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=TINY)
+    generator = np.random.default_rng(17)
+    y, x = np.mgrid[:40, :44]
+    rows = ["image_id,split"]
+    for folder in ("images", "masks"):
+        (root / "data" / folder).mkdir(parents=True)
+    for index in range(9):
+        centre_y, centre_x = generator.uniform(10, 30, 2)
+        inside = (y - centre_y) ** 2 + (x - centre_x) ** 2 < generator.uniform(30, 90)
+        grey = (generator.normal(30, 8, inside.shape) + 150 * inside).clip(0, 255)
+        image = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+        Image.fromarray(image).save(root / "data" / "images" / f"disc{index}.png")
+        Image.fromarray(inside).save(root / "data" / "masks" / f"disc{index}.png")
+        rows.append(f"disc{index},{'train' if index < 6 else 'test'}")
+    (root / "data" / "splits.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def command(inputs: Path, output: Path, *more: object) -> list[str]:
+    """A quick run on one thread; a random network may lose any accuracy in int8."""
+    words = (
+        *("run", "-c", inputs / "net.safetensors", "--head", 1, "--data", inputs / "data"),
+        *("-o", output, "--target", "ort-x86", "--runtime", "onnxruntime", "--max-drop", 100),
+        *("--duration", 0.05, "--warmup", 1, "--batch", 2, "--threads", 1, *more),
+    )
+    return [str(word) for word in words]
+
+
+def statuses(output: Path) -> dict[str, str]:
+    report = json.loads((output / "report.json").read_text())
+    return {row["name"]: row["status"] for row in report["stages"]}
+
+
+def digests(output: Path) -> dict[str, str]:
+    return {name: sha256_of(output / name) for name in MADE}
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one uninterrupted run."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    assert main(command(inputs, output)) == 0
+    return output
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to change."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+class TestWhatARunWrites:
+    def test_every_artefact_and_nothing_else(self, finished: Path) -> None:
+        reports = ["manifest.json", "report.html", "report.json", "report.md"]
+        assert sorted(path.name for path in finished.iterdir()) == sorted([*MADE, *reports])
+
+    def test_each_file_names_its_parent(self, finished: Path) -> None:
+        exported, simplified, half, int8 = (
+            describe(finished / f"{NAME}.{suffix}") for suffix in MODELS
+        )
+        assert [a.parent for a in (exported, simplified, half, int8)] == [
+            None,
+            exported.sha256,
+            simplified.sha256,
+            simplified.sha256,
+        ]
+        table = finished / f"{NAME}.calib.json"
+        assert json.loads(table.read_text())["model_sha256"] == simplified.sha256
+        assert metadata(load_model(int8.path))["calibration_sha256"] == sha256_of(table)
+
+    def test_the_manifest_holds_inputs_versions_and_digests(
+        self, inputs: Path, finished: Path
+    ) -> None:
+        manifest = json.loads((finished / "manifest.json").read_text())
+        assert {e["file"]: e["sha256"] for e in manifest["stages"].values()} == digests(finished)
+        decides = manifest["inputs"]
+        assert decides["checkpoint_sha256"] == sha256_of(inputs / "net.safetensors")
+        assert (decides["head"], decides["method"]) == (1, "entropy")
+        assert {"torch", "onnx", "onnxruntime", "onnxsim"} <= set(decides["versions"])
+
+    def test_the_report_is_valid_and_complete(self, inputs: Path, finished: Path) -> None:
+        report = json.loads((finished / "report.json").read_text())
+        schema = json.loads(SCHEMA.read_text())
+        jsonschema.validate(report, schema, cls=jsonschema.Draft202012Validator)
+        assert [row["name"] for row in report["stages"]] == [
+            "export",
+            "simplify",
+            "fp16",
+            "calibrate",
+            "int8 ort-x86",
+            "parity",
+            "benchmark",
+        ]
+        assert set(statuses(finished).values()) == {"done"}
+        assert [row["name"] for row in report["parity"]["rows"]] == [
+            "PyTorch fp32",
+            "fp32 exported on ONNX Runtime",
+            "fp32 on ONNX Runtime",
+            "fp16 on ONNX Runtime",
+            "int8 ort-x86 on ONNX Runtime",
+        ]
+        assert {row["batch"] for row in report["benchmark"]["rows"]} == {1, 2}
+        assert report["data"]["calibration"]["images"] == 6
+        assert report["data"]["evaluation"]["images"] == report["parity"]["images"] == 3
+        assert report["calibration"]["images"] == 6
+        assert report["passed"] is True
+        assert report["recommendation"]["file"] in MADE
+        assert report["command"].startswith("segdeploy run -c ")
+        assert report["cost"]["published_gflops"] is None, "a tiny network is not the published one"
+
+    def test_stage_checks_are_of_the_right_size(self, finished: Path) -> None:
+        report = json.loads((finished / "report.json").read_text())
+        checks = {row["name"]: row["check"] for row in report["stages"] if row["check"]}
+        assert checks["export"]["max_abs_difference"] <= 1e-5
+        assert checks["simplify"]["max_abs_difference"] <= 1e-6
+        assert 0 < checks["fp16"]["max_abs_difference"] < 0.02
+        assert checks["fp16"]["max_abs_difference"] < checks["int8 ort-x86"]["max_abs_difference"]
+
+    def test_report_writes_the_same_pages_again(self, copied: Path) -> None:
+        pages = {name: (copied / name).read_bytes() for name in ("report.md", "report.html")}
+        for name in pages:
+            (copied / name).unlink()
+        assert main(["report", str(copied)]) == 0
+        assert {name: (copied / name).read_bytes() for name in pages} == pages
+
+
+class TestReuse:
+    def test_a_second_run_reuses_every_stage_and_measures_again(
+        self, inputs: Path, finished: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(command(inputs, copied, "--format", "json")) == 0
+        captured = capsys.readouterr()
+        assert captured.err.count(", reused") == 5
+        found = statuses(copied)
+        assert {name for name, status in found.items() if status == "done"} == {
+            "parity",
+            "benchmark",
+        }
+        assert digests(copied) == digests(finished)
+        report = json.loads(captured.out)
+        assert report == json.loads((copied / "report.json").read_text())
+        jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+
+    def test_a_changed_file_is_made_again_to_the_same_bytes(
+        self, inputs: Path, finished: Path, copied: Path
+    ) -> None:
+        with (copied / f"{NAME}.fp16.onnx").open("ab") as stream:
+            stream.write(b"x")
+        assert main(command(inputs, copied)) == 0
+        found = statuses(copied)
+        assert (found["export"], found["fp16"], found["int8 ort-x86"]) == (
+            "reused",
+            "done",
+            "reused",
+        )
+        assert digests(copied) == digests(finished)
+
+    def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
+        self,
+        inputs: Path,
+        finished: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        output = tmp_path / "out"
+        monkeypatch.setattr("deploy.calibrate.SAVE_EVERY_S", -1.0)
+
+        def interrupted_bar(items: Iterable[Any], label: str, *, unit: str) -> Iterator[Any]:
+            for number, item in enumerate(items):
+                if (label, number) == ("calibrate", 3):
+                    raise KeyboardInterrupt
+                yield item
+
+        with monkeypatch.context() as during:
+            during.setattr("deploy.stages.bar", interrupted_bar)
+            assert main(command(inputs, output)) == 130
+        assert "run the same command to go on" in capsys.readouterr().err
+        state = output / f"{NAME}.calib.partial.npz"
+        assert state.is_file()
+
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as during:
+            during.setattr(pipeline, "to_int8", interrupted)
+            assert main(command(inputs, output)) == 130
+        assert not state.exists()
+        assert not (output / "report.json").exists()
+        assert main(command(inputs, output)) == 0
+        found = statuses(output)
+        assert (found["export"], found["calibrate"], found["int8 ort-x86"]) == (
+            "reused",
+            "reused",
+            "done",
+        )
+        assert digests(output) == digests(finished)
+
+    def test_other_inputs_are_refused_and_overwrite_replaces_them(
+        self,
+        inputs: Path,
+        finished: Path,
+        copied: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert main(command(inputs, copied, "--method", "minmax")) == 2
+        assert "holds a run with other inputs (method)" in capsys.readouterr().err
+        assert digests(copied) == digests(finished)
+        state = copied / f"{NAME}.calib.partial.npz"
+        state.write_bytes(b"left by a run on other images")
+        assert main(command(inputs, copied, "--method", "minmax", "--overwrite")) == 0
+        assert not state.exists()
+        assert set(statuses(copied).values()) == {"done"}
+        before, after = digests(finished), digests(copied)
+        assert {name for name in MADE if before[name] != after[name]} == {
+            f"{NAME}.calib.json",
+            f"{NAME}.int8.ort-x86.onnx",
+        }
+
+
+def spoil(artifact: Artifact) -> Artifact:
+    """Push the last layer's bias up, so that every pixel becomes foreground."""
+    model = load_model(artifact.path)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("final1.bias", "final1.bias/q"):
+            values = numpy_helper.to_array(tensor)
+            pushed = values + (100 if values.dtype.kind == "f" else 10**7)
+            tensor.CopyFrom(numpy_helper.from_array(pushed.astype(values.dtype), tensor.name))
+    save_model(model, artifact.path)
+    return describe(artifact.path)
+
+
+class TestStageLimits:
+    @pytest.mark.parametrize(
+        ("stage", "function", "suffix", "figure"),
+        [
+            ("export", "export", "fp32.onnx", "max_abs_difference"),
+            ("simplify", "simplify", "sim.onnx", "max_abs_difference"),
+            ("fp16", "to_fp16", "fp16.onnx", "disagreement_percent"),
+            ("int8", "to_int8", "int8.ort-x86.onnx", "disagreement_percent"),
+        ],
+    )
+    def test_a_broken_stage_stops_the_run_and_is_named(
+        self,
+        inputs: Path,
+        finished: Path,
+        copied: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        stage: str,
+        function: str,
+        suffix: str,
+        figure: str,
+    ) -> None:
+        (copied / f"{NAME}.{suffix}").unlink()
+        (copied / "report.json").unlink()
+        real: Callable[..., Artifact] = getattr(pipeline, function)
+        with monkeypatch.context() as broken:
+            broken.setattr(pipeline, function, lambda *a, **k: spoil(real(*a, **k)))
+            assert main(command(inputs, copied)) == 4
+        message = capsys.readouterr().err
+        assert f"stage {stage} changed the output beyond its limit on 6 real images" in message
+        assert f"{figure} is " in message
+        assert f"{NAME}.{suffix} is kept for inspection" in message
+        assert not (copied / "report.json").exists()
+        if stage == "fp16":  # the broken file must not be taken for a finished stage
+            assert main(command(inputs, copied)) == 0
+            assert digests(copied) == digests(finished)
+
+
+class TestRefusedBeforeAnyWork:
+    def test_a_calibration_image_among_the_evaluation_images(
+        self, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = Path(shutil.copytree(inputs / "data", tmp_path / "other"))
+        rows = (other / "splits.csv").read_text().replace("disc7,test", "disc7,train")
+        (other / "splits.csv").write_text(rows)
+        asked = command(inputs, tmp_path / "out", "--calib-data", other)
+        assert main(asked) == 3
+        message = capsys.readouterr().err
+        assert f"calibration image {other / 'images' / 'disc7.png'} is also evaluation" in message
+        assert not (tmp_path / "out").exists()
+
+    def test_a_runtime_that_was_asked_for_and_is_missing(
+        self,
+        inputs: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+        assert main(command(inputs, tmp_path / "out")) == 3
+        assert "--runtime onnxruntime: onnxruntime is not installed" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_more_calibration_images_than_there_are(
+        self, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(command(inputs, tmp_path / "out", "--num-samples", 7)) == 3
+        assert "7 images asked of split 'train'" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_layer_to_exclude_is_a_usage_error(
+    inputs: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(inputs, copied, "--overwrite", "--exclude", "conv9", "final1")) == 2
+    assert "--exclude names no layer of " in capsys.readouterr().err
+
+
+def test_a_random_network_can_fail_the_gate(
+    inputs: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline.StageRunner.parity
+
+    def judged_harshly(self: pipeline.StageRunner, *a: Any) -> dict[str, Any]:
+        section = real(self, *a)
+        section["rows"][-1]["passed"] = False
+        return section
+
+    monkeypatch.setattr(pipeline.StageRunner, "parity", judged_harshly)
+    assert main(command(inputs, copied)) == 1
+    report = json.loads((copied / "report.json").read_text())
+    assert report["passed"] is False
+    assert report["recommendation"]["file"] != f"{NAME}.int8.ort-x86.onnx"

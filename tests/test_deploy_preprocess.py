@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as functional
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from deploy.errors import InputError
+from deploy.preprocess import (
+    MASK_THRESHOLD,
+    SIZE_MULTIPLE,
+    Preprocess,
+    require_valid_size,
+    resize,
+)
+
+Pixels = NDArray[np.uint8]
+
+SIDES = st.integers(1, 40)
+SIZES = st.tuples(SIDES, SIDES)
+VALID_SIZES = st.tuples(*[st.integers(1, 8).map(lambda n: n * SIZE_MULTIPLE)] * 2)
+IMAGES = hnp.arrays(np.uint8, st.tuples(SIDES, SIDES, st.just(3)))
+CONTRACTS = st.builds(
+    Preprocess,
+    size=VALID_SIZES,
+    channel_order=st.sampled_from(["RGB", "BGR"]),
+    antialias=st.booleans(),
+    scale=st.floats(1e-4, 1),
+    mean=st.tuples(*[st.floats(-200, 200)] * 3),
+    std=st.tuples(*[st.floats(1e-3, 200)] * 3),
+)
+
+
+def torch_resize(image: Pixels, size: tuple[int, int], *, antialias: bool) -> NDArray[np.float64]:
+    planes = torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None]
+    resized = functional.interpolate(
+        planes, size=size, mode="bilinear", align_corners=False, antialias=antialias
+    )
+    values: NDArray[np.float64] = resized[0].permute(1, 2, 0).numpy()
+    return values
+
+
+# --- resize ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(IMAGES, SIZES)
+def test_resize_is_torchs_bilinear(image: Pixels, size: tuple[int, int]) -> None:
+    resized = resize(image, size)
+    assert resized.dtype == np.uint8
+    assert resized.shape == (*size, 3)
+    expected = torch_resize(image, size, antialias=False)
+    assert np.abs(resized - expected).max() <= 0.51  # rounding, and float32 weights
+
+
+@settings(max_examples=30, deadline=None)
+@given(IMAGES, SIZES)
+def test_antialiased_resize_is_torchs(image: Pixels, size: tuple[int, int]) -> None:
+    expected = torch_resize(image, size, antialias=True)
+    # Pillow rounds to a grey level after each of its two directions.
+    assert np.abs(resize(image, size, antialias=True) - expected).max() <= 1.51
+
+
+@given(IMAGES, st.booleans())
+def test_equal_size_is_the_identity(image: Pixels, antialias: bool) -> None:
+    assert np.array_equal(
+        resize(image, (image.shape[0], image.shape[1]), antialias=antialias), image
+    )
+
+
+@given(IMAGES, SIZES)
+def test_resize_stays_between_the_extremes_and_commutes_with_mirrors(
+    image: Pixels, size: tuple[int, int]
+) -> None:
+    resized = resize(image, size)
+    assert resized.min() >= image.min()
+    assert resized.max() <= image.max()
+    for mirror in (np.flipud, np.fliplr):
+        difference = resize(mirror(image), size).astype(int) - mirror(resized)
+        assert np.abs(difference).max() <= 1
+
+
+def test_antialiasing_averages_what_bilinear_skips() -> None:
+    image = np.zeros((64, 64, 1), np.uint8)
+    image[::4] = 200
+    assert resize(image, (16, 16)).max() == 0
+    assert resize(image, (16, 16), antialias=True).min() > 30
+
+
+# --- the contract ------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(IMAGES, VALID_SIZES, st.sampled_from(["RGB", "BGR"]))
+def test_inputs_lie_between_minus_one_and_one(
+    image: Pixels, size: tuple[int, int], order: str
+) -> None:
+    inputs = Preprocess(size=size, channel_order=order).apply(image)
+    assert inputs.shape == (3, *size)
+    assert inputs.dtype == np.float32
+    assert inputs.flags.c_contiguous
+    assert np.abs(inputs).max() <= 1
+
+
+def test_published_contract_on_known_colours() -> None:
+    red = np.zeros((20, 30, 3), np.uint8)
+    red[..., 0], red[..., 1] = 255, 51
+    inputs = Preprocess().apply(red)
+    assert inputs.shape == (3, 96, 96)
+    blue, green, red_plane = inputs
+    assert (blue == -1).all()
+    np.testing.assert_allclose(green, -0.6, atol=1e-6)  # (51 / 255 - 0.5) / 0.5
+    assert (red_plane == 1).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(IMAGES, CONTRACTS)
+def test_bgr_is_rgb_with_its_channels_reversed(image: Pixels, contract: Preprocess) -> None:
+    fields = asdict(contract)
+    rgb = Preprocess(**(fields | {"channel_order": "RGB"}))
+    bgr = Preprocess(**(fields | {"channel_order": "BGR"}))
+    assert np.array_equal(rgb.apply(image[..., ::-1]), bgr.apply(image))
+
+
+def test_mean_and_std_belong_to_the_channels_in_network_order() -> None:
+    contract = Preprocess(
+        size=(16, 16), channel_order="BGR", scale=1.0, mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0)
+    )
+    pixel = np.full((16, 16, 3), (11, 22, 33), np.uint8)
+    assert contract.apply(pixel)[:, 0, 0].tolist() == [32.0, 10.0, 2.0]
+
+
+@given(CONTRACTS)
+def test_json_round_trip(contract: Preprocess) -> None:
+    text = contract.to_json()
+    assert "\n" not in text
+    assert Preprocess.from_json(text, source="x") == contract
+
+
+# --- masks -------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 255), SIZES)
+def test_a_flat_mask_is_foreground_from_the_threshold_up(value: int, size: tuple[int, int]) -> None:
+    truth = Preprocess(size=(16, 32)).apply_mask(np.full(size, value, np.uint8))
+    assert truth.shape == (16, 32)
+    assert truth.dtype == np.bool_
+    assert (truth == (value >= MASK_THRESHOLD)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(hnp.arrays(np.bool_, SIZES), CONTRACTS)
+def test_truth_depends_on_nothing_but_the_size(
+    mask: NDArray[np.bool_], contract: Preprocess
+) -> None:
+    grey = np.where(mask, np.uint8(255), np.uint8(0))
+    expected = np.rint(torch_resize(grey[..., None], contract.size, antialias=False))[..., 0]
+    clear = np.abs(expected - MASK_THRESHOLD) > 1
+    truth = contract.apply_mask(grey)
+    assert np.array_equal(truth, Preprocess(size=contract.size).apply_mask(grey))
+    assert np.array_equal(truth[clear], (expected >= MASK_THRESHOLD)[clear])
+
+
+# --- bad contracts -----------------------------------------------------------------------------
+
+
+@given(st.integers(-40, 400), st.integers(-40, 400))
+@example(96, 96)
+@example(0, 16)
+def test_sizes_are_multiples_of_16_or_the_nearest_is_named(height: int, width: int) -> None:
+    sides = (height, width)
+    if all(side > 0 and side % 16 == 0 for side in sides):
+        require_valid_size(sides)
+        return
+    with pytest.raises(InputError, match="not a multiple of 16") as caught:
+        Preprocess(size=sides)
+    assert f"{height}x{width} (height x width)" in str(caught.value)
+    named = re.search(r"nearest valid size is (\d+)x(\d+)$", str(caught.value))
+    assert named is not None
+    nearest = (int(named[1]), int(named[2]))
+    require_valid_size(nearest)
+    for side, best in zip(sides, nearest, strict=True):
+        assert abs(side - best) == min(abs(side - 16 * n) for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": (96,)}, r"size \(96,\) is not a height and a width"),
+        ({"size": ()}, "not a height and a width"),
+        ({"size": (95,)}, "not a height and a width"),
+        ({"size": (96, 96, 96)}, "not a height and a width"),
+        ({"size": (96.0, 96.0)}, "not a height and a width"),
+        ({"size": (100, 96)}, "nearest valid size is 96x96"),
+        ({"channel_order": "GBR"}, "'GBR'; expected 'RGB' or 'BGR'"),
+        ({"interpolation": "nearest"}, "'nearest'; only 'bilinear'"),
+        ({"antialias": "no"}, "'no'; expected true or false"),
+        ({"mean": (0.5, 0.5)}, "three values each"),
+        ({"std": (0.5, 0.5, 0.5, 0.5)}, "three values each"),
+        ({"std": (0.5, 0.0, 0.5)}, "std above zero"),
+        ({"std": (0.5, math.nan, 0.5)}, "finite"),
+        ({"mean": (0.5, math.inf, 0.5)}, "finite"),
+        ({"scale": math.nan}, "finite"),
+    ],
+)
+def test_a_contract_that_makes_no_sense(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Preprocess(**fields)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def altered(**fields: object) -> str:
+    return json.dumps(asdict(Preprocess()) | fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json",
+        "",
+        "[96, 96]",
+        "null",
+        "{}",
+        json.dumps({"size": [96, 96]}),
+        altered(sizes=[96, 96]),
+        altered(size=96),
+        altered(size="96x96"),
+        altered(size=None),
+        altered(size=[96]),
+        altered(size=[100, 96]),
+        altered(scale=float("nan")),
+        altered(mean=["a", "b", "c"]),
+        altered(std=["a", "b", "c"]),
+        altered(scale="1/255"),
+        altered(scale=None),
+        altered(channel_order=3),
+    ],
+)
+def test_text_that_is_not_a_contract_names_its_source(text: str) -> None:
+    with pytest.raises(InputError, match=r"^contract\.json"):
+        Preprocess.from_json(text, source="contract.json")
+
+
+def test_missing_keys_are_named() -> None:
+    fields = asdict(Preprocess())
+    del fields["mean"], fields["antialias"]
+    with pytest.raises(InputError, match="missing: antialias, mean"):
+        Preprocess.from_json(json.dumps(fields), source="contract.json")

@@ -1,0 +1,58 @@
+"""What the README tells a reader to type or open exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from deploy.cli_parser import build_parser, verbs
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def commands() -> list[str]:
+    """Every ``segdeploy ...`` of the code blocks, without what calls it or follows it."""
+    found = []
+    for block in re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|;|\|", line):
+                words = re.match(r"\s*(?:\$ )?(?:\S*/)?segdeploy (?P<rest>.+)", part)
+                if words:
+                    found.append(words["rest"].split(" #")[0].strip())
+    return found
+
+
+def mapped_files() -> list[str]:
+    """Every path in backquotes in the first column of the map of the code."""
+    section = README.split("## Map of the code")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    return [path for row in rows for path in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_parses(command: str) -> None:
+    assert build_parser().parse_args(shlex.split(command)).verb == command.split()[0]
+
+
+def test_the_readme_shows_the_main_command_and_each_step_of_it() -> None:
+    shown = {command.split()[0] for command in commands()}
+    assert shown <= set(verbs())
+    assert {"run", "export", "simplify", "convert", "calibrate", "quantize", "parity"} <= shown
+
+
+@pytest.mark.parametrize("path", mapped_files())
+def test_every_file_on_the_map_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_the_map_is_not_empty() -> None:
+    assert len(mapped_files()) > 10
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:|#)([^)#]+)", README))))
+def test_every_link_to_a_file_of_the_project_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()

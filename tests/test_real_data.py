@@ -1,0 +1,127 @@
+"""What must hold on real nuclei with trained weights: bundled sample and whole test split."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.entries import entries_for
+from benchmarks.parity_run import parity_section
+from calibration.estimate import Method
+from deploy import bundled
+from deploy.artifact import sha256_of
+from deploy.calibrate import calibrate
+from deploy.cli import main
+from deploy.data import open_set
+from deploy.export import export
+from deploy.models.checkpoint import load_checkpoint
+from deploy.runtimes.base import infer_each
+from deploy.runtimes.pytorch import PyTorchRuntime
+from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from deploy.simplify import simplify
+from deploy.targets.profiles import PROFILES
+from deploy.to_fp16 import to_fp16
+from deploy.to_int8 import to_int8
+
+FP32_DIFFERENCE = 1e-5
+"""Largest difference of a probability between PyTorch and the fp32 ONNX file."""
+
+FP16_LOSS = 0.05
+INT8_LOSS = 0.10
+"""Percentage points of IoU."""
+
+DSB2018 = os.environ.get("SEGDEPLOY_DSB2018")
+CHECKPOINTS = os.environ.get("SEGDEPLOY_CHECKPOINTS")
+
+
+def test_the_main_job_keeps_the_accuracy_of_the_bundled_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "-o", str(tmp_path / "out"), "--format", "json"]
+    assert main([*arguments, "--duration", "0.1", "--warmup", "1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert report["data"]["calibration"]["images"] == 50
+    assert report["data"]["evaluation"]["images"] == 64
+    checks = {row["name"]: row["check"] for row in report["stages"]}
+    assert checks["export"]["max_abs_difference"] <= FP32_DIFFERENCE
+    assert checks["simplify"]["max_abs_difference"] <= FP32_DIFFERENCE
+    require_kept(report["parity"]["rows"])
+    speedups = {row["target"]: row["speedup"] for row in report["benchmark"]["rows"]}
+    assert speedups["ort-x86"] > 1.5
+
+
+@pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")
+@pytest.mark.parametrize("name", ["bundled", "unetzoo_unetpp_dsb2018", "unetzoo_r2unet_dsb2018"])
+def test_every_artefact_keeps_its_accuracy_on_the_whole_test_split(
+    name: str, tmp_path: Path
+) -> None:
+    if name == "bundled":
+        path = bundled.checkpoint("unet_plus_plus")
+    elif CHECKPOINTS is None:
+        pytest.skip("SEGDEPLOY_CHECKPOINTS does not point to the public-layout checkpoints")
+    else:
+        path = Path(CHECKPOINTS) / f"{name}.pth"
+    checkpoint = load_checkpoint(path)
+    images = open_set(Path(str(DSB2018)), "test")
+    calibration = open_set(Path(str(DSB2018)), "train").take(50, seed=0)
+
+    fp32 = export(checkpoint, tmp_path / "net.fp32.onnx")
+    source = simplify(fp32, tmp_path / "net.sim.onnx")
+    artifacts = {"fp32": source, "fp16": to_fp16(source, tmp_path / "net.fp16.onnx")}
+    table = calibrate(source, calibration, preprocess=checkpoint.preprocess, method=Method.ENTROPY)
+    table.write(tmp_path / "net.calib.json")
+    for profile in PROFILES.values():
+        if profile.hardware is None and availability(profile.runtime).ready:
+            artifacts[f"int8 {profile.name}"] = to_int8(
+                source,
+                tmp_path / f"net.int8.{profile.name}.onnx",
+                table=table,
+                table_sha256=sha256_of(tmp_path / "net.calib.json"),
+                profile=profile,
+            )
+    inputs = images.inputs(checkpoint.preprocess)
+    reference = PyTorchRuntime(checkpoint, threads=usable_cores())
+    with open_runtime(RuntimeName.ONNXRUNTIME, source) as runtime:
+        few = inputs[:16]
+        difference = np.abs(infer_each(runtime, few) - infer_each(reference, few)).max()
+    assert difference <= FP32_DIFFERENCE
+
+    entries = [
+        entry
+        for entry in entries_for(artifacts, None)
+        if entry.label.startswith("int8") or entry.runtime is RuntimeName.ONNXRUNTIME
+    ]
+    section = parity_section(
+        reference,
+        "PyTorch fp32",
+        entries,
+        images=inputs,
+        truths=images.truths(checkpoint.preprocess),
+        names=[sample.name for sample in images],
+        max_drop=INT8_LOSS,
+        seed=0,
+        threads=usable_cores(),
+        progress=lambda items, label: items,
+    )
+    for row in section["rows"]:
+        print(name, row["name"], row["scores"]["iou"], row["delta_iou_percentage_points"])
+    assert section["images"] == 120
+    require_kept(section["rows"])
+
+
+def require_kept(rows: list[dict[str, object]]) -> None:
+    """Every row that ran is within the budget of its precision; at least one of each ran."""
+    budgets = {"fp32": 1e-3, "fp16": FP16_LOSS, "int8": INT8_LOSS}
+    ran = {}
+    for row in rows:
+        delta = row["delta_iou_percentage_points"]
+        if isinstance(delta, float):
+            precision = str(row["precision_requested"])
+            assert delta >= -budgets[precision], row["name"]
+            ran[precision] = True
+    assert ran.keys() == budgets.keys()
