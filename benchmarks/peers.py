@@ -22,12 +22,14 @@ from typing import Any
 from benchmarks.environment import describe as describe_environment
 from benchmarks.peers_calibration import Subject, compare_tools, measure_growth
 from benchmarks.peers_markdown import calibration_page, growth_page
+from benchmarks.peers_parser import build_parser
+from benchmarks.peers_tools import STANDARD, Tool
 from calibration.errors import CalibrationError
 from calibration.files import write_atomic
 from deploy import bundled
 from deploy.artifact import Artifact
 from deploy.data import open_set, require_disjoint
-from deploy.errors import InputError, RunError, SegdeployError
+from deploy.errors import InputError, RunError, SegdeployError, UsageError
 from deploy.models.families import Architecture
 from deploy.onnx_file import describe, load_model, metadata, require_fp32
 from deploy.preprocess import Preprocess
@@ -37,7 +39,6 @@ from deploy.runtimes.registry import usable_cores
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-DEFAULT_SAMPLES = 50
 INTERRUPTED = 130
 
 Options = argparse.Namespace
@@ -77,54 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=_HEADLINE)
-    benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
-    calibration = benchmarks.add_parser(
-        "calibration",
-        help="seconds, memory, candidates, IoU and ranges of calibration tools",
-        description="Calibrate one model on the same images with every tool.",
-        epilog="example:\n  python -m benchmarks.peers calibration -m net.sim.onnx --data dsb2018",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    source = calibration.add_mutually_exclusive_group()
-    source.add_argument("-m", "--model", type=Path, help="float32 ONNX file")
-    source.add_argument(
-        "-c", "--checkpoint", type=Path, help="checkpoint to export (default: bundled UNet++)"
-    )
-    calibration.add_argument(
-        "--data",
-        type=Path,
-        help="prepared folder: its train split calibrates, its test split judges (default: "
-        "bundled sample)",
-    )
-    amount = calibration.add_mutually_exclusive_group()
-    amount.add_argument(
-        "--num-samples",
-        type=_positive,
-        default=DEFAULT_SAMPLES,
-        help=f"calibration images (default: {DEFAULT_SAMPLES})",
-    )
-    amount.add_argument(
-        "--growth",
-        type=_positive,
-        nargs=2,
-        metavar=("FEW", "MANY"),
-        help="measure our memory alone, with so many images; a smaller set is repeated",
-    )
-    calibration.add_argument("--threads", type=_positive, help="default: all this process may use")
-    calibration.add_argument(
-        "-o", "--output", type=Path, default=Path("peers-out"), help="folder (default: peers-out)"
-    )
-    calibration.add_argument(
-        "--format", choices=("text", "json"), default="text", help="json: results on stdout"
-    )
-    return parser
-
-
 def calibration(options: Options, command: str) -> Result:
     """Compare calibration tools, or measure how our memory grows."""
+    if options.output.exists() and not options.output.is_dir():
+        raise UsageError(f"-o {options.output} is a file; give a folder")
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         subject = _subject(options, Path(folder))
         result: Result = {
@@ -143,7 +100,9 @@ def calibration(options: Options, command: str) -> Result:
             _write(result, options.output / "peers_calibration_growth", growth_page)
             return result
         float_iou, rows = compare_tools(
-            subject, progress=lambda tools: bar(tools, "calibrate", unit="tool")
+            subject,
+            tuple(Tool) if options.search else STANDARD,
+            progress=lambda tools: bar(tools, "calibrate", unit="tool"),
         )
     result |= {
         "calibration_images": len(subject.calibration),
@@ -170,8 +129,15 @@ def _subject(options: Options, folder: Path) -> Subject:
         preprocess=_contract(model),
         calibration=images,
         evaluation=evaluation,
-        threads=min(options.threads or usable_cores(), usable_cores()),
+        threads=_threads(options.threads),
     )
+
+
+def _threads(asked: int | None) -> int:
+    available = usable_cores()
+    if asked is not None and asked > available:
+        raise UsageError(f"--threads {asked}: this process may use {available} processors")
+    return asked or available
 
 
 def _model(options: Options, folder: Path) -> Artifact:
@@ -215,22 +181,10 @@ def _write(result: Result, path: Path, page: Callable[[Result], str]) -> None:
     log.info("%s\nwritten: %s.json and .md", text, path)
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return value
-
-
 def _say(error: SegdeployError) -> int:
     log.error("benchmarks.peers: error: %s", error)
     return error.exit_code
 
-
-_HEADLINE = "Measure this project beside the tools people use today."
 
 BENCHMARKS: dict[str, Callable[[Options, str], Result]] = {"calibration": calibration}
 

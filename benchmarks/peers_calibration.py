@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.accuracy import score
 from benchmarks.peers_process import PACKAGES, Attempt, attempt
 from benchmarks.peers_ranges import compare_widths
-from benchmarks.peers_tools import Job, Range, Tool
+from benchmarks.peers_tools import STANDARD, Job, Range, Tool
 from benchmarks.peers_worker import Measurement
 from calibration.estimate import CalibrationRange, Method
 from calibration.table import imported_table
@@ -30,10 +30,11 @@ from deploy.targets.profiles import ORT_X86
 from deploy.to_int8 import to_int8
 
 NAMES = {
-    Tool.OURS: "segdeploy, entropy",
-    Tool.ORT_ENTROPY: "ONNX Runtime, Entropy",
-    Tool.ORT_MINMAX: "ONNX Runtime, MinMax",
-    Tool.NNCF: "NNCF",
+    Tool.OURS: "segdeploy {version}, entropy",
+    Tool.ORT_ENTROPY: "ONNX Runtime {version}, Entropy",
+    Tool.ORT_MINMAX: "ONNX Runtime {version}, MinMax",
+    Tool.NNCF: "NNCF {version}",
+    Tool.ORT_SEARCH: "ONNX Runtime {version}, Entropy with 2048 bins",
 }
 
 Row = dict[str, Any]
@@ -70,9 +71,12 @@ class Subject:
 
 
 def compare_tools(
-    subject: Subject, *, progress: Callable[[Iterable[Tool]], Iterable[Tool]] = iter
+    subject: Subject,
+    tools: Sequence[Tool] = STANDARD,
+    *,
+    progress: Callable[[Iterable[Tool]], Iterable[Tool]] = iter,
 ) -> tuple[float, list[Row]]:
-    """Run every tool on the subject, ours first, each in a process of its own.
+    """Run tools on the subject, each in a process of its own; the first is the measure of all.
 
     For ONNX Runtime and ours ``deploy.to_int8`` writes the int8 model from the tool's ranges, so
     that only the ranges differ. NNCF quantizes by itself.
@@ -94,7 +98,7 @@ def compare_tools(
     float_iou = iou_of(subject.model)
     ours: dict[str, Range] = {}
     rows: list[Row] = []
-    for tool in progress(Tool):
+    for tool in progress(tools):
         with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
             job = subject.job(subject.calibration, folder)
             tried = attempt(tool, job)
@@ -150,7 +154,7 @@ def _row(tool: Tool, tried: Attempt, ours: dict[str, Range]) -> Row:
         version = None
     return {
         "tool": tool.value,
-        "name": NAMES[tool],
+        "name": NAMES[tool].format(version=version or "").strip(),
         "version": version,
         "skipped": tried.skipped,
         "seconds": found.seconds if found else None,

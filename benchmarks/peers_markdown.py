@@ -75,16 +75,15 @@ def growth_page(result: dict[str, Any]) -> str:
 
 
 def _calibration_cells(row: Row, first: Row) -> list[str]:
-    name = f"{row['name']} {row['version'] or ''}".rstrip()
     if row["skipped"]:
-        return [f"{name} (skipped)", *[ABSENT] * 9]
+        return [f"{row['name']} (skipped)", *[ABSENT] * 9]
     widths = row["widths"]
     spread = ABSENT
     if widths:
         least, most = (figure(widths[key], "fixed") for key in ("least", "most"))
         spread = f"{figure(widths['median'], 'fixed')} ({least} to {most})"
     return [
-        name,
+        row["name"],
         _beside(row, first, "seconds", "fixed"),
         figure(row["process_seconds"], "fixed"),
         _beside(row, first, "peak_bytes", "mega"),

@@ -20,6 +20,7 @@ PACKAGES = {
     Tool.ORT_ENTROPY: "onnxruntime",
     Tool.ORT_MINMAX: "onnxruntime",
     Tool.NNCF: "nncf",
+    Tool.ORT_SEARCH: "onnxruntime",
 }
 _OPTIONAL = {"nncf": "pip install 'segdeploy[peers]'"}
 

@@ -31,6 +31,14 @@ class Tool(str, Enum):
     ORT_ENTROPY = "onnxruntime-entropy"
     ORT_MINMAX = "onnxruntime-minmax"
     NNCF = "nncf"
+    ORT_SEARCH = "onnxruntime-entropy-2048"
+
+
+STANDARD = (Tool.OURS, Tool.ORT_ENTROPY, Tool.ORT_MINMAX, Tool.NNCF)
+"""Each tool as its users call it; ``ORT_SEARCH`` is what they cannot ask for."""
+
+SEARCH_BINS = 2048
+"""Bins with which ONNX Runtime's entropy search has candidates to compare; they span both signs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +137,7 @@ class _Reader:
         return next(self._feeds, None)
 
 
-def _onnxruntime(method_name: str) -> Run:
+def _onnxruntime(method_name: str, **options: int) -> Run:
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
@@ -141,6 +149,7 @@ def _onnxruntime(method_name: str) -> Run:
             sorted(DENSE_OPERATORS),
             augmented_model_path=str(job.folder / "augmented.onnx"),
             calibrate_method=CalibrationMethod[method_name],
+            extra_options=options,
         )
         calibrator.collect_data(_Reader(job))
         tensors = calibrator.compute_data()
@@ -198,4 +207,5 @@ _LOADERS: dict[Tool, Callable[[], Run]] = {
     Tool.ORT_ENTROPY: lambda: _onnxruntime("Entropy"),
     Tool.ORT_MINMAX: lambda: _onnxruntime("MinMax"),
     Tool.NNCF: _nncf,
+    Tool.ORT_SEARCH: lambda: _onnxruntime("Entropy", num_bins=SEARCH_BINS),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -59,7 +60,7 @@ def calibrate(
         method: how a range is chosen from a histogram.
         state: file that keeps this process's counts while it runs; an interrupted run goes on
             from it. Removed when done.
-        threads: of the runtime; ``None`` takes every processor of this process.
+        threads: images run at once; ``None`` takes every processor of this process.
         shard: which images this process counts.
         progress: wraps the images still to do, for a progress bar.
 
@@ -68,11 +69,12 @@ def calibrate(
             (naming tensor and image), or a state file of another model or image set.
     """
     require_fp32(source, "ranges are observed")
-    observation = plan_observation(load_model(source.path).graph, operators=DENSE_OPERATORS)
+    model = load_model(source.path)
+    observation = plan_observation(model.graph, operators=DENSE_OPERATORS)
     data_sha256 = images.sha256()
     try:
         counted = _collect(
-            source,
+            model,
             shard.part(images.samples),
             preprocess=preprocess,
             tensors=observation.observed,
@@ -110,7 +112,7 @@ def histograms_of(observation: Observation, collection: Collection) -> dict[str,
 
 
 def _collect(
-    source: Artifact,
+    model: onnx.ModelProto,
     images: Sequence[Sample],
     *,
     preprocess: Preprocess,
@@ -128,7 +130,7 @@ def _collect(
     remaining = [sample for sample in images if sample.name not in done]
     if not remaining:
         return resume
-    session = _observing_session(source.path, tensors, threads)
+    session = _observing_session(model, tensors)
     saved_at = time.monotonic()
 
     def keep(accumulator: Accumulator) -> None:
@@ -141,17 +143,18 @@ def _collect(
         image = preprocess.apply(sample.image())[None]
         return Batch(names=(sample.name,), tensors=_run(session, image, tensors))
 
-    return collect(_ahead(observe, progress(remaining)), resume=resume, on_batch=keep)
+    return collect(_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
 
 
 def _observing_session(
-    path: Path, tensors: tuple[str, ...], threads: int
+    model: onnx.ModelProto, tensors: tuple[str, ...]
 ) -> onnxruntime.InferenceSession:
     """A session that also returns the tensors; a convolution and its ReLU still run as one.
 
-    The model with the added outputs goes through a file, so that only the runtime holds weights.
+    Each call runs on one thread: images in parallel keep processors busier than threads within
+    one, and no result depends on how many there are. The model goes through a file and loses its
+    weights here, so that only the runtime holds them.
     """
-    model = load_model(path)
     present = {value.name for value in [*model.graph.input, *model.graph.output]}
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -159,12 +162,12 @@ def _observing_session(
         if name not in present
     )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
         save_model(model, observed)
-        del model
+        model.Clear()
         return onnxruntime.InferenceSession(
             str(observed), options, providers=["CPUExecutionProvider"]
         )
@@ -179,14 +182,15 @@ def _run(
     return {name: image if name == source else values[name] for name in tensors}
 
 
-def _ahead(observe: Callable[[Sample], Batch], samples: Iterable[Sample]) -> Iterator[Batch]:
-    """Run the model on the next image while the caller counts this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending: Future[Batch] | None = None
+def _ahead(
+    observe: Callable[[Sample], Batch], samples: Iterable[Sample], workers: int
+) -> Iterator[Batch]:
+    """Run the model on the next ``workers`` images while the caller counts this one."""
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        pending: deque[Future[Batch]] = deque()
         for sample in samples:
-            following = pool.submit(observe, sample)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
+            pending.append(pool.submit(observe, sample))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

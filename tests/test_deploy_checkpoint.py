@@ -514,6 +514,7 @@ def test_a_truncated_file_is_refused_by_name(
     assert re.search("cannot be read|was refused", refused(path))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, about the damage
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(["zip", "legacy", "safetensors"]),

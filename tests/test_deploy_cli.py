@@ -16,7 +16,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploy import bundled, cli_verbs
+from calibration.estimate import Method
+from deploy import bundled, cli_parser, cli_verbs
 from deploy.cli import main
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser, verbs
@@ -26,6 +27,8 @@ from deploy.models.checkpoint import save_checkpoint
 from deploy.models.families import Architecture
 from deploy.onnx_file import load_model, save_model
 from deploy.preprocess import Preprocess
+from deploy.runtimes.registry import RuntimeName
+from deploy.targets.profiles import PROFILES
 
 TINY = Preprocess(size=(32, 32))
 
@@ -113,6 +116,13 @@ class TestHelp:
         for verb in verbs():
             assert f"\n    {verb}" in found.out
 
+    def test_choices_are_what_the_code_knows(self) -> None:
+        # The parser repeats them, because it imports nothing heavy.
+        assert set(cli_parser.TARGETS) == set(PROFILES)
+        assert set(cli_parser.RUNTIMES) == {name.value for name in RuntimeName}
+        assert set(cli_parser.ARCHITECTURES) == {arch.value for arch in Architecture}
+        assert set(cli_parser.METHODS) == {m.value for m in Method} - {Method.IMPORTED.value}
+
     def test_help_does_not_wait_for_torch(self) -> None:
         script = (
             "import sys, contextlib, io\n"
@@ -177,7 +187,7 @@ class TestVerbs:
         assert made.code == 0
         assert sorted(path.name for path in tmp_path.iterdir()) == ["image_set", "net.calib.json"]
         ranges = json.loads(table.read_text())["ranges"]
-        assert json.loads(made.out) == {"output": str(table), "tensors": len(ranges)}
+        assert json.loads(made.out) == {"written": [str(table)], "tensors": len(ranges)}
         made = segdeploy("quantize", *model, "--calibration", table, "-o", int8)
         assert made.code == 0
         against = ("--reference", files / "unet.safetensors", "--head", 1, "--threads", 1)

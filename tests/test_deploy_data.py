@@ -64,8 +64,10 @@ def test_splits_partition_the_folder(image_set: Path) -> None:
 def test_inputs_and_truths_are_the_contract_of_each_sample(image_set: Path) -> None:
     images = open_set(image_set, "test")
     inputs, truths = images.inputs(TINY), images.truths(TINY)
-    assert (inputs.shape, inputs.dtype) == ((4, 3, 32, 32), np.float32)
-    assert (truths.shape, truths.dtype) == ((4, 32, 32), np.bool_)
+    assert inputs.shape == (4, 3, 32, 32)
+    assert inputs.dtype == np.float32
+    assert truths.shape == (4, 32, 32)
+    assert truths.dtype == np.bool_
     for index, sample in enumerate(images):
         assert np.array_equal(inputs[index], TINY.apply(sample.image()))
         assert np.array_equal(truths[index], TINY.apply_mask(sample.mask()))
@@ -196,7 +198,7 @@ def test_a_mask_of_another_size(image_set: Path, write_png: WritePng) -> None:
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.8])
 def test_a_truncated_file(image_set: Path, kind: str, share: float) -> None:
     sample = open_set(image_set, "val").samples[0]
     path = image_set / kind / sample.image_path.name
@@ -215,6 +217,7 @@ def test_a_mask_whose_image_cannot_be_opened_names_the_image(image_set: Path, da
     refused(sample.mask, sample.image_path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "TIFF", "BMP"]),
@@ -239,7 +242,7 @@ def test_a_damaged_image_is_read_or_refused_by_name(
         assert read_image(path, "RGB").shape[2] == 3
     except InputError as error:
         message = str(error)
-        assert str(path) in message  # both outcomes are right
+        assert str(path) in message
 
 
 def test_an_image_that_claims_to_be_enormous(tmp_path: Path) -> None:

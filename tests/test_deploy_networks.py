@@ -127,7 +127,11 @@ def test_a_head_is_the_pruned_network(tiny_unet: UNetPlusPlus, head: int) -> Non
     with torch.no_grad():
         expected = tiny_unet.heads(image())[head - 1]
         pruned.load_state_dict(state)
+        ran = set[str]()
+        for name in {key.split(".")[0] for key in state}:
+            pruned.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.add(name))
         assert torch.equal(pruned(image()), expected), "it reads nodes that the head does not need"
+    assert ran == needed | {f"final{head}"}
 
 
 def test_heads_differ(tiny_unet: UNetPlusPlus) -> None:

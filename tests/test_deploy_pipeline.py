@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import shutil
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 from onnx import numpy_helper
@@ -23,11 +23,14 @@ from deploy.models import UNetPlusPlus
 from deploy.models.checkpoint import save_checkpoint
 from deploy.onnx_file import describe, load_model, metadata, save_model
 from deploy.preprocess import Preprocess
+from deploy.stages import StageRunner
 
 TINY = Preprocess(size=(32, 32))
 NAME = "unet_plus_plus_l1"
 MODELS = ("fp32.onnx", "sim.onnx", "fp16.onnx", "int8.ort-x86.onnx")
 MADE = [f"{NAME}.{suffix}" for suffix in (*MODELS, "calib.json")]
+# jsonschema ships no type stubs.
+jsonschema: Any = importlib.import_module("jsonschema")
 SCHEMA = Path(benchmarks.__path__[0]) / "report.schema.json"
 
 
@@ -350,24 +353,17 @@ class TestRefusedBeforeAnyWork:
         assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_layer_to_exclude_is_a_usage_error(
-    inputs: Path, copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(command(inputs, copied, "--overwrite", "--exclude", "conv9", "final1")) == 2
-    assert "--exclude names no layer of " in capsys.readouterr().err
-
-
-def test_a_random_network_can_fail_the_gate(
+def test_a_row_that_lost_too_much_fails_the_gate_and_is_not_recommended(
     inputs: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pipeline.StageRunner.parity
+    real = StageRunner.parity
 
-    def judged_harshly(self: pipeline.StageRunner, *a: Any) -> dict[str, Any]:
+    def judged_harshly(self: StageRunner, *a: Any) -> dict[str, Any]:
         section = real(self, *a)
         section["rows"][-1]["passed"] = False
         return section
 
-    monkeypatch.setattr(pipeline.StageRunner, "parity", judged_harshly)
+    monkeypatch.setattr(StageRunner, "parity", judged_harshly)
     assert main(command(inputs, copied)) == 1
     report = json.loads((copied / "report.json").read_text())
     assert report["passed"] is False

@@ -63,8 +63,9 @@ def test_resize_is_torchs_bilinear(image: Pixels, size: tuple[int, int]) -> None
 
 
 @settings(max_examples=30, deadline=None)
-@given(IMAGES, SIZES)
+@given(IMAGES, st.tuples(SIDES, st.integers(2, 40)))
 def test_antialiased_resize_is_torchs(image: Pixels, size: tuple[int, int]) -> None:
+    # To width 1, torch 2.13 repeats the first row: (3, 0, 0) to height 2 gives (1.875, 1.875).
     expected = torch_resize(image, size, antialias=True)
     # Pillow rounds to a grey level after each of its two directions.
     assert np.abs(resize(image, size, antialias=True) - expected).max() <= 1.51

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.accuracy import FOREGROUND_PROBABILITY, iou_per_image
 from deploy.data import SegmentationSet
+from deploy.errors import RunError, UsageError
 from deploy.models.checkpoint import (
     Network,
     build_network,
@@ -39,6 +41,9 @@ class Recipe:
 
     ``ema`` is the decay of the weight average that is evaluated and saved, per optimiser step;
     ``pretrained`` a checkpoint to start from instead of random weights.
+
+    Raises:
+        UsageError: a count below 1, a learning rate that is not positive, or a share outside 0..1.
     """
 
     arch: Architecture = Architecture.UNET_PLUS_PLUS
@@ -53,6 +58,17 @@ class Recipe:
     augmentation: Augmentation = STRONG
     pretrained: Path | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (self.epochs, self.batch, self.recurrence, 1 if self.width is None else self.width)
+        if min(counts) < 1:
+            raise UsageError(f"epochs, batch, recurrence and width must be at least 1: {self}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate is {self.learning_rate}; expected a number above 0")
+        if not (0 < self.warmup_share < 1 and 0 <= self.ema <= 1):
+            raise UsageError(
+                f"warmup_share is {self.warmup_share} and ema {self.ema}; expected shares of 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +105,8 @@ def train(
 
     Raises:
         InputError: an image, a mask or the pretrained checkpoint cannot be read.
+        UsageError: the pretrained checkpoint contradicts the recipe.
+        RunError: the loss is no longer finite; no checkpoint is written from such weights.
         OSError: ``output`` cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -133,6 +151,11 @@ def train(
             schedule.step()
             _update_average(average, model, recipe.ema)
             losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise RunError(
+                    f"the loss became {losses[-1]} in epoch {epoch + 1}; lower the learning rate "
+                    f"({recipe.learning_rate})"
+                )
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
         val_iou = evaluate(average, val_inputs, val_truth)
         seconds = time.perf_counter() - started
@@ -189,7 +212,13 @@ def _initial(recipe: Recipe) -> Network:
     """The network to start from: random weights, or those of a checkpoint."""
     if recipe.pretrained is None:
         return build_network(recipe.arch, width=recipe.width, recurrence=recipe.recurrence)
-    return load_checkpoint(recipe.pretrained, arch=recipe.arch).network
+    recurrence = recipe.recurrence if recipe.arch is Architecture.R2U_NET else None
+    start = load_checkpoint(recipe.pretrained, arch=recipe.arch, recurrence=recurrence)
+    if recipe.width not in (None, start.detected.width):
+        raise UsageError(
+            f"width {recipe.width}, but {recipe.pretrained} has {start.detected.width}; drop one"
+        )
+    return start.network
 
 
 def _load(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> _Cached:

@@ -249,7 +249,7 @@ def _recurrence(asked: int | None, stated: str | None, *, path: Path) -> int:
     if not stated.isdecimal() or int(stated) < 1:
         raise InputError(f"{path} states the recurrence {stated!r}; expected a number from 1 up")
     if asked is not None and asked != int(stated):
-        raise UsageError(f"--recurrence {asked}, but {path} states {stated}; drop the flag")
+        raise UsageError(f"--recurrence {asked}, but {path} states {stated}; pass that")
     return int(stated)
 
 

@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from torch import Generator, Tensor, nn
+
+from deploy.data import SegmentationSet, open_set
+from deploy.errors import InputError, RunError, UsageError
+from deploy.models.checkpoint import Network, build_network, load_checkpoint
+from deploy.models.families import Architecture
+from deploy.preprocess import Preprocess, resize
+from training.augment import MILD, STRONG, Augmentation, jitter_colour, random_grid, sample
+from training.loop import Recipe, TrainingResult, evaluate, train
+from training.losses import bce_dice
+
+TINY = Preprocess(size=(32, 32))
+SEEDS = st.integers(0, 2**31)
+
+
+def generator(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+# --- loss --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), SEEDS, st.floats(0.1, 20))
+def test_loss_is_its_formula(batch: int, seed: int, spread: float) -> None:
+    shape = (batch, 1, 5, 6)
+    logits = torch.randn(shape, generator=generator(seed)).double() * spread
+    truth = (torch.rand(shape, generator=generator(seed + 1)) < 0.3).double()
+    p, t = 1 / (1 + np.exp(-logits.numpy())), truth.numpy()
+    bce = np.mean(np.logaddexp(0, logits.numpy()) - t * logits.numpy())
+    dice = [(2 * (a * b).sum() + 1) / (a.sum() + b.sum() + 1) for a, b in zip(p, t, strict=True)]
+    expected = bce + 1 - np.mean(dice)
+    assert bce_dice(logits, truth.float()).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_loss_of_sure_predictions() -> None:
+    truth = torch.zeros(2, 1, 8, 8)
+    truth[0, 0, :4] = 1  # the second image is empty
+    right = (truth * 2 - 1) * 50
+    assert bce_dice(right, truth).item() == pytest.approx(0, abs=1e-6)
+    # Wrong everywhere: BCE 50; Dice 1 / 65 on both (32 + 32 and 64 + 0 pixels).
+    assert bce_dice(-right, truth).item() == pytest.approx(50 + 1 - 1 / 65, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [-1e4, 0.0, 1e4])
+def test_loss_has_a_finite_gradient_and_is_computed_in_single_precision(value: float) -> None:
+    logits = torch.full((2, 1, 4, 4), value, dtype=torch.bfloat16, requires_grad=True)
+    truth = torch.zeros(2, 1, 4, 4)
+    truth[0] = 1
+    loss = bce_dice(logits, truth)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+# --- augmentation ------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 3), SEEDS)
+def test_the_identity_view_is_the_contracts_resize(
+    height: int, width: int, scale: int, seed: int
+) -> None:
+    size = (16 * scale, 32)
+    pixels = torch.randint(256, (3, height, width), generator=generator(seed), dtype=torch.uint8)
+    identity = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
+    grid = functional.affine_grid(identity, [1, 1, *size], align_corners=False)
+    view = sample(pixels, grid).permute(1, 2, 0).numpy()
+    assert np.abs(view - resize(pixels.permute(1, 2, 0).numpy(), size)).max() <= 0.51
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_a_view_is_made_by_its_seed(seed: int) -> None:
+    pixels = torch.randint(256, (3, 40, 48), generator=generator(seed), dtype=torch.uint8)
+    kept = pixels.clone()
+    views = []
+    for start in (seed, seed, seed + 1):
+        source = generator(start)
+        grid = random_grid((32, 48), source)
+        assert grid.shape == (1, 32, 48, 2)
+        view = sample(pixels, grid)
+        cut = view.clone()
+        views.append(jitter_colour(view, source))
+        assert torch.equal(view, cut), "jitter_colour wrote to its input"
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+    assert torch.equal(pixels, kept)
+    for view in views:
+        assert (view.shape, view.dtype) == ((3, 32, 48), torch.float32)
+        assert view.min() >= 0
+        assert view.max() <= 255
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_image_and_mask_move_together(seed: int) -> None:
+    grey = torch.randint(256, (1, 40, 48), generator=generator(seed), dtype=torch.uint8)
+    grid = random_grid((32, 32), generator(seed))
+    image = sample(grey.expand(3, -1, -1), grid)
+    assert torch.equal(image, sample(grey, grid).expand(3, -1, -1))
+
+
+def test_views_turn_and_mirror() -> None:
+    """The direction in which x grows, and whether the view is a mirror image."""
+    seen = set()
+    for seed in range(64):
+        grid = random_grid((32, 32), generator(seed))[0]
+        right, down = (grid[:, -1] - grid[:, 0]).mean(dim=0), (grid[-1] - grid[0]).mean(dim=0)
+        quarter = round(math.atan2(float(right[1]), float(right[0])) / (math.pi / 2)) % 4
+        seen.add((quarter, bool(right[0] * down[1] - right[1] * down[0] > 0)))
+    assert seen == {(quarter, sign) for quarter in range(4) for sign in (False, True)}
+
+
+@pytest.mark.parametrize("augmentation", [STRONG, MILD])
+def test_a_view_departs_from_the_image_no_further_than_it_may(augmentation: Augmentation) -> None:
+    """Zoom, stretch and shift, measured on the grids with the elastic field switched off."""
+    still = dataclasses.replace(augmentation, elastic_std=0.0)
+    narrow, wide = augmentation.zoom
+    for seed in range(64):
+        grid = random_grid((32, 32), generator(seed), still)[0]
+        right = (grid[:, -1] - grid[:, 0]).mean(dim=0) / (2 * 31 / 32)
+        down = (grid[-1] - grid[0]).mean(dim=0) / (2 * 31 / 32)
+        stretch = 1 + augmentation.anisotropy + 1e-4
+        for side in (right, down):
+            assert narrow / stretch / 1.2 < side.norm() < wide * stretch * 1.2
+        centre = grid.mean(dim=(0, 1)).abs().max()
+        assert centre <= augmentation.shift + max(0.0, 1 - narrow) + 1e-5
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_no_augmentation_leaves_the_eight_symmetries(seed: int) -> None:
+    none = Augmentation(
+        zoom=(1.0, 1.0), anisotropy=0, tilt_radians=0, shift=0, elastic_std=0, colour=0
+    )
+    pixels = torch.randint(256, (3, 32, 32), generator=generator(seed), dtype=torch.uint8)
+    source = generator(seed)
+    view = jitter_colour(sample(pixels, random_grid((32, 32), source, none)), source, none)
+    symmetries = [
+        torch.rot90(image, turns, dims=(1, 2))
+        for image in (pixels, pixels.flip(2))
+        for turns in range(4)
+    ]
+    assert min((view - image).abs().max().item() for image in symmetries) < 0.05
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+
+class Echo(nn.Module):
+    """Returns the first channel as logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1]
+
+
+def test_evaluate_is_the_mean_iou_over_images_in_any_number_of_batches() -> None:
+    truth = np.zeros((37, 16, 16), np.bool_)
+    truth[:, :8] = True
+    logits = np.where(truth, 3.0, -3.0).astype(np.float32)
+    inputs = torch.from_numpy(np.repeat(logits[:, None], 3, axis=1))
+    assert evaluate(Echo(), inputs, truth) == 100
+    assert evaluate(Echo(), -inputs, truth) == 0
+    inputs[0, :, 4:8] = -3.0  # one image of 37 keeps half of its foreground
+    assert evaluate(Echo(), inputs, truth) == pytest.approx(100 * 36.5 / 37)
+
+
+# --- the loop ----------------------------------------------------------------------------------
+
+
+def run(folder: Path, output: Path, **changes: object) -> TrainingResult:
+    recipe = Recipe(**({"epochs": 2, "batch": 4, "width": 4} | changes))  # type: ignore[arg-type]  # keyword by keyword
+    return train(
+        recipe,
+        train_set=open_set(folder, "train"),
+        val_set=open_set(folder, "val"),
+        preprocess=TINY,
+        output=output,
+        show_progress=False,
+    )
+
+
+def history(output: Path) -> list[dict[str, float]]:
+    with (output / "history.csv").open(newline="", encoding="utf-8") as stream:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return load_checkpoint(path).network.state_dict()
+
+
+@pytest.mark.parametrize("arch", list(Architecture))
+def test_training_leaves_a_checkpoint_that_scores_what_it_says(
+    arch: Architecture, image_set: Path, tmp_path: Path
+) -> None:
+    result = run(image_set, tmp_path / "out", arch=arch, ema=0.5)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "best.safetensors",
+        "history.csv",
+        "last.safetensors",
+    ]
+    rows = history(tmp_path / "out")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    ious = [row["val_iou"] for row in rows]
+    assert result.best_val_iou == max(ious)
+    assert result.best_epoch == 1 + ious.index(max(ious))
+    loaded = load_checkpoint(result.checkpoint)
+    assert loaded.arch is arch
+    assert loaded.preprocess == TINY
+    val: SegmentationSet = open_set(image_set, "val")
+    again = evaluate(loaded.network, torch.from_numpy(val.inputs(TINY)), val.truths(TINY))
+    assert again == result.best_val_iou
+    with safe_open(result.checkpoint, framework="pt") as stream:
+        metadata = stream.metadata()
+    assert metadata["epoch"] == str(result.best_epoch)
+    assert float(metadata["val_iou"]) == pytest.approx(result.best_val_iou, abs=5e-4)
+
+
+def test_a_checkpoint_states_the_recurrence_it_was_trained_with(
+    image_set: Path, tmp_path: Path
+) -> None:
+    changes = {"arch": Architecture.R2U_NET, "recurrence": 1, "epochs": 1, "width": 2}
+    result = run(image_set, tmp_path / "out", **changes)
+    assert load_checkpoint(result.checkpoint).recurrence == 1
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(
+    image_set: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(7)  # whatever happened before must not matter
+        run(image_set, tmp_path / name, seed=seed, width=2)
+    one, two, three = (tmp_path / name for name in "abc")
+    for name in ("best", "last"):
+        file = f"{name}.safetensors"
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+        assert (one / file).read_bytes() != (three / file).read_bytes()
+    assert [r["train_loss"] for r in history(one)] == [r["train_loss"] for r in history(two)]
+    assert [r["train_loss"] for r in history(one)] != [r["train_loss"] for r in history(three)]
+
+
+def test_training_learns(image_set: Path, tmp_path: Path) -> None:
+    result = run(image_set, tmp_path / "out", epochs=30, ema=0.5, learning_rate=1e-2)
+    rows = history(tmp_path / "out")
+    assert rows[-1]["train_loss"] < 0.6 * rows[0]["train_loss"]
+    assert result.best_val_iou > 70
+
+
+def test_the_saved_weights_are_the_average_not_the_last_step(
+    image_set: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    initial: Network = build_network(Architecture.UNET_PLUS_PLUS, width=2)
+    run(image_set, tmp_path / "frozen", ema=1.0, seed=5, width=2)
+    run(image_set, tmp_path / "instant", ema=0.0, seed=5, width=2)
+    run(image_set, tmp_path / "between", ema=0.9, seed=5, width=2)
+    frozen, instant, between = (
+        weights(tmp_path / name / "last.safetensors") for name in ("frozen", "instant", "between")
+    )
+    for key, value in initial.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        assert torch.equal(frozen[key], value), key
+    moved = [key for key in instant if not torch.equal(instant[key], frozen[key])]
+    assert "conv0_0.conv.0.weight" in moved
+    assert "conv0_0.conv.1.running_mean" in moved
+    for key in ("conv0_0.conv.0.weight", "conv0_0.conv.1.running_var"):
+        assert 0 < (between[key] - frozen[key]).norm() < (instant[key] - frozen[key]).norm()
+
+
+def test_a_pretrained_checkpoint_is_the_start(
+    image_set: Path, tmp_path: Path, tiny_r2u_checkpoint: Path
+) -> None:
+    changes = {"arch": Architecture.R2U_NET, "pretrained": tiny_r2u_checkpoint, "ema": 1.0}
+    run(image_set, tmp_path / "out", epochs=1, **changes)
+    start, end = weights(tiny_r2u_checkpoint), weights(tmp_path / "out" / "last.safetensors")
+    for key, value in start.items():
+        assert torch.equal(end[key], value) or not value.is_floating_point(), key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recurrence": 3}, "recurrence 3, but .*tiny_r2u.* states 2"),
+        ({"width": 8}, "width 8, but .*tiny_r2u.* has 4"),
+        ({"arch": Architecture.UNET_PLUS_PLUS}, "arch unet_plus_plus, but .*tiny_r2u"),
+    ],
+)
+def test_a_pretrained_checkpoint_that_contradicts_the_recipe(
+    image_set: Path,
+    tmp_path: Path,
+    tiny_r2u_checkpoint: Path,
+    changes: dict[str, object],
+    message: str,
+) -> None:
+    recipe = {"arch": Architecture.R2U_NET, "pretrained": tiny_r2u_checkpoint} | changes
+    with pytest.raises(UsageError, match=message):
+        run(image_set, tmp_path / "out", **recipe)
+
+
+def test_a_diverged_training_stops_and_leaves_no_broken_checkpoint(
+    image_set: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"loss became (nan|inf) in epoch 1; lower the learning"):
+        run(image_set, tmp_path / "out", learning_rate=1e30)
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"recurrence": 0},
+        {"width": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"warmup_share": 1.0},
+        {"ema": 1.5},
+    ],
+)
+def test_a_recipe_that_makes_no_sense(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Recipe(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_an_unreadable_training_image_is_named(image_set: Path, tmp_path: Path) -> None:
+    path = open_set(image_set, "train").samples[2].image_path
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError) as caught:
+        run(image_set, tmp_path / "out")
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "out" / "best.safetensors").exists()
