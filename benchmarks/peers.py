@@ -24,22 +24,19 @@ from benchmarks.peers_calibration import Subject, compare_tools, measure_growth
 from benchmarks.peers_markdown import calibration_page, growth_page
 from benchmarks.peers_parser import build_parser
 from benchmarks.peers_tools import STANDARD, Tool
-from calibration.errors import CalibrationError
 from calibration.files import write_atomic
 from deploy import bundled
 from deploy.artifact import Artifact
+from deploy.cli import guarded, print_json
 from deploy.data import open_set, require_disjoint
-from deploy.errors import InputError, RunError, SegdeployError, UsageError
-from deploy.models.families import Architecture
-from deploy.onnx_file import describe, load_model, metadata, require_fp32
-from deploy.preprocess import Preprocess
+from deploy.errors import UsageError
+from deploy.onnx_file import contract_of, describe, require_fp32
 from deploy.progress import bar
 from deploy.runtimes.registry import usable_cores
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-INTERRUPTED = 130
 
 Options = argparse.Namespace
 Result = dict[str, Any]
@@ -55,27 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("benchmarks").setLevel(logging.INFO)
-    log.setLevel(logging.INFO)  # run as a script, this module is not named benchmarks.peers
     options = build_parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "benchmarks.peers", *arguments])
-    try:
+
+    def run() -> int:
         result = BENCHMARKS[options.benchmark](options, command)
-    except CalibrationError as error:
-        return _say(InputError(str(error)))
-    except SegdeployError as error:
-        return _say(error)
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return _say(RunError(f"the system refused{where}: {error.strerror or error}"))
-    except KeyboardInterrupt:
-        log.error("interrupted; nothing was written")
-        return INTERRUPTED
-    if options.format == "json":
-        json.dump(result, sys.stdout, indent=2, sort_keys=True)
-        sys.stdout.write("\n")
-    return 0
+        if options.format == "json":
+            print_json(result)
+        return 0
+
+    return guarded("benchmarks.peers", run)
 
 
 def calibration(options: Options, command: str) -> Result:
@@ -126,7 +112,7 @@ def _subject(options: Options, folder: Path) -> Subject:
     require_fp32(model, "calibration is compared")
     return Subject(
         model=model,
-        preprocess=_contract(model),
+        preprocess=contract_of(model),
         calibration=images,
         evaluation=evaluation,
         threads=_threads(options.threads),
@@ -148,18 +134,9 @@ def _model(options: Options, folder: Path) -> Artifact:
     from deploy.models.checkpoint import load_checkpoint
     from deploy.simplify import simplify
 
-    path = options.checkpoint or bundled.checkpoint(Architecture.UNET_PLUS_PLUS)
+    path = options.checkpoint or bundled.checkpoint("unet_plus_plus")
     exported = export(load_checkpoint(path), folder / f"{path.stem}.fp32.onnx")
     return simplify(exported, folder / f"{path.stem}.sim.onnx")
-
-
-def _contract(model: Artifact) -> Preprocess:
-    entries = metadata(load_model(model.path))
-    if "preprocess" not in entries:
-        raise InputError(
-            f"{model.path} carries no preprocessing contract; export it with `segdeploy export`"
-        )
-    return Preprocess.from_json(entries["preprocess"], source=str(model.path))
 
 
 def _environment() -> dict[str, Any]:
@@ -179,11 +156,6 @@ def _write(result: Result, path: Path, page: Callable[[Result], str]) -> None:
     write_atomic(path.with_name(path.name + ".json"), content.encode())
     write_atomic(path.with_name(path.name + ".md"), text.encode())
     log.info("%s\nwritten: %s.json and .md", text, path)
-
-
-def _say(error: SegdeployError) -> int:
-    log.error("benchmarks.peers: error: %s", error)
-    return error.exit_code
 
 
 BENCHMARKS: dict[str, Callable[[Options, str], Result]] = {"calibration": calibration}

@@ -18,7 +18,7 @@ from benchmarks.peers_process import PACKAGES, Attempt, attempt
 from benchmarks.peers_ranges import compare_widths
 from benchmarks.peers_tools import STANDARD, Job, Range, Tool
 from benchmarks.peers_worker import Measurement
-from calibration.estimate import CalibrationRange, Method
+from calibration.exchange import imported_range
 from calibration.table import imported_table
 from deploy.artifact import Artifact, sha256_of
 from deploy.data import SegmentationSet
@@ -178,25 +178,12 @@ def _int8(found: Measurement, source: Artifact, folder: Path) -> Artifact:
     output = folder / "int8.onnx"
     if output.exists():
         return describe(output)
-    table = imported_table({name: _range(*ends) for name, ends in found.ranges.items()})
+    table = imported_table(
+        {name: imported_range(*ends, "a peer") for name, ends in found.ranges.items()}
+    )
     path = folder / "table.json"
     table.write(path)
     return to_int8(source, output, table=table, table_sha256=sha256_of(path), profile=ORT_X86)
-
-
-def _range(low: float, high: float) -> CalibrationRange:
-    """A tool's range, of which only the ends are used."""
-    return CalibrationRange(
-        min=low,
-        max=high,
-        observed_min=low,
-        observed_max=high,
-        method=Method.IMPORTED,
-        divergence=None,
-        candidates=0,
-        share_clipped=0.0,
-        fallback=None,
-    )
 
 
 def _iou(

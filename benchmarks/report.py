@@ -130,7 +130,7 @@ def _judgement(report: dict[str, Any]) -> str:
         f"{len(judged) - len(failed)} of {len(judged)} candidates keep the budget of at most "
         f"{parity['max_drop_percentage_points']:g} percentage points of IoU below "
         f"{parity['reference']} on {parity['images']} images. "
-        f"{'Outside' if failed else 'Lowest'}: {changes}."
+        f"{'Outside' if failed else 'Lowest change'}: {changes}."
         + (f" Not measured: {skipped}." if skipped else "")
     )
 

@@ -82,7 +82,7 @@ def from_onnxruntime(text: str, *, source: str) -> dict[str, CalibrationRange]:
     for name, entry in data.items():
         try:
             low, high = (_ort_end(entry, key) for key in ("lowest", "highest"))
-            ranges[name] = _imported(low, high, "ONNX Runtime's calibration cache")
+            ranges[name] = imported_range(low, high, "ONNX Runtime's calibration cache")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             line = _line_of(text, json.dumps(name))
             raise CalibrationError(f"{source}:{line}: tensor {name!r}: {error}") from error
@@ -147,13 +147,18 @@ def from_tensorrt(text: str, *, source: str) -> dict[str, CalibrationRange]:
             raise CalibrationError(
                 f"{source}:{number}: the scale of {name!r} is {scale}; expected above zero"
             )
-        ranges[name] = _imported(-_TRT_LIMIT * scale, _TRT_LIMIT * scale, "TensorRT's cache")
+        ranges[name] = imported_range(-_TRT_LIMIT * scale, _TRT_LIMIT * scale, "TensorRT's cache")
     if not ranges:
         raise CalibrationError(f"{source}: no tensors after the header")
     return ranges
 
 
-def _imported(low: float, high: float, origin: str) -> CalibrationRange:
+def imported_range(low: float, high: float, origin: str) -> CalibrationRange:
+    """A range of which only the ends are known, widened to include zero.
+
+    Raises:
+        CalibrationError: ends out of order or not finite.
+    """
     if low > high:
         raise CalibrationError(f"the range {low} to {high} is out of order")
     low, high = min(low, 0.0), max(high, 0.0)

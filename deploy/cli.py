@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from calibration.errors import CalibrationError
 from deploy.cli_config import with_config
@@ -31,10 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for package in ("benchmarks", "calibration", "deploy", "training"):
-        logging.getLogger(package).setLevel(logging.INFO)
-    try:
+
+    def run() -> int:
         parser = build_parser()
         options = parser.parse_args(with_config(arguments, parser))
         # Each verb imports what it needs: `segdeploy -h` must not wait for torch.
@@ -42,23 +40,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         code, result = cli_verbs.VERBS[options.verb](options, arguments)
         if options.format == "json":
-            json.dump(result, sys.stdout, indent=2, sort_keys=True, default=str)
-            sys.stdout.write("\n")
+            print_json(result)
         return code
+
+    return guarded("segdeploy", run)
+
+
+def guarded(program: str, run: Callable[[], int]) -> int:
+    """Call what a command does; turn each error into one message and its exit code.
+
+    Args:
+        program: its name, for the message.
+        run: returns the exit code.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for package in ("benchmarks", "calibration", "deploy", "training", "__main__"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        return run()
     except CalibrationError as error:
-        return _say(InputError(str(error)))
+        return _say(program, InputError(str(error)))
     except SegdeployError as error:
-        return _say(error)
+        return _say(program, error)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        return _say(RunError(f"the system refused{where}: {error.strerror or error}"))
+        return _say(program, RunError(f"the system refused{where}: {error.strerror or error}"))
     except KeyboardInterrupt:
         log.error("interrupted; what was finished is kept, run the same command to go on")
         return INTERRUPTED
 
 
-def _say(error: SegdeployError) -> int:
-    log.error("segdeploy: error: %s", error)
+def print_json(result: object) -> None:
+    """Write a result to standard output."""
+    json.dump(result, sys.stdout, indent=2, sort_keys=True, default=str)
+    sys.stdout.write("\n")
+
+
+def _say(program: str, error: SegdeployError) -> int:
+    log.error("%s: error: %s", program, error)
     return error.exit_code
 
 

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
 from deploy.errors import InputError
+from deploy.preprocess import Preprocess
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -82,6 +83,20 @@ def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:
         parent=props.get("parent_sha256"),
         target=props.get("target"),
     )
+
+
+def contract_of(artifact: Artifact) -> Preprocess:
+    """The input contract a model file carries.
+
+    Raises:
+        InputError: it carries none.
+    """
+    entries = metadata(load_model(artifact.path))
+    if "preprocess" not in entries:
+        raise InputError(
+            f"{artifact.path} carries no preprocessing contract; export it with `segdeploy export`"
+        )
+    return Preprocess.from_json(entries["preprocess"], source=str(artifact.path))
 
 
 def require_fp32(source: Artifact, purpose: str) -> None:

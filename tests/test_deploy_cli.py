@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.estimate import Method
-from deploy import bundled, cli_parser, cli_verbs
+from deploy import bundled, cli_flags, cli_verbs
 from deploy.cli import main
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser, verbs
@@ -118,10 +118,10 @@ class TestHelp:
 
     def test_choices_are_what_the_code_knows(self) -> None:
         # The parser repeats them, because it imports nothing heavy.
-        assert set(cli_parser.TARGETS) == set(PROFILES)
-        assert set(cli_parser.RUNTIMES) == {name.value for name in RuntimeName}
-        assert set(cli_parser.ARCHITECTURES) == {arch.value for arch in Architecture}
-        assert set(cli_parser.METHODS) == {m.value for m in Method} - {Method.IMPORTED.value}
+        assert set(cli_flags.TARGETS) == set(PROFILES)
+        assert set(cli_flags.RUNTIMES) == {name.value for name in RuntimeName}
+        assert set(cli_flags.ARCHITECTURES) == {arch.value for arch in Architecture}
+        assert set(cli_flags.METHODS) == {m.value for m in Method} - {Method.IMPORTED.value}
 
     def test_help_does_not_wait_for_torch(self) -> None:
         script = (

@@ -1,0 +1,97 @@
+"""The verbs that make one file from another: export, simplify, convert, calibrate, quantize."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from calibration.estimate import Method
+from calibration.table import CalibrationTable
+from deploy import bundled
+from deploy.artifact import Artifact, sha256_of
+from deploy.calibrate import calibrate
+from deploy.cli_inputs import Options, Result, checkpoint_of, output_file
+from deploy.data import open_set
+from deploy.exchange import ExchangeFormat, export_table, import_table
+from deploy.onnx_file import contract_of, describe
+from deploy.progress import bar
+from deploy.runtimes.registry import usable_cores
+from deploy.sharding import shard_from_environment
+from deploy.simplify import simplify
+from deploy.targets.profiles import profile_named
+from deploy.to_fp16 import to_fp16
+from deploy.to_int8 import to_int8
+
+log = logging.getLogger(__name__)
+
+
+def export_model(options: Options, arguments: Sequence[str]) -> Result:
+    """Export a checkpoint."""
+    from deploy.export import export
+
+    output = output_file(options, options.checkpoint)
+    return _wrote(export(checkpoint_of(options, options.checkpoint), output))
+
+
+def simplify_model(options: Options, arguments: Sequence[str]) -> Result:
+    """Simplify a graph."""
+    output = output_file(options, options.model)
+    return _wrote(simplify(describe(options.model), output))
+
+
+def convert(options: Options, arguments: Sequence[str]) -> Result:
+    """Convert to fp16."""
+    output = output_file(options, options.model)
+    return _wrote(to_fp16(describe(options.model), output))
+
+
+def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
+    """Find every range, or take them from another tool's file; under torchrun, in shards."""
+    output = output_file(options, options.model)
+    source = describe(options.model)
+    with shard_from_environment() as shard:
+        if options.import_file:
+            table = import_table(options.import_file, source)
+        else:
+            images = open_set(options.calib_data or bundled.sample(), "train")
+            own = f".{shard.rank}-of-{shard.size}" if shard.size > 1 else ""
+            table = calibrate(
+                source,
+                images.take(options.num_samples, seed=options.seed),
+                preprocess=contract_of(source),
+                method=Method(options.method),
+                state=output.with_name(f"{output.name}{own}.partial.npz"),
+                threads=options.threads or max(1, usable_cores() // shard.size),
+                shard=shard,
+                progress=lambda samples: bar(samples, "calibrate", unit="image"),
+            )
+        if not shard.is_first:
+            return 0, {}
+    table.write(output)
+    written = [output]
+    for name in options.export or ():
+        written.append(export_table(table, source, output, ExchangeFormat(name)))
+    for path in written:
+        log.info("%s: %d tensors, %d images", path, len(table.ranges), table.num_samples)
+    return 0, {"written": [str(path) for path in written], "tensors": len(table.ranges)}
+
+
+def quantize(options: Options, arguments: Sequence[str]) -> Result:
+    """Write the int8 model of a target."""
+    output = output_file(options, options.model, options.calibration)
+    artifact = to_int8(
+        describe(options.model),
+        output,
+        table=CalibrationTable.read(options.calibration),
+        table_sha256=sha256_of(options.calibration),
+        profile=profile_named(options.target),
+        exclude=options.exclude,
+    )
+    return _wrote(artifact)
+
+
+def _wrote(artifact: Artifact) -> Result:
+    size = artifact.path.stat().st_size
+    log.info("%s: %s, %.1f MB", artifact.path, artifact.precision.value, size / 1e6)
+    return 0, asdict(artifact) | {"bytes": size}

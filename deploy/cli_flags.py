@@ -1,0 +1,185 @@
+"""Flags that several verbs share, and what their values may be. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+ARCHITECTURES = ("r2u_net", "unet_plus_plus")
+METHODS = ("entropy", "percentile", "mse", "minmax")
+RUNTIMES = ("onnxruntime", "openvino")
+TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")
+
+Group = argparse.ArgumentParser | argparse._ArgumentGroup
+
+
+def checkpoint_flags(verb: Group, *, required: bool = True) -> None:
+    """The checkpoint and what its keys cannot tell."""
+    verb.add_argument(
+        "-c",
+        "--checkpoint",
+        type=Path,
+        required=required,
+        help="trained .pth, .pt or .safetensors" + ("" if required else " (default: bundled)"),
+    )
+    checkpoint_details(verb)
+
+
+def checkpoint_details(verb: Group) -> None:
+    """What the keys of a checkpoint cannot tell."""
+    verb.add_argument("--arch", choices=ARCHITECTURES, help="network (default: told by the keys)")
+    verb.add_argument(
+        "--recurrence", type=positive_int, help="R2U-Net's t (default: as stored, else 2)"
+    )
+    verb.add_argument(
+        "--head", type=int, choices=(1, 2, 3, 4), help="UNet++ head to take (default: deepest)"
+    )
+    verb.add_argument(
+        "--logits",
+        action=argparse.BooleanOptionalAction,
+        help="whether the network the checkpoint was trained in returned logits; recorded only, "
+        "the exported model ends in one sigmoid either way (default: told by the keys, else no)",
+    )
+    verb.add_argument(
+        "--preprocess",
+        type=Path,
+        metavar="FILE.json",
+        help="input contract (default: as stored, else the published models': 96x96 BGR, mean and "
+        "std 0.5)",
+    )
+
+
+def model_flag(verb: Group) -> None:
+    """One ONNX file."""
+    verb.add_argument("-m", "--model", type=Path, required=True, help="ONNX file")
+
+
+def models_flag(verb: Group) -> None:
+    """Several ONNX files."""
+    verb.add_argument("-m", "--model", type=Path, nargs="+", required=True, help="ONNX files")
+
+
+def output_flag(
+    verb: Group, help_text: str, *, required: bool = False, default: Path | None = None
+) -> None:
+    """Where to write."""
+    verb.add_argument(
+        "-o", "--output", type=Path, required=required, default=default, help=help_text
+    )
+
+
+def evaluation_data(verb: Group) -> None:
+    """Images to report on."""
+    verb.add_argument(
+        "--data", type=Path, help="prepared folder, its test split (default: bundled sample)"
+    )
+
+
+def calibration_data(verb: Group, *, required: bool = True) -> None:
+    """Images to calibrate on."""
+    verb.add_argument(
+        "--calib-data",
+        type=Path,
+        help="prepared folder, its train split (default: "
+        + ("bundled sample)" if required else "that of --data)"),
+    )
+    verb.add_argument(
+        "--num-samples", type=positive_int, help="calibration images, drawn by seed (default: all)"
+    )
+    if required:
+        seed_flag(verb)
+
+
+def method_flag(verb: Group) -> None:
+    """How ranges are found."""
+    verb.add_argument(
+        "--method", choices=METHODS, default="entropy", help="range search (default: entropy, KL)"
+    )
+
+
+def exclude_flag(verb: Group) -> None:
+    """Layers to keep in float."""
+    verb.add_argument(
+        "--exclude", nargs="+", default=[], metavar="LAYER", help="layers to keep in float"
+    )
+
+
+def runtime_flag(verb: Group) -> None:
+    """Runtimes to run on."""
+    verb.add_argument(
+        "--runtime", choices=RUNTIMES, nargs="+", help="default: what each file suits and is here"
+    )
+
+
+def max_drop_flag(verb: Group) -> None:
+    """The gate's budget."""
+    verb.add_argument(
+        "--max-drop",
+        type=not_negative,
+        default=0.1,
+        help="largest loss of IoU that passes, percentage points (default: 0.1)",
+    )
+
+
+def timing_flags(verb: Group) -> None:
+    """How long to time."""
+    verb.add_argument("--warmup", type=count, default=5, help="untimed calls (default: 5)")
+    verb.add_argument(
+        "--duration", type=positive, default=2.0, help="seconds for each row (default: 2)"
+    )
+
+
+def threads_flag(verb: Group) -> None:
+    """Threads of a runtime."""
+    verb.add_argument("--threads", type=positive_int, help="default: all this process may use")
+
+
+def seed_flag(verb: Group) -> None:
+    """Seed of whatever is random."""
+    verb.add_argument("--seed", type=count, default=0, help="default: 0")
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1."""
+    value = _int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    value = _int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
+def _int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = _float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A number from 0."""
+    value = _float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
