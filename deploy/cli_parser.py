@@ -84,7 +84,7 @@ def _train(verb: Group) -> None:
     verb.add_argument("--epochs", type=positive_int, default=60, help="default: 60")
     verb.add_argument("--batch", type=positive_int, default=8, help="images a step (default: 8)")
     verb.add_argument("--learning-rate", type=positive, default=2e-3, help="default: 0.002")
-    verb.add_argument("--recurrence", type=positive_int, default=2, help="R2U-Net's t (default 2)")
+    verb.add_argument("--recurrence", type=positive_int, help="R2U-Net's t (default: 2)")
     verb.add_argument("--width", type=positive_int, help="channels of the first level")
     verb.add_argument("--pretrained", type=Path, help="checkpoint to start from")
     verb.add_argument(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.errors import InputError
-from deploy.preprocess import Preprocess
+from deploy.preprocess import MASK_THRESHOLD, Preprocess
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -54,6 +54,11 @@ class Sample:
                 f"mask {self.mask_path} is {mask.shape[1]}x{mask.shape[0]} but its image "
                 f"{self.image_path.name} is {expected[1]}x{expected[0]} (width x height); "
                 "masks must have their image's size"
+            )
+        if 0 < mask.max() < MASK_THRESHOLD:
+            raise InputError(
+                f"mask {self.mask_path} holds values up to {mask.max()} only; foreground is "
+                f"{MASK_THRESHOLD} to 255. Multiply a mask of 0 and 1 by 255"
             )
         return mask
 

@@ -452,7 +452,7 @@ def test_verdict_of_a_passed_run() -> None:
     assert verdict_text(sample_report()) == (
         "PASS. 3 of 3 candidates keep the budget of at most 0.1 percentage points of IoU below "
         "PyTorch fp32 on 64 images. "
-        "Lowest: int8 ort-x86 on ONNX Runtime, -0.031 (95 % interval -0.085 to +0.022). "
+        "Lowest change: int8 ort-x86 on ONNX Runtime, -0.031 (95 % interval -0.085 to +0.022). "
         "Not measured: int8 openvino-cpu on OpenVINO. "
         f"Deploy {INT8_FILE} with onnxruntime: fastest that keeps the budget. "
         "At batch 1 one call takes 16.00 ms (p50), 4.00 times the speed of PyTorch; "

@@ -76,7 +76,7 @@ def test_inputs_and_truths_are_the_contract_of_each_sample(image_set: Path) -> N
 
 
 def test_pairs_are_made_by_name_not_by_position(tmp_path: Path, write_png: WritePng) -> None:
-    values = {"a": 10, "b": 20, "c": 30}
+    values = {"a": 210, "b": 220, "c": 230}
     for name, value in values.items():
         write_png(tmp_path / "images" / f"{name}.png", np.full((4, 5, 3), value, np.uint8))
     folder = tmp_path / "masks"
@@ -184,6 +184,19 @@ def test_a_missing_mask(image_set: Path) -> None:
 def test_no_masks_folder(image_set: Path) -> None:
     (image_set / "masks").rename(image_set / "labels")
     refused(lambda: open_set(image_set, None), image_set / "images" / "cells_00.png", "no mask")
+
+
+def test_a_mask_of_zeros_and_ones_is_refused_not_read_as_all_background(
+    image_set: Path, write_png: WritePng
+) -> None:
+    sample = next(iter(open_set(image_set, "test")))
+    ones = np.zeros(sample.image().shape[:2], np.uint8)
+    write_png(sample.mask_path, ones)
+    assert not sample.mask().any()  # truly empty is fine
+    ones[:2] = 1
+    write_png(sample.mask_path, ones)
+    with pytest.raises(InputError, match=rf"{sample.mask_path.name} holds values up to 1 only"):
+        sample.mask()
 
 
 def test_a_mask_of_another_size(image_set: Path, write_png: WritePng) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import logging
 import math
 import time
@@ -20,6 +21,7 @@ from benchmarks.accuracy import FOREGROUND_PROBABILITY, iou_per_image
 from deploy.data import SegmentationSet
 from deploy.errors import RunError, UsageError
 from deploy.models.checkpoint import (
+    DEFAULT_RECURRENCE,
     Network,
     build_network,
     load_checkpoint,
@@ -40,7 +42,8 @@ class Recipe:
     """Everything that decides the outcome of a training.
 
     ``ema`` is the decay of the weight average that is evaluated and saved, per optimiser step;
-    ``pretrained`` a checkpoint to start from instead of random weights.
+    ``pretrained`` a checkpoint to start from instead of random weights. ``recurrence`` (the t of
+    R2U-Net) and ``width`` are by default the checkpoint's, else the published ones.
 
     Raises:
         UsageError: a count below 1, a learning rate that is not positive, or a share outside 0..1.
@@ -53,15 +56,15 @@ class Recipe:
     weight_decay: float = 1e-2
     warmup_share: float = 0.15
     ema: float = 0.99
-    recurrence: int = 2
+    recurrence: int | None = None
     width: int | None = None
     augmentation: Augmentation = STRONG
     pretrained: Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.epochs, self.batch, self.recurrence, 1 if self.width is None else self.width)
-        if min(counts) < 1:
+        counts = (self.epochs, self.batch, self.recurrence, self.width)
+        if min(count for count in counts if count is not None) < 1:
             raise UsageError(f"epochs, batch, recurrence and width must be at least 1: {self}")
         if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"learning_rate is {self.learning_rate}; expected a number above 0")
@@ -111,7 +114,7 @@ def train(
     """
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = _initial(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _initial(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     average = copy.deepcopy(model).eval()
     cache = [_load(s.image(), s.mask()) for s in train_set]
     val_inputs = torch.from_numpy(val_set.inputs(preprocess))
@@ -128,7 +131,7 @@ def train(
     )
     best = (-1.0, -1)
     history: list[dict[str, float]] = []
-    metadata = {"recipe": str({k: str(v) for k, v in asdict(recipe).items()})}
+    metadata = {"recipe": json.dumps(asdict(recipe), default=str, sort_keys=True)}
     for epoch in range(recipe.epochs):
         started = time.perf_counter()
         generator = Generator().manual_seed(recipe.seed * 100_003 + epoch)
@@ -211,9 +214,9 @@ def evaluate(model: nn.Module, inputs: Tensor, truth: NDArray[np.bool_]) -> floa
 def _initial(recipe: Recipe) -> Network:
     """The network to start from: random weights, or those of a checkpoint."""
     if recipe.pretrained is None:
-        return build_network(recipe.arch, width=recipe.width, recurrence=recipe.recurrence)
-    recurrence = recipe.recurrence if recipe.arch is Architecture.R2U_NET else None
-    start = load_checkpoint(recipe.pretrained, arch=recipe.arch, recurrence=recurrence)
+        recurrence = recipe.recurrence or DEFAULT_RECURRENCE
+        return build_network(recipe.arch, width=recipe.width, recurrence=recurrence)
+    start = load_checkpoint(recipe.pretrained, arch=recipe.arch, recurrence=recipe.recurrence)
     if recipe.width not in (None, start.detected.width):
         raise UsageError(
             f"width {recipe.width}, but {recipe.pretrained} has {start.detected.width}; drop one"
