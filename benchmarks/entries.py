@@ -25,8 +25,10 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """For example ``int8 ort-x86 on ONNX Runtime``."""
-        return f"{self.label} on {DISPLAY_NAMES[self.runtime]}"
+        """For example ``int8 ort-x86 on ONNX Runtime``; says where another device is meant."""
+        profile = PROFILES.get(self.artifact.target or "")
+        elsewhere = " (not run on hardware)" if profile and profile.hardware else ""
+        return f"{self.label} on {DISPLAY_NAMES[self.runtime]}{elsewhere}"
 
     def identity(self) -> dict[str, Any]:
         """The columns that say what a row is about, as the report names them."""

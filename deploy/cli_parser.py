@@ -89,9 +89,9 @@ def _train(verb: Group) -> None:
     verb.add_argument("--pretrained", type=Path, help="checkpoint to start from")
     verb.add_argument(
         "--augment",
-        choices=("strong", "mild"),
+        choices=("strong", "mild", "light"),
         default="strong",
-        help="strong to learn from few images, mild to finish (default: strong)",
+        help="strong to learn from few images, mild and light to finish (default: strong)",
     )
     seed_flag(verb)
     threads_flag(verb)
@@ -139,7 +139,12 @@ def _quantize(verb: Group) -> None:
     model_flag(verb)
     output_flag(verb, "ONNX file to write", required=True)
     verb.add_argument("--calibration", type=Path, required=True, help="table from `calibrate`")
-    verb.add_argument("--target", choices=TARGETS, default="ort-x86", help="default: ort-x86")
+    verb.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="ort-x86",
+        help="default: ort-x86 (ort-arm, ort-x86-no-vnni and tensorrt: not run on hardware)",
+    )
     exclude_flag(verb)
 
 
@@ -181,7 +186,8 @@ def _run(verb: Group) -> None:
         "--target",
         choices=TARGETS,
         nargs="+",
-        help="int8 models to make (default: one for each runtime installed)",
+        help="int8 models to make (default: one for each runtime installed; ort-arm, "
+        "ort-x86-no-vnni and tensorrt: not run on hardware)",
     )
     exclude_flag(verb)
     runtime_flag(verb)

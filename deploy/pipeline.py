@@ -41,6 +41,7 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """
     require_ready(config.runtimes or ())
     require_disjoint(config.calibration, config.evaluation)
+    log.info("%s", plan(config, checkpoint))
     stages = StageRunner(config, checkpoint)
     fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)
     simplified = stages.run("simplify", "sim.onnx", lambda out: simplify(fp32, out), parent=fp32)
@@ -78,3 +79,21 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     write_report(report, config.output)
     log.info("%s", verdict_text(report))
     return report
+
+
+def plan(config: RunConfig, checkpoint: Checkpoint) -> str:
+    """What a run is going to do, in a few lines."""
+    contract = checkpoint.preprocess
+    details = [f"{checkpoint.parameters:,} parameters", "x".join(map(str, contract.size))]
+    details += [f"head {checkpoint.head}"] if checkpoint.head else []
+    details += [f"t = {checkpoint.recurrence}"] if checkpoint.recurrence else []
+    targets = ", ".join(f"int8 {profile.name}" for profile in config.targets)
+    calibration, evaluation = config.calibration, config.evaluation
+    return (
+        f"{checkpoint.path.name}: {checkpoint.arch.value}, {', '.join(details)}\n"
+        f"calibrate ({config.method.value}) on {len(calibration)} images of "
+        f"{calibration.root.resolve().name} ({calibration.split}), report on {len(evaluation)} of "
+        f"{evaluation.root.resolve().name} ({evaluation.split})\n"
+        f"export, simplify, fp16, calibrate, {targets}, parity within {config.max_drop:g} points of "
+        f"IoU, benchmark, report -> {config.output}"
+    )

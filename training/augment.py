@@ -56,8 +56,16 @@ MILD = Augmentation(
     elastic_std=0.01,
     colour=0.4,
 )
-AUGMENTATIONS = {"strong": STRONG, "mild": MILD}
-"""By their command-line names: strong to learn from few images, mild to finish on real ones."""
+LIGHT = Augmentation(
+    zoom=(0.95, 1.05),
+    anisotropy=0.03,
+    tilt_radians=math.pi / 90,
+    shift=0.03,
+    elastic_std=0.005,
+    colour=0.25,
+)
+AUGMENTATIONS = {"strong": STRONG, "mild": MILD, "light": LIGHT}
+"""By their command-line names: strong to learn from few images, then closer to what is."""
 
 
 def random_grid(
