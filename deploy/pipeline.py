@@ -94,6 +94,6 @@ def plan(config: RunConfig, checkpoint: Checkpoint) -> str:
         f"calibrate ({config.method.value}) on {len(calibration)} images of "
         f"{calibration.root.resolve().name} ({calibration.split}), report on {len(evaluation)} of "
         f"{evaluation.root.resolve().name} ({evaluation.split})\n"
-        f"export, simplify, fp16, calibrate, {targets}, parity within {config.max_drop:g} points of "
-        f"IoU, benchmark, report -> {config.output}"
+        f"export, simplify, fp16, calibrate, {targets}, parity (budget {config.max_drop:g} points "
+        f"of IoU), benchmark, report -> {config.output}"
     )
