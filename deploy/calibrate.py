@@ -69,12 +69,11 @@ def calibrate(
             (naming tensor and image), or a state file of another model or image set.
     """
     require_fp32(source, "ranges are observed")
-    model = load_model(source.path)
-    observation = plan_observation(model.graph, operators=DENSE_OPERATORS)
+    observation = plan_observation(load_model(source.path).graph, operators=DENSE_OPERATORS)
     data_sha256 = images.sha256()
     try:
         counted = _collect(
-            model,
+            source.path,
             shard.part(images.samples),
             preprocess=preprocess,
             tensors=observation.observed,
@@ -112,7 +111,7 @@ def histograms_of(observation: Observation, collection: Collection) -> dict[str,
 
 
 def _collect(
-    model: onnx.ModelProto,
+    model: Path,
     images: Sequence[Sample],
     *,
     preprocess: Preprocess,
@@ -146,15 +145,14 @@ def _collect(
     return collect(_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
 
 
-def _observing_session(
-    model: onnx.ModelProto, tensors: tuple[str, ...]
-) -> onnxruntime.InferenceSession:
+def _observing_session(path: Path, tensors: tuple[str, ...]) -> onnxruntime.InferenceSession:
     """A session that also returns the tensors; a convolution and its ReLU still run as one.
 
     Each call runs on one thread: images in parallel keep processors busier than threads within
-    one, and no result depends on how many there are. The model goes through a file and loses its
-    weights here, so that only the runtime holds them.
+    one, and no result depends on how many there are. The model goes through a file, so that only
+    the runtime holds its weights; planned memory for all outputs at once is left out.
     """
+    model = load_model(path)
     present = {value.name for value in [*model.graph.input, *model.graph.output]}
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -163,11 +161,12 @@ def _observing_session(
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
         save_model(model, observed)
-        model.Clear()
+        del model
         return onnxruntime.InferenceSession(
             str(observed), options, providers=["CPUExecutionProvider"]
         )
@@ -185,12 +184,12 @@ def _run(
 def _ahead(
     observe: Callable[[Sample], Batch], samples: Iterable[Sample], workers: int
 ) -> Iterator[Batch]:
-    """Run the model on the next ``workers`` images while the caller counts this one."""
+    """Run the model on ``workers`` images at a time, one less while the caller counts one."""
     with ThreadPoolExecutor(max_workers=workers) as pool:
         pending: deque[Future[Batch]] = deque()
         for sample in samples:
             pending.append(pool.submit(observe, sample))
-            if len(pending) > workers:
+            if len(pending) >= workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
