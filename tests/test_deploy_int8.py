@@ -598,9 +598,8 @@ class TestCalibrate:
         chain, state = chains["unet"], tmp_path / "state.npz"
 
         def interrupted(samples: Iterable[Sample]) -> Iterator[Sample]:
-            # Counting lags one image behind running, so one more is handed out.
             for number, sample in enumerate(samples):
-                if number == counted + 1:
+                if number == counted:
                     raise KeyboardInterrupt
                 yield sample
 
