@@ -224,6 +224,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:
+                # An open safetensors file is no mapping: it has keys() and nothing to iterate.
                 loaded = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
                 stated = stream.metadata() or {}
         else:
