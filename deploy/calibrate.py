@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -24,7 +25,8 @@ from deploy.activations import Observation, plan_observation
 from deploy.artifact import Artifact
 from deploy.data import Sample, SegmentationSet
 from deploy.errors import InputError
-from deploy.onnx_file import load_model, require_fp32, save_model
+from deploy.memory import return_freed_memory
+from deploy.onnx_file import load_model, require_fp32
 from deploy.preprocess import Preprocess
 from deploy.runtimes.registry import usable_cores
 from deploy.sharding import WHOLE, Shard
@@ -69,7 +71,11 @@ def calibrate(
             (naming tensor and image), or a state file of another model or image set.
     """
     require_fp32(source, "ranges are observed")
-    observation = plan_observation(load_model(source.path).graph, operators=DENSE_OPERATORS)
+    graph = load_model(source.path).graph
+    observation = plan_observation(graph, operators=DENSE_OPERATORS)
+    present = {value.name for value in [*graph.input, *graph.output]}
+    del graph
+    return_freed_memory()
     data_sha256 = images.sha256()
     try:
         counted = _collect(
@@ -77,6 +83,7 @@ def calibrate(
             shard.part(images.samples),
             preprocess=preprocess,
             tensors=observation.observed,
+            present=present,
             state=state,
             fingerprint=f"{source.sha256}/{data_sha256}/{preprocess.to_json()}/{shard}",
             threads=threads or usable_cores(),
@@ -116,6 +123,7 @@ def _collect(
     *,
     preprocess: Preprocess,
     tensors: tuple[str, ...],
+    present: set[str],
     state: Path | None,
     fingerprint: str,
     threads: int,
@@ -129,7 +137,8 @@ def _collect(
     remaining = [sample for sample in images if sample.name not in done]
     if not remaining:
         return resume
-    session = _observing_session(model, tensors)
+    session = _observing_session(model, [name for name in tensors if name not in present])
+    return_freed_memory()
     saved_at = time.monotonic()
 
     def keep(accumulator: Accumulator) -> None:
@@ -145,31 +154,35 @@ def _collect(
     return collect(_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
 
 
-def _observing_session(path: Path, tensors: tuple[str, ...]) -> onnxruntime.InferenceSession:
+def _observing_session(path: Path, tensors: Iterable[str]) -> onnxruntime.InferenceSession:
     """A session that also returns the tensors; a convolution and its ReLU still run as one.
 
     Each call runs on one thread: images in parallel keep processors busier than threads within
-    one, and no result depends on how many there are. The model goes through a file, so that only
-    the runtime holds its weights; planned memory for all outputs at once is left out.
+    one, and no result depends on how many there are. Planned memory for all outputs at once is
+    left out. The outputs are appended to a copy of the file, because two serialised protobuf
+    messages behind each other are read as one merged message: the weights are never parsed here.
     """
-    model = load_model(path)
-    present = {value.name for value in [*model.graph.input, *model.graph.output]}
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in tensors
-        if name not in present
-    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
-        save_model(model, observed)
-        del model
+        shutil.copyfile(path, observed)
+        with observed.open("ab") as stream:
+            stream.write(_more_outputs(tensors))
         return onnxruntime.InferenceSession(
             str(observed), options, providers=["CPUExecutionProvider"]
         )
+
+
+def _more_outputs(tensors: Iterable[str]) -> bytes:
+    """A serialised model that consists of graph outputs alone."""
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
+    ]
+    more: bytes = onnx.ModelProto(graph=onnx.GraphProto(output=values)).SerializeToString()
+    return more
 
 
 def _run(
