@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from deploy.errors import InputError, RunError
-
-FOREGROUND_PROBABILITY = 0.5
-"""A pixel is predicted foreground where its probability is at least this."""
+from deploy.interface import FOREGROUND_PROBABILITY
 
 PROBABILITY_SLACK = 0.01
 """How far a quantized sigmoid may step outside [0, 1] and still count as a probability."""

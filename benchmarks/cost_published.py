@@ -7,8 +7,8 @@ from math import prod
 
 from torch import nn
 
-from benchmarks.cost_formulas import FLOPS_PER_MAC, Shape
 from benchmarks.cost_torch import torch_cost
+from deploy.cost_formulas import FLOPS_PER_MAC, Shape
 from deploy.errors import UsageError
 
 PUBLISHED_INPUT: Shape = (1, 3, 96, 96)

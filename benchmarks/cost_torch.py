@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.cost_formulas import (
+from deploy.cost_formulas import (
     LayerCost,
     ModelCost,
     Shape,

@@ -8,10 +8,15 @@ from typing import Any
 
 from deploy.artifact import Artifact, Precision
 from deploy.errors import InputError
-from deploy.runtimes.registry import RuntimeName, availability
+from deploy.runtimes.registry import RuntimeName, availability, default_runtimes
 from deploy.targets.profiles import PROFILES
 
-DISPLAY_NAMES = {RuntimeName.ONNXRUNTIME: "ONNX Runtime", RuntimeName.OPENVINO: "OpenVINO"}
+DISPLAY_NAMES = {
+    RuntimeName.ONNXRUNTIME: "ONNX Runtime",
+    RuntimeName.OPENVINO: "OpenVINO",
+    RuntimeName.ONNXRUNTIME_CUDA: "ONNX Runtime CUDA (not run on hardware)",
+    RuntimeName.ONNXRUNTIME_TENSORRT: "ONNX Runtime TensorRT (not run on hardware)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,8 @@ def entries_for(
 ) -> tuple[Entry, ...]:
     """Pair model files with runtimes.
 
-    An int8 file made for a target runs on the target's runtime; any other file on every runtime.
+    An int8 file made for a target runs on the target's runtime; any other file on every runtime of
+    the CPU, and on those of a GPU that are ready.
 
     Args:
         artifacts: label to model file.
@@ -83,4 +89,4 @@ def _suited(artifact: Artifact) -> Sequence[RuntimeName]:
     profile = PROFILES.get(artifact.target or "")
     if artifact.precision is Precision.INT8 and profile is not None:
         return [profile.runtime]
-    return list(RuntimeName)
+    return default_runtimes()

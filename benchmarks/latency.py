@@ -28,7 +28,7 @@ MS_PER_S = 1e3
 class Candidate:
     """What to time: an open runtime and the batch it gets, in host memory.
 
-    ``name`` is that of the artefact; ``streams`` how many requests the runtime serves at once.
+    ``name`` is that of the artefact.
 
     Raises:
         UsageError: no feeds, or feeds of different or empty batches.
@@ -38,7 +38,6 @@ class Candidate:
     runtime: Runtime
     feeds: Feeds
     precision_requested: Precision
-    streams: int = 1
 
     def __post_init__(self) -> None:
         sizes = sorted({len(feed) for feed in self.feeds.values()})
@@ -167,7 +166,7 @@ def measure(
             candidate.runtime.infer(candidate.feeds)
     samples: list[list[float]] = [[] for _ in candidates]
     budget_s = duration_s * len(candidates)
-    with _collector_paused():
+    with collector_paused():
         begin = clock()
         done = 0.0
         while done < 1.0:
@@ -192,16 +191,16 @@ def _result(candidate: Candidate, latencies_s: Sequence[float]) -> BenchmarkResu
         artifact=candidate.name,
         runtime=candidate.runtime.name,
         precision_requested=candidate.precision_requested,
-        precision_executed=candidate.runtime.precision_executed,
+        precision_executed=candidate.runtime.executed.words,
         batch=candidate.batch,
-        threads=candidate.runtime.threads,
-        streams=candidate.streams,
+        threads=candidate.runtime.execution.threads,
+        streams=candidate.runtime.execution.streams,
         latencies_s=tuple(latencies_s),
     )
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Collect now, not while timing; leave the collector as it was found."""
     was_enabled = gc.isenabled()
     gc.collect()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import score
+from benchmarks.accuracy import Scores, score
 from benchmarks.entries import Entry
 from benchmarks.parity import ParityReport, compare
-from deploy.runtimes.base import Runtime, infer_each
+from deploy.errors import InputError
+from deploy.interface import Interface, interface_of
+from deploy.runtimes.base import Execution, Runtime, infer_each
 from deploy.runtimes.registry import open_runtime
 
 T = TypeVar("T")
@@ -30,8 +32,9 @@ def parity_section(
     names: Sequence[str],
     max_drop: float,
     seed: int,
-    threads: int,
-    progress: Progress[NDArray[np.float32]],
+    execution: Execution,
+    progress: Progress[NDArray[Any]],
+    pixels: NDArray[np.uint8] | None = None,
 ) -> dict[str, Any]:
     """Score the reference and every entry.
 
@@ -44,24 +47,27 @@ def parity_section(
         names: of the images.
         max_drop: largest loss of IoU that passes, percentage points.
         seed: of the bootstrap.
-        threads: of each runtime.
+        execution: how each entry runs.
         progress: for a progress bar over the images.
+        pixels: the same images as models of ``Interface.IMAGE`` take them, uint8 (N, H, W, 3);
+            needed where there is such a model.
 
     Returns:
         The ``parity`` section of ``report.json``, the reference's row first.
 
     Raises:
-        InputError: a runtime does not accept a file.
+        InputError: a runtime does not accept a file, or a model takes pixels and there are none.
         RunError: a runtime failed.
     """
-    expected = infer_each(reference, progress(images, reference_name))
+    inputs = {Interface.TENSOR: images, Interface.IMAGE: pixels}
+    expected = _foreground(reference, reference_name, inputs, progress)
     rows = [_reference_row(reference, reference_name, expected, truths)]
     for entry in entries:
         if entry.skipped:
             rows.append(_row(entry, executed=None, report=None))
             continue
-        with open_runtime(entry.runtime, entry.artifact, threads=threads) as runtime:
-            found = infer_each(runtime, progress(images, entry.name))
+        with open_runtime(entry.runtime, entry.artifact, execution=execution) as runtime:
+            found = _foreground(runtime, entry.name, inputs, progress)
             report = compare(
                 reference_name,
                 entry.name,
@@ -72,7 +78,9 @@ def parity_section(
                 image_names=names,
                 seed=seed,
             )
-            rows.append(_row(entry, executed=runtime.precision_executed, report=report))
+            row = _row(entry, executed=runtime.executed.words, report=report)
+            row["scores"] = _scores(runtime, report.candidate_scores)
+            rows.append(row)
     return {
         "reference": reference_name,
         "max_drop_percentage_points": max_drop,
@@ -87,6 +95,29 @@ def gate_passed(section: dict[str, Any]) -> bool:
     return bool(judged) and all(judged)
 
 
+def _foreground(
+    runtime: Runtime,
+    name: str,
+    inputs: Mapping[Interface, NDArray[Any] | None],
+    progress: Progress[NDArray[Any]],
+) -> NDArray[np.float32]:
+    """What a model says of every image, fed with what it takes."""
+    interface = interface_of(runtime.inputs, runtime.outputs)
+    images = inputs[interface]
+    if images is None:
+        raise InputError(
+            f"{name} takes 8-bit pixels and this comparison holds normalised images only; give "
+            "the file it was made from"
+        )
+    return infer_each(runtime, progress(images, name))
+
+
+def _scores(runtime: Runtime, scores: Scores) -> dict[str, Any]:
+    """Scores as columns; a mask does not rank its pixels, so it has no ``auc``."""
+    masks = interface_of(runtime.inputs, runtime.outputs) is Interface.IMAGE
+    return asdict(replace(scores, auc=None) if masks else scores)
+
+
 def _reference_row(
     reference: Runtime, name: str, probability: NDArray[np.float32], truths: NDArray[np.bool_]
 ) -> dict[str, Any]:
@@ -95,9 +126,9 @@ def _reference_row(
         "file": None,
         "target": None,
         "runtime": reference.name,
-        "precision_requested": reference.precision_executed,
-        "precision_executed": reference.precision_executed,
-        "scores": asdict(score(probability, truths)),
+        "precision_requested": reference.executed.words,
+        "precision_executed": reference.executed.words,
+        "scores": _scores(reference, score(probability, truths)),
         "delta_iou_percentage_points": None,
         "ci95_percentage_points": None,
         "disagreement_percent": None,

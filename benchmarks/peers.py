@@ -1,8 +1,9 @@
 """Measure this project beside the tools people use today, in one run.
 
-``python -m benchmarks.peers calibration`` compares calibration. Exit codes and streams are those of
-``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it failed while running; JSON on
-standard output with ``--format json``, everything else on standard error.
+``python -m benchmarks.peers calibration`` compares calibration, ``speed`` accuracy and speed. Exit
+codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it
+failed while running; JSON on standard output with ``--format json``, everything else on standard
+error.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmarks import peers_chart
 from benchmarks.environment import describe as describe_environment
 from benchmarks.peers_calibration import Subject, compare_tools, measure_growth
 from benchmarks.peers_markdown import calibration_page, growth_page
+from benchmarks.peers_models import SpeedSubject
 from benchmarks.peers_parser import build_parser
+from benchmarks.peers_speed_page import speed_page
 from benchmarks.peers_tools import STANDARD, Tool
 from calibration.files import write_atomic
 from deploy import bundled
@@ -31,12 +35,16 @@ from deploy.cli import guarded, print_json
 from deploy.data import open_set, require_disjoint
 from deploy.errors import UsageError
 from deploy.onnx_file import contract_of, describe, require_fp32
-from deploy.progress import bar
+from deploy.progress import bar, share_bar
 from deploy.runtimes.registry import usable_cores
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from deploy.models.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+PEER_PACKAGES = ("nncf",)
 
 Options = argparse.Namespace
 Result = dict[str, Any]
@@ -66,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def calibration(options: Options, command: str) -> Result:
     """Compare calibration tools, or measure how our memory grows."""
-    if options.output.exists() and not options.output.is_dir():
-        raise UsageError(f"-o {options.output} is a file; give a folder")
+    _require_folder(options.output)
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         subject = _subject(options, Path(folder))
         result: Result = {
@@ -102,6 +109,78 @@ def calibration(options: Options, command: str) -> Result:
     return result
 
 
+def speed(options: Options, command: str) -> Result:
+    """Compare accuracy and speed, and draw them."""
+    from benchmarks.peers_speed import Plan, compare_speed
+
+    _require_folder(options.output)
+    with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
+        subject = _speed_subject(options, Path(folder))
+        found = compare_speed(
+            subject,
+            Plan(
+                batch=options.batch,
+                warmup=options.warmup,
+                duration_s=options.duration,
+                with_compiled=not options.no_compile,
+            ),
+            bar=lambda items, label: bar(items, label, unit="step"),
+            share_bar=share_bar,
+        )
+    checkpoint = subject.checkpoint
+    result: Result = {
+        "schema_version": SCHEMA_VERSION,
+        "command": command,
+        "environment": _environment(),
+        "model": {
+            "file": checkpoint.path.name,
+            "sha256": checkpoint.sha256,
+            "arch": checkpoint.arch.value,
+            "size": list(checkpoint.preprocess.size),
+        },
+        "threads": subject.threads,
+        "calibration_images": len(subject.calibration),
+        "calibration_sha256": subject.calibration.sha256(),
+        "evaluation_images": len(subject.evaluation),
+        "evaluation_sha256": subject.evaluation.sha256(),
+        "chart_missing": peers_chart.missing(),
+        **found,
+    }
+    path = options.output / "peers_speed"
+    _write(result, path, speed_page)
+    if result["chart_missing"]:
+        log.info("no chart: %s", result["chart_missing"])
+    else:
+        peers_chart.write_chart(result, path)
+        log.info("written: %s.svg and .png", path)
+    return result
+
+
+def _speed_subject(options: Options, folder: Path) -> SpeedSubject:
+    data = options.data or bundled.sample()
+    images = open_set(data, "train").take(options.num_samples, seed=0)
+    evaluation = open_set(data, "test").take(options.eval_samples, seed=0)
+    require_disjoint(images, evaluation)
+    threads = _threads(options.threads)
+    checkpoint, model = _exported(options.checkpoint, folder)
+    pruned = None
+    if checkpoint.head is not None and checkpoint.detected.deep_supervision:
+        pruned = _exported(options.checkpoint, folder, head=checkpoint.head - 1)[1]
+    return SpeedSubject(
+        checkpoint=checkpoint,
+        model=model,
+        pruned=pruned,
+        calibration=images,
+        evaluation=evaluation,
+        threads=threads,
+    )
+
+
+def _require_folder(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"-o {output} is a file; give a folder")
+
+
 def _subject(options: Options, folder: Path) -> Subject:
     data = options.data or bundled.sample()
     images, evaluation = open_set(data, "train"), open_set(data, "test")
@@ -130,21 +209,31 @@ def _model(options: Options, folder: Path) -> Artifact:
     """The model given, or a checkpoint exported and simplified into a folder."""
     if options.model:
         return describe(options.model.resolve())
+    return _exported(options.checkpoint, folder)[1]
+
+
+def _exported(
+    given: Path | None, folder: Path, *, head: int | None = None
+) -> tuple[Checkpoint, Artifact]:
+    """A checkpoint, the bundled one unless another is given, and its simplified export."""
     from deploy.export import export
     from deploy.models.checkpoint import load_checkpoint
     from deploy.simplify import simplify
 
-    path = options.checkpoint or bundled.checkpoint("unet_plus_plus")
-    exported = export(load_checkpoint(path), folder / f"{path.stem}.fp32.onnx")
-    return simplify(exported, folder / f"{path.stem}.sim.onnx")
+    path = given or bundled.checkpoint("unet_plus_plus")
+    checkpoint = load_checkpoint(path, head=head)
+    stem = path.stem if head is None else f"{path.stem}_l{head}"
+    exported = export(checkpoint, folder / f"{stem}.fp32.onnx")
+    return checkpoint, simplify(exported, folder / f"{stem}.sim.onnx")
 
 
 def _environment() -> dict[str, Any]:
     machine = asdict(describe_environment())
-    try:
-        machine["versions"]["nncf"] = importlib.metadata.version("nncf")
-    except importlib.metadata.PackageNotFoundError:
-        machine["versions"]["nncf"] = None
+    for package in PEER_PACKAGES:
+        try:
+            machine["versions"][package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            machine["versions"][package] = None
     return machine
 
 
@@ -158,7 +247,10 @@ def _write(result: Result, path: Path, page: Callable[[Result], str]) -> None:
     log.info("%s\nwritten: %s.json and .md", text, path)
 
 
-BENCHMARKS: dict[str, Callable[[Options, str], Result]] = {"calibration": calibration}
+BENCHMARKS: dict[str, Callable[[Options, str], Result]] = {
+    "calibration": calibration,
+    "speed": speed,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

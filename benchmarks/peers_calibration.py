@@ -24,7 +24,7 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.data import SegmentationSet
 from deploy.onnx_file import describe
 from deploy.preprocess import Preprocess
-from deploy.runtimes.base import infer_each
+from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.registry import RuntimeName, open_runtime
 from deploy.targets.profiles import ORT_X86
 from deploy.to_int8 import to_int8
@@ -189,5 +189,6 @@ def _int8(found: Measurement, source: Artifact, folder: Path) -> Artifact:
 def _iou(
     artifact: Artifact, images: NDArray[np.float32], truths: NDArray[np.bool_], threads: int
 ) -> float:
-    with open_runtime(RuntimeName.ONNXRUNTIME, artifact, threads=threads) as runtime:
+    execution = Execution(threads=threads)
+    with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
         return score(infer_each(runtime, images), truths).iou

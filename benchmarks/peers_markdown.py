@@ -46,7 +46,7 @@ def calibration_page(result: dict[str, Any]) -> str:
         f"{result['calibration_images']} calibration images, {result['evaluation_images']} "
         f"evaluation images, {result['threads']} threads"
     )
-    return _page("Calibration beside its peers", subject, _table(head, body), notes, result)
+    return page("Calibration beside its peers", subject, table(head, body), notes, result)
 
 
 def growth_page(result: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ def growth_page(result: dict[str, Any]) -> str:
         f"{result['model']['file']} (sha256 {result['model']['sha256'][:12]}), "
         f"{result['threads']} threads"
     )
-    return _page("Memory of calibration", subject, _table(head, body), notes, result)
+    return page("Memory of calibration", subject, table(head, body), notes, result)
 
 
 def _calibration_cells(row: Row, first: Row) -> list[str]:
@@ -102,15 +102,17 @@ def _beside(row: Row, first: Row, key: str, kind: str) -> str:
     return shown if row is first else f"{shown} ({figure(row[key] / first[key], 'rate')}x)"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A GitHub table; every column but the first is aligned to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     lines = [" | ".join(cells) for cells in (head, rule, *body)]
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _page(title: str, subject: str, table: str, notes: list[str], result: dict[str, Any]) -> str:
+def page(title: str, subject: str, rows: str, notes: list[str], result: dict[str, Any]) -> str:
+    """A table with what it is about above, and the notes and the command below."""
     machine = _machine(result["environment"])
-    parts = [f"# {title}", f"{subject}.", f"{machine}.", table, *notes, f"    {result['command']}"]
+    parts = [f"# {title}", f"{subject}.", f"{machine}.", rows, *notes, f"    {result['command']}"]
     return "\n\n".join(parts) + "\n"
 
 

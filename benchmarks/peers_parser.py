@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a private class with a type parameter
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DEFAULT_SAMPLES = 50
+DEFAULT_BATCH = 8
+DEFAULT_DURATION_S = 5.0
+DEFAULT_WARMUP = 3
+_BUNDLED = "(default: bundled UNet++)"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,6 +24,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure this project beside the tools people use today.",
     )
     benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
+    _add_calibration(benchmarks)
+    _add_speed(benchmarks)
+    return parser
+
+
+def _add_calibration(benchmarks: Subparsers) -> None:
     calibration = benchmarks.add_parser(
         "calibration",
         help="seconds, memory, candidates, IoU and ranges of calibration tools",
@@ -24,15 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source = calibration.add_mutually_exclusive_group()
     source.add_argument("-m", "--model", type=Path, help="float32 ONNX file")
-    source.add_argument(
-        "-c", "--checkpoint", type=Path, help="checkpoint to export (default: bundled UNet++)"
-    )
-    calibration.add_argument(
-        "--data",
-        type=Path,
-        help="prepared folder: its train split calibrates, its test split judges (default: "
-        "bundled sample)",
-    )
+    source.add_argument("-c", "--checkpoint", type=Path, help=f"checkpoint to export {_BUNDLED}")
     amount = calibration.add_mutually_exclusive_group()
     amount.add_argument(
         "--num-samples",
@@ -53,14 +60,68 @@ def build_parser() -> argparse.ArgumentParser:
         help="also run ONNX Runtime's Entropy with 2048 bins, so that it searches: its default "
         "leaves one candidate (a minute more)",
     )
-    calibration.add_argument("--threads", type=_positive, help="default: all this process may use")
-    calibration.add_argument(
+    _add_common(calibration)
+
+
+def _add_speed(benchmarks: Subparsers) -> None:
+    speed = benchmarks.add_parser(
+        "speed",
+        help="IoU, latency and throughput of PyTorch, ONNX Runtime, OpenVINO, NNCF and ours",
+        description="Quantize one network with every tool and time all of them in turn.",
+        epilog="example:\n  python -m benchmarks.peers speed -c best.pth --data dsb2018",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    speed.add_argument("-c", "--checkpoint", type=Path, help=f"checkpoint {_BUNDLED}")
+    speed.add_argument(
+        "--num-samples",
+        type=_positive,
+        default=DEFAULT_SAMPLES,
+        help=f"calibration images (default: {DEFAULT_SAMPLES})",
+    )
+    speed.add_argument(
+        "--eval-samples", type=_positive, help="evaluation images (default: the whole test split)"
+    )
+    speed.add_argument(
+        "--batch",
+        type=_positive,
+        default=DEFAULT_BATCH,
+        help=f"images of one call, beside 1, for throughput (default: {DEFAULT_BATCH})",
+    )
+    speed.add_argument(
+        "--duration",
+        type=_seconds,
+        default=DEFAULT_DURATION_S,
+        help="seconds for each contender and setting, at least a few rounds (default: "
+        f"{DEFAULT_DURATION_S:g})",
+    )
+    speed.add_argument(
+        "--warmup",
+        type=_positive,
+        default=DEFAULT_WARMUP,
+        help=f"untimed calls of each (default: {DEFAULT_WARMUP})",
+    )
+    speed.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="leave torch.compile out; it compiles for minutes",
+    )
+    _add_common(speed)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="prepared folder: its train split calibrates, its test split judges (default: "
+        "bundled sample)",
+    )
+    parser.add_argument("--threads", type=_positive, help="default: all this process may use")
+    parser.add_argument(
         "-o", "--output", type=Path, default=Path("peers-out"), help="folder (default: peers-out)"
     )
-    calibration.add_argument(
+    parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="json: results on stdout"
     )
-    return parser
 
 
 def _positive(text: str) -> int:
@@ -70,4 +131,14 @@ def _positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from error
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more seconds")
     return value

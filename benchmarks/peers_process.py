@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass
-from time import perf_counter
 
 from benchmarks.peers_tools import Job, Tool
 from benchmarks.peers_worker import Measurement, write_request
+from benchmarks.process import Finished, run_process
 from deploy.errors import InputError, RunError
 
 COMMAND = (sys.executable, "-m", "benchmarks.peers_worker")
@@ -62,30 +60,17 @@ def attempt(tool: Tool, job: Job) -> Attempt:
     missing = unavailable(tool)
     if missing is not None:
         return Attempt(skipped=missing)
-    code, reason, seconds = _run(tool, job)
-    if code == 0:
-        return Attempt(measurement=Measurement.read(job.folder), process_seconds=seconds)
+    finished = _run(tool, job)
+    if finished.code == 0:
+        return Attempt(measurement=Measurement.read(job.folder), process_seconds=finished.seconds)
     if tool is not Tool.OURS:
-        return Attempt(skipped=f"failed: {reason}")
-    if code == InputError.exit_code:
-        raise InputError(reason)
-    raise RunError(f"{tool.value} failed: {reason}")
+        return Attempt(skipped=f"failed: {finished.reason}")
+    if finished.code == InputError.exit_code:
+        raise InputError(finished.reason)
+    raise RunError(f"{tool.value} failed: {finished.reason}")
 
 
-def _run(tool: Tool, job: Job) -> tuple[int, str, float]:
-    """The worker's exit code, its last words, and its wall time in seconds."""
+def _run(tool: Tool, job: Job) -> Finished:
+    """Start the worker on a job and wait for its end."""
     write_request(tool, job)
-    started = perf_counter()
-    finished = subprocess.run(
-        [*COMMAND, str(job.folder)],
-        check=False,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    seconds = perf_counter() - started
-    code = finished.returncode
-    if code < 0:
-        return code, f"ended by {signal.Signals(-code).name}", seconds
-    last_words = finished.stderr.strip().splitlines() or [f"exit code {code}"]
-    return code, last_words[-1], seconds
+    return run_process([*COMMAND, str(job.folder)])

@@ -16,13 +16,13 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.peers_tools import Job, Range, Tool, load
+from benchmarks.process import peak_bytes
 from calibration.errors import CalibrationError
 from deploy.data import Sample
 from deploy.errors import InputError, RunError, SegdeployError
 from deploy.preprocess import Preprocess
 
 REQUEST, MEASUREMENT = "request.json", "measurement.json"
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +70,6 @@ def write_request(tool: Tool, job: Job) -> None:
     fields = asdict(job) | {"tool": tool.value, "preprocess": job.preprocess.to_json()}
     text = json.dumps(fields, default=str)
     (job.folder / REQUEST).write_text(text, encoding="utf-8")
-
-
-def peak_bytes() -> int:
-    """The largest resident memory of this process so far.
-
-    On Linux ``ru_maxrss`` starts at the peak of the process that started this one, so the kernel's
-    own high-water mark of this program's memory is read instead.
-
-    Raises:
-        RunError: the system does not tell.
-    """
-    if STATUS.is_file():
-        for line in STATUS.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key == "VmHWM":
-                return int(value.split()[0]) * 1024
-    try:
-        import resource
-    except ImportError as error:
-        raise RunError("this system does not tell a process's peak memory") from error
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def measure(tool: Tool, job: Job) -> Measurement:

@@ -19,10 +19,12 @@ from benchmarks.report_rows import (
     chosen_row,
     compared_rows,
     figure,
+    float_layer_rows,
     interval,
     iou_rows,
     section_rows,
     skipped_rows,
+    timed_rows,
 )
 from deploy.errors import InputError, RunError
 
@@ -167,6 +169,8 @@ def _html(report: dict[str, Any], *, word: str, verdict: str) -> str:
         word=word,
         verdict=verdict,
         compared=compared_rows(report),
+        timed=timed_rows(report),
+        float_layers=float_layer_rows(report),
         best={section: chosen_row(report, section) for section in ("parity", "benchmark")},
         skipped=skipped_rows(report),
         iou_rows=iou_rows(report),

@@ -11,9 +11,10 @@ from benchmarks.report_rows import (
     ABSENT,
     compared_rows,
     figure,
+    float_layer_rows,
     iou_rows,
-    section_rows,
     skipped_rows,
+    timed_rows,
     worst_rows,
 )
 
@@ -37,7 +38,23 @@ SPEED: Columns = (
     ("Images/s", "images_per_s", "rate"),
     ("Times PyTorch", "speedup", "fixed"),
     ("Size MB", "file_bytes", "mega"),
+    ("Int8 % of MACs", "int8_mac_share", "of_all"),
     ("Runs in", "precision_executed", None),
+)
+START: Columns = (
+    ("Candidate", "name", None),
+    ("Mode", "hint", None),
+    ("Batch", "batch", "count"),
+    ("Threads", "threads", "count"),
+    ("Streams", "streams", "count"),
+    ("Load s", "load_s", "fixed"),
+    ("First call ms", "first_inference_s", "milli"),
+    ("Peak memory MB", "peak_bytes", "memory"),
+)
+FLOAT: Columns = (
+    ("Candidate", "name", None),
+    ("Not in int8", "count", None),
+    ("Which", "layers", None),
 )
 STAGES: Columns = (
     ("Stage", "name", None),
@@ -72,10 +89,12 @@ def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
         word: the verdict in capitals.
         verdict: the reasons for it, in plain text.
     """
-    measured = [row for row in section_rows(report, "benchmark") if row["skipped"] is None]
+    timed = timed_rows(report)
     sections = {
         "Accuracy": _table(ACCURACY, compared_rows(report)),
-        "Speed and size": _table(SPEED, measured),
+        "Speed and size": _table(SPEED, timed),
+        "Load and memory": _table(START, timed),
+        "Layers not in int8": _table(FLOAT, float_layer_rows(report)),
         "Stages": _table(STAGES, report["stages"]),
         "Cost": _cost_text(report),
         "Published figures": f"{_table(IOU, iou_rows(report))}\n\n{PUBLISHED_NOTE}",

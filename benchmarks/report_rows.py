@@ -9,6 +9,9 @@ from benchmarks.report_published import PUBLISHED
 ABSENT = "\N{EN DASH}"
 """Shown for a null: not measured, or not applicable."""
 
+NAMED = 8
+"""Layers named on a page; ``report.json`` has them all."""
+
 FIGURES: dict[str, tuple[float, str]] = {
     "percent": (1, ".2f"),
     "share": (1, ".3f"),
@@ -17,7 +20,10 @@ FIGURES: dict[str, tuple[float, str]] = {
     "rate": (1, ",.1f"),
     "tiny": (1, ".1e"),
     "count": (1, ",.0f"),
+    "of_all": (100, ".2f"),
+    "milli": (1e3, ",.1f"),
     "mega": (1e-6, ",.2f"),
+    "memory": (1e-6, ",.0f"),
     "giga": (1e-9, ",.3f"),
     "gibi": (2.0**-30, ".1f"),
 }
@@ -108,6 +114,25 @@ def skipped_rows(report: dict[str, Any]) -> list[dict[str, str]]:
         for section in ("parity", "benchmark")
         for row in section_rows(report, section)
         if row["skipped"] is not None
+    ]
+
+
+def timed_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measured rows of the benchmark."""
+    return [row for row in section_rows(report, "benchmark") if row["skipped"] is None]
+
+
+def float_layer_rows(report: dict[str, Any]) -> list[dict[str, str]]:
+    """For each candidate with layers that were to run in int8 and did not: which they are."""
+    found = {row["name"]: row["float_layers"] for row in timed_rows(report) if row["float_layers"]}
+    return [
+        {
+            "name": name,
+            "count": f"{len(layers)} layer{'s' if layers[1:] else ''}",
+            "layers": ", ".join(layers[:NAMED])
+            + (f" and {len(layers) - NAMED} more" if layers[NAMED:] else ""),
+        }
+        for name, layers in found.items()
     ]
 
 

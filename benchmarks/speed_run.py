@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.entries import Entry
-from benchmarks.latency import BenchmarkResult, Candidate, measure
-from deploy.artifact import Precision
-from deploy.runtimes.base import Runtime
-from deploy.runtimes.registry import open_runtime
+from benchmarks.cold_start import cold_start
+from benchmarks.latency import Candidate, measure
+from benchmarks.subjects import Subject
+from benchmarks.sweep import Point, Sweep
+from benchmarks.throughput import measure_throughput
+from deploy.errors import InputError, UsageError
+from deploy.interface import Interface, interface_of
+from deploy.runtimes.base import Executed, Runtime
+from deploy.runtimes.execution import Hint
+
+Progress = Callable[[float], None]
+
+FIGURES = (
+    *("precision_executed", "int8_mac_share", "float_layers"),
+    *("p50_ms", "p90_ms", "p99_ms", "images_per_s", "speedup", "noise_percent"),
+    *("load_s", "first_inference_s", "peak_bytes", "imports_bytes"),
+    *("latencies_s", "completions_s", "skipped"),
+)
+"""What a row says of a measurement; null where there is none."""
+
+TIMED_SHARE = 0.7
+"""Of the progress of one setting; starting processes is the rest."""
 
 
 def speed_section(
-    reference: Runtime | None,
-    reference_name: str,
-    entries: Sequence[Entry],
+    reference: Subject | None,
+    subjects: Sequence[Subject],
     *,
     images: NDArray[np.float32],
-    batches: Sequence[int],
-    threads: int,
+    pixels: NDArray[np.uint8] | None = None,
+    sweep: Sweep,
     warmup: int,
     duration_s: float,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Time all candidates at each batch size.
+    """Time all candidates with every setting.
+
+    Those of one setting take turns. Load time, first inference and memory come from a fresh
+    process for each candidate and setting.
 
     Args:
-        reference: an open runtime that takes any batch; ``None`` leaves speedups out.
-        reference_name: its name in the table.
-        entries: what to time.
+        reference: what the others are so many times as fast as; ``None`` leaves speedups out.
+        subjects: what to time.
         images: real images, float32 (N, 3, H, W), repeated to fill a batch.
-        batches: images per call.
-        threads: of each runtime.
+        pixels: the same images as models of ``Interface.IMAGE`` take them, uint8 (N, H, W, 3);
+            needed where there is such a model.
+        sweep: settings to go through.
         warmup: untimed calls of each candidate.
-        duration_s: seconds for each candidate and batch size.
+        duration_s: seconds for each candidate and setting.
         progress: told the share done, 0 to 1.
 
     Returns:
@@ -48,84 +68,137 @@ def speed_section(
         InputError: a runtime does not accept a file.
         RunError: a runtime failed.
     """
+    everything = [*([reference] if reference else []), *subjects]
+    points = list(sweep.points())
     rows: list[dict[str, Any]] = []
-    for index, batch in enumerate(batches):
-        feed = np.ascontiguousarray(images[np.arange(batch) % len(images)])
-        running = [entry for entry in entries if not entry.skipped]
-        with ExitStack() as stack:
-            candidates = []
-            if reference is not None:
-                candidates.append(_candidate(reference_name, reference, feed, Precision.FP32))
-            for entry in running:
-                runtime = stack.enter_context(
-                    open_runtime(entry.runtime, entry.artifact, batch=batch, threads=threads)
-                )
-                candidates.append(_candidate(entry.name, runtime, feed, entry.artifact.precision))
+    for index, point in enumerate(points):
 
-            def report(share: float, done: int = index) -> None:
-                progress((done + share) / len(batches))
+        def report(share: float, done: int = index) -> None:
+            progress((done + share) / len(points))
 
-            results = (
-                measure(candidates, warmup=warmup, duration_s=duration_s, progress=report)
-                if candidates
-                else []
-            )
-        baseline = results.pop(0) if reference is not None else None
-        if baseline:
-            rows.append(_reference_row(baseline))
-        for entry, result in zip(running, results, strict=True):
-            rows.append(_row(entry, result, baseline, batch=batch))
-        rows += [_row(e, None, None, batch=batch) for e in entries if e.skipped]
+        chosen = np.arange(point.batch) % len(images)
+        feeds: dict[Interface, NDArray[Any]] = {Interface.TENSOR: images[chosen]}
+        if pixels is not None:
+            feeds[Interface.IMAGE] = pixels[chosen]
+        found = _rows(
+            everything, point, feeds, warmup=warmup, duration_s=duration_s, progress=report
+        )
+        baseline = found[0] if reference and found[0]["images_per_s"] else None
+        rows += [row | {"speedup": _speedup(row, baseline)} for row in found]
+        report(1.0)
     return {"duration_s": duration_s, "warmup": warmup, "rows": rows}
 
 
+def _rows(
+    subjects: Sequence[Subject],
+    point: Point,
+    feeds: Mapping[Interface, NDArray[Any]],
+    *,
+    warmup: int,
+    duration_s: float,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """One row for each subject with one setting, those that were skipped last."""
+    if point.execution is None:
+        return [_skipped(subject, point, point.skipped) for subject in subjects]
+    opened: list[tuple[Subject, Runtime]] = []
+    left_out: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        for subject in subjects:
+            try:
+                if subject.skipped:
+                    raise UsageError(subject.skipped)
+                opened.append((subject, stack.enter_context(subject.open(point.execution))))
+            except UsageError as error:
+                left_out.append(_skipped(subject, point, str(error)))
+        candidates = [_candidate(subject, runtime, feeds) for subject, runtime in opened]
+        timed = _timed(
+            candidates,
+            point.execution.hint,
+            warmup=warmup,
+            duration_s=duration_s,
+            progress=lambda share: progress(TIMED_SHARE * share),
+        )
+        executed = [_executed(runtime.executed) for _, runtime in opened]
+    rows = []
+    for number, (subject, _) in enumerate(opened):
+        start = cold_start(subject, point.execution)
+        figures = timed[number] | executed[number] | asdict(start) | {"skipped": None}
+        rows.append(_row(subject, point) | figures)
+        progress(TIMED_SHARE + (1 - TIMED_SHARE) * (number + 1) / len(opened))
+    return rows + left_out
+
+
+def _timed(
+    candidates: Sequence[Candidate],
+    hint: Hint,
+    *,
+    warmup: int,
+    duration_s: float,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """The columns of time for each candidate."""
+    if not candidates:
+        return []
+    if hint is Hint.THROUGHPUT:
+        return [
+            {
+                "images_per_s": result.images_per_s,
+                "noise_percent": result.noise_percent,
+                "completions_s": [list(stamps) for stamps in result.completions_s],
+            }
+            for result in measure_throughput(
+                candidates, warmup=warmup, duration_s=duration_s, progress=progress
+            )
+        ]
+    return [
+        {
+            "p50_ms": result.p50_ms,
+            "p90_ms": result.p90_ms,
+            "p99_ms": result.p99_ms,
+            "images_per_s": result.images_per_s,
+            "noise_percent": result.noise_percent,
+            "latencies_s": list(result.latencies_s),
+        }
+        for result in measure(candidates, warmup=warmup, duration_s=duration_s, progress=progress)
+    ]
+
+
 def _candidate(
-    name: str, runtime: Runtime, feed: NDArray[np.float32], precision: Precision
+    subject: Subject, runtime: Runtime, feeds: Mapping[Interface, NDArray[Any]]
 ) -> Candidate:
+    form = interface_of(runtime.inputs, runtime.outputs)
+    if form not in feeds:
+        raise InputError(f"{subject.name} takes 8-bit images; none were given")
     return Candidate(
-        name=name,
+        name=subject.name,
         runtime=runtime,
-        feeds={runtime.inputs[0].name: feed},
-        precision_requested=precision,
+        feeds={runtime.inputs[0].name: np.ascontiguousarray(feeds[form])},
+        precision_requested=subject.precision,
     )
 
 
-def _reference_row(result: BenchmarkResult) -> dict[str, Any]:
-    identity = {
-        "name": result.artifact,
-        "file": None,
-        "target": None,
-        "runtime": result.runtime,
-        "precision_requested": result.precision_requested.value,
-    }
-    return identity | {"file_bytes": None} | _figures(result, result, batch=result.batch)
-
-
-def _row(
-    entry: Entry, result: BenchmarkResult | None, baseline: BenchmarkResult | None, *, batch: int
-) -> dict[str, Any]:
-    size = {"file_bytes": entry.artifact.path.stat().st_size}
-    return entry.identity() | size | _figures(result, baseline, batch=batch, skipped=entry.skipped)
-
-
-def _figures(
-    result: BenchmarkResult | None,
-    baseline: BenchmarkResult | None,
-    *,
-    batch: int,
-    skipped: str | None = None,
-) -> dict[str, Any]:
+def _executed(executed: Executed) -> dict[str, Any]:
     return {
-        "precision_executed": result.precision_executed if result else None,
-        "batch": batch,
-        "threads": result.threads if result else None,
-        "streams": result.streams if result else None,
-        "p50_ms": result.p50_ms if result else None,
-        "p90_ms": result.p90_ms if result else None,
-        "p99_ms": result.p99_ms if result else None,
-        "images_per_s": result.images_per_s if result else None,
-        "speedup": baseline.p50_ms / result.p50_ms if result and baseline else None,
-        "noise_percent": result.noise_percent if result else None,
-        "latencies_s": list(result.latencies_s) if result else None,
-        "skipped": skipped,
+        "precision_executed": executed.words,
+        "int8_mac_share": executed.int8_mac_share,
+        "float_layers": list(executed.float_layers),
     }
+
+
+def _row(subject: Subject, point: Point) -> dict[str, Any]:
+    """A row in which nothing is measured yet."""
+    return subject.identity() | point.columns() | dict.fromkeys(FIGURES)
+
+
+def _skipped(subject: Subject, point: Point, reason: str | None) -> dict[str, Any]:
+    return _row(subject, point) | {"skipped": reason}
+
+
+def _speedup(row: dict[str, Any], reference: dict[str, Any] | None) -> float | None:
+    """How many times as fast as the reference: in time of a call, or in images a second."""
+    if reference is None or row["images_per_s"] is None:
+        return None
+    if row["p50_ms"] is not None:
+        return float(reference["p50_ms"] / row["p50_ms"])
+    return float(row["images_per_s"] / reference["images_per_s"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-SELECTS_VALUES = frozenset({"MaxPool", "Resize"})
+SELECTS_VALUES = frozenset({"DepthToSpace", "MaxPool", "Resize"})
 """Operators whose outputs never leave their first input's range: they keep its scale."""
 
 
@@ -20,7 +20,7 @@ class Observation:
         observed: tensors whose values are counted, in graph order.
         summed: for a Concat's output, the observed tensors it consists of, each as often as a
             Resize in between repeats its values; its histogram is the sum of theirs.
-        follows: for an output of MaxPool or Resize, the tensor whose range it keeps.
+        follows: for an output of DepthToSpace, MaxPool or Resize, the tensor whose range it keeps.
     """
 
     observed: tuple[str, ...]
@@ -61,7 +61,7 @@ def activation_inputs(node: onnx.NodeProto) -> list[str]:
 
 
 def followed_ranges(graph: onnx.GraphProto) -> dict[str, str]:
-    """For every output of MaxPool or Resize, the tensor whose range it keeps, resolved."""
+    """For every output of ``SELECTS_VALUES``, the tensor whose range it keeps, resolved."""
     follows: dict[str, str] = {}
     for node in graph.node:
         if node.op_type in SELECTS_VALUES:

@@ -1,4 +1,4 @@
-"""The verbs that make one file from another: export, simplify, convert, calibrate, quantize."""
+"""The verbs that make one file from another: export, simplify, convert, rewrite and so on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from calibration.table import CalibrationTable
 from deploy import bundled
 from deploy.artifact import Artifact, sha256_of
 from deploy.calibrate import calibrate
+from deploy.channel_activity import channel_activity
 from deploy.cli_inputs import Options, Result, checkpoint_of, output_file
 from deploy.data import open_set
 from deploy.exchange import ExchangeFormat, export_table, import_table
-from deploy.onnx_file import contract_of, describe
+from deploy.onnx_file import contract_of, describe, require_fp32
 from deploy.progress import bar
+from deploy.rewrite import LESS_WORK, RewriteName, rewrite, summary
 from deploy.runtimes.registry import usable_cores
 from deploy.sharding import shard_from_environment
 from deploy.simplify import simplify
@@ -44,6 +46,27 @@ def convert(options: Options, arguments: Sequence[str]) -> Result:
     """Convert to fp16."""
     output = output_file(options, options.model)
     return _wrote(to_fp16(describe(options.model), output))
+
+
+def rewrite_model(options: Options, arguments: Sequence[str]) -> Result:
+    """Rewrite a graph into one that does the same with less work."""
+    output = output_file(options, options.model)
+    source = describe(options.model)
+    names = [RewriteName(name) for name in options.rewrites] or list(LESS_WORK)
+    activity = None
+    if RewriteName.DEAD_CHANNELS in names:
+        require_fp32(source, "graphs are rewritten")
+        images = open_set(options.calib_data or bundled.sample(), "train")
+        activity = channel_activity(
+            source.path,
+            images.take(options.num_samples, seed=options.seed).samples,
+            preprocess=contract_of(source),
+            threads=options.threads or usable_cores(),
+            progress=lambda samples: bar(samples, "rewrite", unit="image"),
+        )
+    artifact = rewrite(source, output, names=names, activity=activity)
+    log.info("%s", summary(artifact))
+    return _wrote(artifact)
 
 
 def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:

@@ -1,4 +1,4 @@
-"""The verbs that compare models: parity and benchmark."""
+"""The verb that compares models' accuracy: parity; and what it shares with benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks.entries import entries_for
 from benchmarks.parity_run import gate_passed, parity_section
 from benchmarks.report_rows import figure
-from benchmarks.speed_run import speed_section
 from deploy import bundled
 from deploy.artifact import Artifact
 from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
@@ -18,8 +17,8 @@ from deploy.data import open_set
 from deploy.errors import UsageError
 from deploy.onnx_file import contract_of, describe
 from deploy.preprocess import Preprocess
-from deploy.progress import bar, share_bar
-from deploy.runtimes.base import Runtime
+from deploy.progress import bar
+from deploy.runtimes.base import Execution, Runtime
 from deploy.runtimes.registry import RuntimeName, open_runtime, usable_cores
 
 log = logging.getLogger(__name__)
@@ -27,21 +26,22 @@ log = logging.getLogger(__name__)
 
 def parity(options: Options, arguments: Sequence[str]) -> Result:
     """Compare models with a reference; exit code 1 when one loses too much."""
-    artifacts = _artifacts(options.model)
-    preprocess = _common_contract(artifacts)
+    artifacts = artifacts_of(options.model)
+    preprocess = common_contract(artifacts)
     images = open_set(options.data or bundled.sample(), "test")
-    threads = options.threads or usable_cores()
-    reference, name = _reference(options, threads, preprocess)
+    execution = Execution(threads=options.threads or usable_cores())
+    reference, name = _reference(options, execution, preprocess)
     section = parity_section(
         reference,
         name,
         entries_for(artifacts, runtimes_of(options)),
         images=images.inputs(preprocess),
+        pixels=images.pixels(preprocess),
         truths=images.truths(preprocess),
         names=[sample.name for sample in images],
         max_drop=options.max_drop,
         seed=options.seed,
-        threads=threads,
+        execution=execution,
         progress=lambda items, label: bar(items, label, unit="image"),
     )
     for row in section["rows"]:
@@ -51,48 +51,27 @@ def parity(options: Options, arguments: Sequence[str]) -> Result:
     return 0 if passed else GATE_FAILED, section
 
 
-def benchmark(options: Options, arguments: Sequence[str]) -> Result:
-    """Time models side by side."""
-    artifacts = _artifacts(options.model)
-    preprocess = _common_contract(artifacts)
-    images = open_set(options.data or bundled.sample(), "test")
-    threads = options.threads or usable_cores()
-    reference, name = None, ""
-    if options.reference:
-        reference, name = _reference(options, threads, preprocess)
-    with share_bar("benchmark") as progress:
-        section = speed_section(
-            reference,
-            name,
-            entries_for(artifacts, runtimes_of(options)),
-            images=images.take(min(8, len(images)), seed=0).inputs(preprocess),
-            batches=options.batch,
-            threads=threads,
-            warmup=options.warmup,
-            duration_s=options.duration,
-            progress=progress,
-        )
-    for row in section["rows"]:
-        log.info("%s", _speed_line(row))
-    return 0, section
-
-
-def _reference(options: Options, threads: int, models: Preprocess) -> tuple[Runtime, str]:
+def _reference(options: Options, execution: Execution, models: Preprocess) -> tuple[Runtime, str]:
     """The reference and its name; it must expect the same inputs as the models."""
     from deploy.runtimes.pytorch import PyTorchRuntime
 
     path: Path = options.reference
     if path.suffix == ".onnx":
         artifact = describe(path)
-        _require_same_inputs(path, contract_of(artifact), models)
-        runtime = open_runtime(RuntimeName.ONNXRUNTIME, artifact, threads=threads)
+        require_same_inputs(path, contract_of(artifact), models)
+        runtime = open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution)
         return runtime, f"{path.name} on ONNX Runtime"
     checkpoint = checkpoint_of(options, path)
-    _require_same_inputs(path, checkpoint.preprocess, models)
-    return PyTorchRuntime(checkpoint, threads=threads), "PyTorch fp32"
+    require_same_inputs(path, checkpoint.preprocess, models)
+    return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32"
 
 
-def _require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) -> None:
+def require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) -> None:
+    """Refuse a reference that expects other inputs than the models.
+
+    Raises:
+        UsageError: with both contracts.
+    """
     if reference != models:
         raise UsageError(
             f"--reference {path} expects {reference.to_json()}, the models {models.to_json()}; for "
@@ -100,14 +79,25 @@ def _require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) 
         )
 
 
-def _artifacts(paths: Sequence[Path]) -> dict[str, Artifact]:
+def artifacts_of(paths: Sequence[Path]) -> dict[str, Artifact]:
+    """The model files by name without suffix.
+
+    Raises:
+        InputError: one cannot be read.
+        UsageError: two have one name.
+    """
     artifacts = {path.name.removesuffix(".onnx"): describe(path) for path in paths}
     if len(artifacts) != len(paths):
         raise UsageError("two of the models have the same file name; rename one")
     return artifacts
 
 
-def _common_contract(artifacts: dict[str, Artifact]) -> Preprocess:
+def common_contract(artifacts: dict[str, Artifact]) -> Preprocess:
+    """The input contract that all models share.
+
+    Raises:
+        UsageError: they expect different inputs.
+    """
     contracts = {label: contract_of(artifact) for label, artifact in artifacts.items()}
     (first, contract), *others = contracts.items()
     for label, other in others:
@@ -127,15 +117,4 @@ def _parity_line(row: dict[str, Any]) -> str:
     return (
         f"{line}, delta {row['delta_iou_percentage_points']:+.3f} [{low:+.3f}, {high:+.3f}], "
         f"{row['disagreement_percent']:.3f} % of pixels differ, {verdict}"
-    )
-
-
-def _speed_line(row: dict[str, Any]) -> str:
-    if row["skipped"]:
-        return f"{row['name']}: skipped, {row['skipped']}"
-    speedup = f", {row['speedup']:.2f}x the reference" if row["speedup"] else ""
-    return (
-        f"batch {row['batch']}: {row['name']} ({row['precision_executed']}): p50 "
-        f"{row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, "
-        f"{row['images_per_s']:.1f} images/s{speedup}"
     )

@@ -7,7 +7,10 @@ from pathlib import Path
 
 ARCHITECTURES = ("r2u_net", "unet_plus_plus")
 METHODS = ("entropy", "percentile", "mse", "minmax")
-RUNTIMES = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
+AUTO = "auto"
+REWRITES = ("recurrent-sum", "dead-channels", "upsample-convolution", "image-interface")
+HINTS = ("latency", "throughput")
 TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -107,7 +110,10 @@ def exclude_flag(verb: Group) -> None:
 def runtime_flag(verb: Group) -> None:
     """Runtimes to run on."""
     verb.add_argument(
-        "--runtime", choices=RUNTIMES, nargs="+", help="default: what each file suits and is here"
+        "--runtime",
+        choices=(AUTO, *RUNTIMES),
+        nargs="+",
+        help="auto: measure, and take the fastest here (default: what each file suits and is here)",
     )
 
 
@@ -127,6 +133,45 @@ def timing_flags(verb: Group) -> None:
     verb.add_argument(
         "--duration", type=positive, default=2.0, help="seconds for each row (default: 2)"
     )
+
+
+def sweep_flags(verb: Group) -> None:
+    """Settings that a benchmark goes through."""
+    group = verb.add_argument_group(
+        "settings", "every batch is measured with every number of threads and of streams"
+    )
+    group.add_argument(
+        "--hint",
+        choices=HINTS,
+        help="latency: one call at a time; throughput: every stream busy (default: latency; with "
+        "--end-to-end throughput)",
+    )
+    for flag, what in (
+        ("--batch", "images a call (default: 1 8; with --end-to-end 1)"),
+        ("--threads", "in all (default: all this process may use)"),
+        ("--streams", "calls at once, for throughput (default: one for each thread)"),
+    ):
+        group.add_argument(flag, type=positive_int, nargs="+", metavar="N", help=what)
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of layers that are not quantized (default: fp32)",
+    )
+
+
+def end_to_end_flags(verb: Group) -> None:
+    """From image files to mask files."""
+    group = verb.add_argument_group(
+        "end to end", "image files in, mask files out; decoding, inference and encoding overlap"
+    )
+    group.add_argument(
+        "--end-to-end",
+        type=Path,
+        metavar="FOLDER",
+        help="measure this, and not the calls alone, on a folder of images of any size",
+    )
+    output_flag(group, "folder for masks of the images' size (default: they are thrown away)")
 
 
 def threads_flag(verb: Group) -> None:

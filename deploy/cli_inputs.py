@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from deploy.artifact import Artifact, Precision
+from deploy.cli_flags import AUTO
 from deploy.errors import InputError, UsageError
+from deploy.onnx_file import describe
 from deploy.preprocess import Preprocess
-from deploy.runtimes.registry import RuntimeName
+from deploy.runtimes.base import Execution
+from deploy.runtimes.registry import RuntimeName, usable_cores
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it do
     from deploy.models.checkpoint import Checkpoint
@@ -54,6 +63,49 @@ def output_file(options: Options, *inputs: Path) -> Path:
     return output
 
 
-def runtimes_of(options: Options) -> tuple[RuntimeName, ...] | None:
-    """The runtimes asked for; ``None`` when none was."""
-    return tuple(RuntimeName(name) for name in options.runtime) if options.runtime else None
+def runtimes_of(
+    options: Options, checkpoint: Checkpoint | None = None
+) -> tuple[RuntimeName, ...] | None:
+    """The runtimes asked for; ``None`` when none was.
+
+    ``--runtime auto`` measures: every runtime that is ready runs the models at batch 1, and the
+    fastest is taken and said.
+
+    Args:
+        options: the flags.
+        checkpoint: what is measured, exported to fp32; ``None`` takes the files of ``--model``.
+
+    Raises:
+        UsageError: ``auto`` beside a runtime by name.
+        InputError: no runtime runs the models.
+    """
+    if not options.runtime:
+        return None
+    if AUTO not in options.runtime:
+        return tuple(RuntimeName(name) for name in options.runtime)
+    if options.runtime != [AUTO]:
+        raise UsageError(
+            f"--runtime {' '.join(options.runtime)}: {AUTO} picks one runtime by itself; give it "
+            "alone, or the runtimes without it"
+        )
+    if checkpoint is None:
+        return (_measured(options, [describe(path) for path in options.model]),)
+    from deploy.export import export
+
+    with TemporaryDirectory(prefix="segdeploy-") as folder:
+        return (_measured(options, [export(checkpoint, Path(folder) / "model.onnx")]),)
+
+
+def _measured(options: Options, artifacts: Sequence[Artifact]) -> RuntimeName:
+    """The fastest runtime here, said with its figures."""
+    from benchmarks.fastest import fastest
+
+    flags = vars(options)
+    threads = flags.get("threads") or usable_cores()
+    execution = Execution(
+        threads=threads if isinstance(threads, int) else threads[0],
+        precision=Precision(flags.get("precision", Precision.FP32)),
+    )
+    found = fastest(artifacts, execution=execution)
+    log.info("--runtime auto: %s is the fastest here (%s)", found.runtime.value, found.words)
+    return found.runtime

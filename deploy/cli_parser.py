@@ -9,12 +9,14 @@ from pathlib import Path
 from deploy import __version__
 from deploy.cli_flags import (
     ARCHITECTURES,
+    REWRITES,
     TARGETS,
     Group,
     calibration_data,
     checkpoint_details,
     checkpoint_flags,
     count,
+    end_to_end_flags,
     evaluation_data,
     exclude_flag,
     max_drop_flag,
@@ -26,6 +28,7 @@ from deploy.cli_flags import (
     positive_int,
     runtime_flag,
     seed_flag,
+    sweep_flags,
     threads_flag,
     timing_flags,
 )
@@ -113,6 +116,22 @@ def _convert(verb: Group) -> None:
     verb.add_argument("--precision", choices=("fp16",), default="fp16", help="default: fp16")
 
 
+def _rewrite(verb: Group) -> None:
+    model_flag(verb)
+    output_flag(verb, "ONNX file to write", required=True)
+    verb.add_argument(
+        "--rewrites",
+        choices=REWRITES,
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help=f"which of {', '.join(REWRITES)} (default: the first three; dead-channels looks at "
+        "the images; image-interface: 8-bit image in, mask out, of any precision)",
+    )
+    calibration_data(verb)
+    threads_flag(verb)
+
+
 def _calibrate(verb: Group) -> None:
     model_flag(verb)
     output_flag(verb, "calibration table to write (JSON)", required=True)
@@ -167,9 +186,9 @@ def _benchmark(verb: Group) -> None:
     checkpoint_details(verb)
     evaluation_data(verb)
     runtime_flag(verb)
-    verb.add_argument("--batch", type=positive_int, nargs="+", default=[1, 8], help="default: 1 8")
     timing_flags(verb)
-    threads_flag(verb)
+    sweep_flags(verb)
+    end_to_end_flags(verb)
 
 
 def _report(verb: Group) -> None:
@@ -230,6 +249,11 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         "segdeploy convert -m net.sim.onnx --precision fp16 -o net.fp16.onnx",
         _convert,
     ),
+    "rewrite": (
+        "rewrite a graph into one that does the same with less work, or from image to mask",
+        "segdeploy rewrite -m net.sim.onnx --calib-data dsb2018 -o net.opt.onnx",
+        _rewrite,
+    ),
     "calibrate": (
         "find the range of every activation on real images",
         "segdeploy calibrate -m net.sim.onnx --calib-data dsb2018 -o net.calib.json",
@@ -258,7 +282,7 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         _report,
     ),
     "run": (
-        "do the whole job: export, simplify, fp16, calibrate, int8, parity, benchmark, report",
+        "do the whole job, from export to int8, parity, benchmark and report",
         "segdeploy run -c best.safetensors --data dsb2018 -o out",
         _run,
     ),

@@ -15,30 +15,17 @@ from dataclasses import asdict
 from benchmarks.environment import describe as describe_environment
 from benchmarks.report import load_report, verdict_text, write_report
 from calibration.estimate import Method
-from deploy import bundled, cli_artifacts, cli_compare
+from deploy import bundled, cli_artifacts, cli_benchmark, cli_compare, cli_doctor
 from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from deploy.data import open_set
 from deploy.prepare import prepare_raw
 from deploy.preprocess import Preprocess
 from deploy.progress import bar
 from deploy.run_config import RunConfig
-from deploy.runtimes.registry import RuntimeName, availability, usable_cores
+from deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
 from deploy.targets.profiles import native_profile, profile_named
 
 log = logging.getLogger(__name__)
-
-
-def doctor(options: Options, arguments: Sequence[str]) -> Result:
-    """Say what this machine has."""
-    machine = asdict(describe_environment())
-    runtimes = [availability(name) for name in RuntimeName]
-    for key in ("os", "python", "cpu", "cores", "memory_bytes"):
-        log.info("%-12s %s", key, machine[key])
-    log.info("%-12s %s", "isa", " ".join(machine["isa"]) or "unknown")
-    for state in runtimes:
-        word = f"ready, {state.version}" if state.ready else f"missing: {state.reason}"
-        log.info("%-12s %s", state.name, word)
-    return 0, {"environment": machine, "runtimes": [asdict(state) for state in runtimes]}
 
 
 def data(options: Options, arguments: Sequence[str]) -> Result:
@@ -111,7 +98,7 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
     machine = describe_environment()
     targets = [profile_named(name) for name in options.target or ()] or [
         native_profile(runtime, machine=platform.machine(), isa=machine.isa)
-        for runtime in RuntimeName
+        for runtime in CPU_RUNTIMES
         if availability(runtime).ready
     ]
     head = f"_l{checkpoint.head}" if checkpoint.head not in (None, 4) else ""
@@ -122,7 +109,7 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
         evaluation=open_set(data_root, "test"),
         method=Method(options.method),
         targets=tuple(targets),
-        runtimes=runtimes_of(options),
+        runtimes=runtimes_of(options, checkpoint),
         exclude=tuple(options.exclude),
         max_drop=options.max_drop,
         batch=options.batch,
@@ -139,16 +126,17 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
 
 
 VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
-    "doctor": doctor,
+    "doctor": cli_doctor.doctor,
     "data": data,
     "train": train,
     "export": cli_artifacts.export_model,
     "simplify": cli_artifacts.simplify_model,
     "convert": cli_artifacts.convert,
+    "rewrite": cli_artifacts.rewrite_model,
     "calibrate": cli_artifacts.calibrate_model,
     "quantize": cli_artifacts.quantize,
     "parity": cli_compare.parity,
-    "benchmark": cli_compare.benchmark,
+    "benchmark": cli_benchmark.benchmark,
     "report": report,
     "run": run_all,
 }

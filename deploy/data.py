@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.errors import InputError
+from deploy.interface import Interface
 from deploy.preprocess import MASK_THRESHOLD, Preprocess
 
 SPLITS = ("train", "val", "test")
@@ -101,6 +102,12 @@ class SegmentationSet:
     def inputs(self, preprocess: Preprocess) -> NDArray[np.float32]:
         """Every image through the contract: float32 (N, 3, height, width)."""
         return np.stack([preprocess.apply(sample.image()) for sample in self.samples])
+
+    def pixels(self, preprocess: Preprocess) -> NDArray[np.uint8]:
+        """Every image resized, as a model that takes pixels wants it: (N, height, width, 3)."""
+        return np.stack(
+            [Interface.IMAGE.prepared(sample.image(), preprocess) for sample in self.samples]
+        ).astype(np.uint8, copy=False)
 
     def truths(self, preprocess: Preprocess) -> NDArray[np.bool_]:
         """Every mask through the contract: bool (N, height, width)."""

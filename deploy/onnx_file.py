@@ -91,12 +91,25 @@ def contract_of(artifact: Artifact) -> Preprocess:
     Raises:
         InputError: it carries none.
     """
-    entries = metadata(load_model(artifact.path))
+    return contract_in(load_model(artifact.path), source=str(artifact.path))
+
+
+def contract_in(model: onnx.ModelProto, *, source: str) -> Preprocess:
+    """The input contract a loaded model carries.
+
+    Args:
+        model: the model.
+        source: what to call it in an error.
+
+    Raises:
+        InputError: it carries none.
+    """
+    entries = metadata(model)
     if "preprocess" not in entries:
         raise InputError(
-            f"{artifact.path} carries no preprocessing contract; export it with `segdeploy export`"
+            f"{source} carries no preprocessing contract; export it with `segdeploy export`"
         )
-    return Preprocess.from_json(entries["preprocess"], source=str(artifact.path))
+    return Preprocess.from_json(entries["preprocess"], source=source)
 
 
 def require_fp32(source: Artifact, purpose: str) -> None:
@@ -113,6 +126,11 @@ def require_fp32(source: Artifact, purpose: str) -> None:
         raise InputError(
             f"{source.path} is {source.precision.value}; {purpose} from fp32, give the file that "
             "`segdeploy export` or `segdeploy simplify` wrote"
+        )
+    if any(spec.dtype == "uint8" for spec in source.inputs):
+        raise InputError(
+            f"{source.path} takes 8-bit images; {purpose} from the file it was made from, and the "
+            "image interface is added last"
         )
 
 

@@ -13,6 +13,7 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.data import require_disjoint
 from deploy.export import export
 from deploy.models.checkpoint import Checkpoint
+from deploy.rewrite import changed_sites, summary
 from deploy.run_config import RunConfig
 from deploy.run_report import assemble
 from deploy.simplify import simplify
@@ -46,13 +47,22 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)
     simplified = stages.run("simplify", "sim.onnx", lambda out: simplify(fp32, out), parent=fp32)
     fp16 = stages.run("fp16", "fp16.onnx", lambda out: to_fp16(simplified, out), parent=simplified)
-    table, table_path = stages.calibrate(simplified)
+    rewritten = stages.run(
+        "rewrite",
+        "opt.onnx",
+        lambda out: stages.rewrite(simplified, out),
+        parent=simplified,
+        note=summary,
+    )
+    table, table_path = stages.calibrate(rewritten)
     artifacts = {"fp32 exported": fp32, "fp32": simplified, "fp16": fp16}
+    if changed_sites(rewritten):
+        artifacts["fp32 rewritten"] = rewritten
     for profile in config.targets:
 
         def quantize(out: Path, profile: TargetProfile = profile) -> Artifact:
             return to_int8(
-                simplified,
+                rewritten,
                 out,
                 table=table,
                 table_sha256=sha256_of(table_path),
@@ -61,7 +71,7 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
             )
 
         artifacts[f"int8 {profile.name}"] = stages.run(
-            "int8", f"int8.{profile.name}.onnx", quantize, parent=simplified
+            "int8", f"int8.{profile.name}.onnx", quantize, parent=rewritten
         )
     entries = entries_for(artifacts, config.runtimes)
     parity = stages.parity(entries)
@@ -94,6 +104,6 @@ def plan(config: RunConfig, checkpoint: Checkpoint) -> str:
         f"calibrate ({config.method.value}) on {len(calibration)} images of "
         f"{calibration.root.resolve().name} ({calibration.split}), report on {len(evaluation)} of "
         f"{evaluation.root.resolve().name} ({evaluation.split})\n"
-        f"export, simplify, fp16, calibrate, {targets}, parity (budget {config.max_drop:g} points "
-        f"of IoU), benchmark, report -> {config.output}"
+        f"export, simplify, fp16, rewrite, calibrate, {targets}, parity (budget "
+        f"{config.max_drop:g} points of IoU), benchmark, report -> {config.output}"
     )

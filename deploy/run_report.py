@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from benchmarks.accuracy import DEFINITIONS
-from benchmarks.cost import onnx_cost
 from benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
 from benchmarks.environment import describe
 from benchmarks.report import SCHEMA_VERSION
@@ -16,6 +15,7 @@ from benchmarks.report_published import PUBLISHED
 from calibration.table import CalibrationTable
 from deploy import __version__
 from deploy.artifact import Artifact
+from deploy.cost import onnx_cost
 from deploy.data import SegmentationSet
 from deploy.models.checkpoint import Checkpoint, build_network
 from deploy.models.families import Architecture

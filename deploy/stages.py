@@ -17,16 +17,20 @@ from benchmarks.environment import describe as describe_environment
 from benchmarks.parity import StageCheck, stage_check
 from benchmarks.parity_run import parity_section
 from benchmarks.speed_run import speed_section
+from benchmarks.subjects import CheckpointSubject, FileSubject
+from benchmarks.sweep import Sweep
 from calibration.table import CalibrationTable
 from deploy import __version__
 from deploy.artifact import Artifact
 from deploy.calibrate import calibrate
+from deploy.channel_activity import channel_activity
 from deploy.errors import RunError
 from deploy.models.checkpoint import Checkpoint
 from deploy.onnx_file import describe
 from deploy.progress import bar, share_bar
+from deploy.rewrite import rewrite
 from deploy.run_config import RunConfig
-from deploy.runtimes.base import infer_each
+from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.pytorch import PyTorchRuntime
 from deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from deploy.targets.profiles import PROFILES
@@ -53,6 +57,7 @@ class StageLimits:
 STAGE_LIMITS = {
     "export": StageLimits(max_abs_difference=1e-4),
     "simplify": StageLimits(max_abs_difference=1e-4),
+    "rewrite": StageLimits(max_abs_difference=1e-4),
     "fp16": StageLimits(disagreement_percent=1.0),
     "int8": StageLimits(disagreement_percent=10.0),
 }
@@ -64,7 +69,8 @@ class StageRunner:
     def __init__(self, config: RunConfig, checkpoint: Checkpoint) -> None:
         self.config = config
         self.checkpoint = checkpoint
-        self.reference = PyTorchRuntime(checkpoint, threads=config.threads)
+        self.execution = Execution(threads=config.threads)
+        self.reference = PyTorchRuntime(checkpoint, execution=self.execution)
         self.workspace = Workspace.open(
             config.output, _inputs(config, checkpoint), overwrite=config.overwrite
         )
@@ -73,7 +79,7 @@ class StageRunner:
         self.outputs: dict[str, Pixels] = {}
         self.rows: list[dict[str, Any]] = []
         self.number = 0
-        self.total = 6 + len(config.targets)
+        self.total = 7 + len(config.targets)
 
     def run(
         self,
@@ -82,8 +88,12 @@ class StageRunner:
         build: Callable[[Path], Artifact],
         *,
         parent: Artifact | None,
+        note: Callable[[Artifact], str] | None = None,
     ) -> Artifact:
-        """Run one stage, or take its file from before, and compare it with its parent."""
+        """Run one stage, or take its file from before, and compare it with its parent.
+
+        ``note`` says in a few words what is special about the result.
+        """
         file = f"{self.config.name}.{suffix}"
         key = key_of(stage=stage, parent=parent.sha256 if parent else None)
         started = time.perf_counter()
@@ -97,8 +107,25 @@ class StageRunner:
         if not reused:
             self.workspace.record(file, file=file, key=key)
         label = f"int8 {artifact.target}" if artifact.target else stage
-        self._note(label, None if reused else seconds, artifact=artifact, check=check)
+        self._note(
+            label,
+            None if reused else seconds,
+            artifact=artifact,
+            check=check,
+            note=note(artifact) if note else None,
+        )
         return artifact
+
+    def rewrite(self, source: Artifact, output: Path) -> Artifact:
+        """Rewrite the graph, with what the calibration images show of its channels."""
+        activity = channel_activity(
+            source.path,
+            self.config.calibration.samples,
+            preprocess=self.checkpoint.preprocess,
+            threads=self.config.threads,
+            progress=lambda samples: bar(samples, "rewrite", unit="image"),
+        )
+        return rewrite(source, output, activity=activity)
 
     def calibrate(self, source: Artifact) -> tuple[CalibrationTable, Path]:
         """Find every range, or take the table from before."""
@@ -146,7 +173,7 @@ class StageRunner:
             names=[sample.name for sample in config.evaluation],
             max_drop=config.max_drop,
             seed=config.seed,
-            threads=config.threads,
+            execution=self.execution,
             progress=lambda images, label: bar(images, label, unit="image"),
         )
         note = f"{len(section['rows'])} rows over {section['images']} images"
@@ -159,12 +186,10 @@ class StageRunner:
         started = time.perf_counter()
         with share_bar("benchmark") as progress:
             section = speed_section(
-                self.reference,
-                REFERENCE_NAME,
-                entries,
+                CheckpointSubject(name=REFERENCE_NAME, checkpoint=self.checkpoint),
+                [FileSubject(entry=entry) for entry in entries],
                 images=self.check_images,
-                batches=sorted({1, config.batch}),
-                threads=config.threads,
+                sweep=Sweep(threads=(config.threads,), batches=tuple(sorted({1, config.batch}))),
                 warmup=config.warmup,
                 duration_s=config.duration_s,
                 progress=progress,
@@ -179,9 +204,7 @@ class StageRunner:
             before = infer_each(self.reference, self.check_images)
         else:
             before = self.outputs[parent.sha256]
-        with open_runtime(
-            _check_runtime(artifact), artifact, threads=self.config.threads
-        ) as loaded:
+        with open_runtime(_check_runtime(artifact), artifact, execution=self.execution) as loaded:
             after = infer_each(loaded, self.check_images)
         self.outputs[artifact.sha256] = after
         check = stage_check(before, after)

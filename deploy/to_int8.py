@@ -98,8 +98,8 @@ def activation_params(
 ) -> dict[str, QuantParams]:
     """Scale and zero point of every quantized activation, in graph order.
 
-    Outputs of MaxPool and Resize take their input's. A Concat's inputs and output share one as
-    far as the profile allows.
+    Outputs of DepthToSpace, MaxPool and Resize take their input's. A Concat's inputs and output
+    share one as far as the profile allows.
 
     Raises:
         InputError: the table lacks a tensor.
@@ -172,6 +172,10 @@ class _QdqWriter:
                 )
                 node.input[2] = own[1].output[0]
             self.before[node.name] = own
+        for node in self.graph.node:
+            kept = node.op_type == "Conv" and node.name in self.exclude
+            if kept and activations and len(node.input) > 2:
+                self._keep_in_float(node)
 
     def quantize_activations(self, activations: dict[str, QuantParams]) -> None:
         """Put a Q-DQ pair behind every quantized activation and point its consumers at it."""
@@ -232,6 +236,20 @@ class _QdqWriter:
             )
             for weight, floor in smallest.items()
         }
+
+    def _keep_in_float(self, node: onnx.NodeProto) -> None:
+        """Store the bias of an excluded convolution as int32, exact to float32's last bits.
+
+        ONNX Runtime quantizes the weights of a float convolution between two Q-DQ pairs by itself,
+        with one scale; it leaves alone one whose bias is not a float constant.
+        """
+        bias = self._value(node.input[2])
+        one = np.float32(1)
+        step = smallest_weight_scale(bias, input_scale=one).astype(np.float32)
+        params = bias_params(bias, input_scale=one, weight_scale=step)
+        own = self._dequantized(f"{node.name}.bias", f"{node.name}/bias", bias, params)
+        node.input[2] = own.output[0]
+        self.before[node.name] = [own]
 
     def _value(self, name: str) -> NDArray[np.float32]:
         return numpy_helper.to_array(self.weights[name])

@@ -19,10 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cost import onnx_cost
-from benchmarks.cost_formulas import conv_macs, conv_transpose_macs, gemm_macs, matmul_macs
 from benchmarks.cost_published import published_gflops
 from benchmarks.cost_torch import torch_cost
+from deploy.cost import onnx_cost
+from deploy.cost_formulas import conv_macs, conv_transpose_macs, gemm_macs, matmul_macs
 from deploy.errors import InputError, UsageError
 from deploy.models import R2UNet, UNetPlusPlus
 
@@ -154,6 +154,39 @@ def test_qdq_int8_costs_what_the_float_network_costs() -> None:
     assert (cost.macs, cost.parameters) == (CONV_MACS, CONV_PARAMETERS)
     assert cost.elementwise == {quantize: 3 * 8 * 8, dequantize: 3 * 8 * 8}
     assert cost.layers[0].biased
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_integer_operators_cost_what_the_float_ones_cost(fused: bool) -> None:
+    weights: dict[str, np.ndarray] = {
+        "s": np.asarray(0.5, np.float32),
+        "z": np.asarray(0, np.uint8),
+        "w": np.ones((4, 3, 3, 3), np.int8),
+        "sw": np.ones(4, np.float32),
+        "zw": np.zeros(4, np.int8),
+        "b": np.ones(4, np.int32),
+        "m": np.ones((8, 5), np.int8),
+        "sm": np.asarray(1, np.float32),
+        "zm": np.asarray(0, np.int8),
+    }
+    pads = [1, 1, 1, 1]
+    if fused:
+        node, matmul = helper.make_node, ["c", "s", "z", "m", "sm", "zm", "s", "z"]
+        nodes = [
+            node("QLinearConv", ["x", *"sz", "w", "sw", "zw", *"sz", "b"], ["c"], pads=pads),
+            node("QLinearMatMul", matmul, ["y"]),
+        ]
+    else:
+        nodes = [
+            helper.make_node("ConvInteger", ["x", "w"], ["i"], pads=pads),
+            helper.make_node("Cast", ["i"], ["c"], to=TensorProto.UINT8),
+            helper.make_node("MatMulInteger", ["c", "m"], ["j"]),
+            helper.make_node("Cast", ["j"], ["y"], to=TensorProto.UINT8),
+        ]
+    cost = onnx_cost(model_of(nodes, weights, dtype=TensorProto.UINT8))
+    assert [layer.macs for layer in cost.layers] == [CONV_MACS, 4 * 8 * 8 * 5]
+    assert cost.parameters == 4 * 27 + (4 if fused else 0) + 8 * 5
+    assert cost.not_counted == ()
 
 
 def test_weights_stored_in_fp16_behind_a_cast_count_once() -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmarks.latency import BenchmarkResult, Candidate, measure
+from benchmarks.sweep import Sweep
+from benchmarks.throughput import MIN_SLICES, ThroughputResult, measure_throughput
 from deploy.artifact import Precision, TensorSpec
 from deploy.errors import RunError, UsageError
-from deploy.runtimes.base import Feeds
+from deploy.runtimes.base import Executed, Execution, Feeds, Hint, Layer, infer_threaded
 
 
 class Clock:
@@ -33,8 +36,11 @@ class FakeRuntime:
 
     inputs: tuple[TensorSpec, ...] = (TensorSpec(name="x", shape=("batch", 1), dtype="float32"),)
     outputs: tuple[TensorSpec, ...] = (TensorSpec(name="y", shape=("batch", 1), dtype="float32"),)
-    precision_executed = "fp32 (weights stored in fp16)"
-    threads = 2
+    execution = Execution(threads=2)
+    executed = Executed(
+        layers=(Layer(name="c", operator="Conv", precision="fp32", macs=8),),
+        requested=Precision.FP16,
+    )
 
     def __init__(self, name: str, clock: Clock, log: list[str], seconds: Iterator[float]) -> None:
         self.name = name
@@ -48,6 +54,9 @@ class FakeRuntime:
         self.collector_was_on.add(gc.isenabled())
         self.clock.now += next(self.seconds)
         return {"y": feeds["x"]}
+
+    def infer_many(self, batches: Iterable[Feeds]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        return map(self.infer, batches)
 
     def __enter__(self) -> FakeRuntime:
         return self
@@ -274,3 +283,137 @@ def test_impossible_settings_are_refused(warmup: int, duration_s: float, min_sam
         bench.measure(candidate, warmup=warmup, duration_s=duration_s, min_samples=min_samples)
     with pytest.raises(UsageError, match="cannot time 0 candidates"):
         bench.measure()
+
+
+class TestThroughput:
+    """Images a second with every stream busy."""
+
+    def test_candidates_warm_up_and_then_take_turns_in_slices(self) -> None:
+        bench = Bench()
+        candidates = [bench.add("A", 0.25, batch=4), bench.add("B", 0.125, batch=4)]
+        results = measure_throughput(candidates, warmup=2, duration_s=2, clock=bench.clock)
+        assert "".join(bench.log) == "AABB" + 4 * "AABBBB"
+        assert [result.images_per_s for result in results] == pytest.approx([16, 32])
+        assert [result.noise_percent for result in results] == pytest.approx([0, 0])
+        assert results[0].completions_s == 4 * (pytest.approx((0.25, 0.5)),)
+        assert [result.artifact for result in results] == ["net.A", "net.B"]
+
+    @settings(max_examples=15, deadline=None)
+    @given(st.sampled_from([0.0, 0.25, 1.0, 3.0]), st.sampled_from([0.125, 0.25, 4.0]))
+    def test_slices_are_many_enough_and_never_empty(self, duration_s: float, call_s: float) -> None:
+        bench = Bench()
+        candidates = [bench.add("A", call_s), bench.add("B", call_s)]
+        results = measure_throughput(candidates, warmup=0, duration_s=duration_s, clock=bench.clock)
+        counts = [len(result.completions_s) for result in results]
+        assert counts[0] == counts[1] >= MIN_SLICES
+        for result in results:
+            streams = FakeRuntime.execution.streams
+            assert all(len(stamps) >= streams for stamps in result.completions_s)
+            assert result.images_per_s == pytest.approx(1 / call_s)
+
+    def test_every_stream_is_kept_busy(self) -> None:
+        together = threading.Barrier(3, timeout=20)
+
+        class Parallel(FakeRuntime):
+            """Answers only when three requests are in flight."""
+
+            execution = Execution(threads=3, streams=3)
+
+            def infer(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
+                together.wait()
+                return {"y": feeds["x"]}
+
+            def infer_many(
+                self, batches: Iterable[Feeds]
+            ) -> Iterator[dict[str, NDArray[np.float32]]]:
+                threes = (batch for batch in batches for _ in range(3))
+                return infer_threaded(self.infer, threes, streams=3)
+
+        runtime = Parallel("P", Clock(), [], forever(0.0))
+        candidate = Candidate(
+            name="p",
+            runtime=runtime,
+            feeds={"x": np.zeros((1, 1), np.float32)},
+            precision_requested=Precision.FP32,
+        )
+        (result,) = measure_throughput([candidate], warmup=1, duration_s=0.0)
+        assert all(len(stamps) >= 3 for stamps in result.completions_s)
+
+    def test_noise_is_the_spread_between_slices(self) -> None:
+        stamps = tuple((0.5, seconds) for seconds in (1.0, 1.0, 1.25, 2.0, 2.0))
+        result = ThroughputResult(artifact="net", batch=2, completions_s=stamps)
+        assert result.images_per_s == pytest.approx(2 * 10 / 7.25)
+        assert result.noise_percent == pytest.approx(100 * (2 - 1) / 1.6)
+        assert result.noisy
+
+    def test_the_collector_pauses_and_progress_ends_at_one(self) -> None:
+        bench = Bench()
+        shares: list[float] = []
+        assert gc.isenabled()
+        measure_throughput(
+            [bench.add("A", 0.1)], warmup=0, duration_s=1, progress=shares.append, clock=bench.clock
+        )
+        assert gc.isenabled()
+        assert bench.runtimes["A"].collector_was_on == {False}
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
+
+    @pytest.mark.parametrize("stamps", [(), ((),), ((0.2, 0.1),), ((0.0,),), ((float("nan"),),)])
+    def test_stamps_that_cannot_be_are_refused(self, stamps: tuple[tuple[float, ...], ...]) -> None:
+        with pytest.raises(ValueError, match="net"):
+            ThroughputResult(artifact="net", batch=1, completions_s=stamps)
+
+    @pytest.mark.parametrize(("warmup", "duration_s"), [(-1, 1.0), (0, -1.0), (0, float("inf"))])
+    def test_impossible_settings_are_refused(self, warmup: int, duration_s: float) -> None:
+        with pytest.raises(UsageError, match="cannot time 1 candidates"):
+            measure_throughput([Bench().add("A", 0.1)], warmup=warmup, duration_s=duration_s)
+        with pytest.raises(UsageError, match="cannot time 0 candidates"):
+            measure_throughput([], warmup=0, duration_s=1)
+
+
+class TestSweep:
+    """The settings that are gone through."""
+
+    @given(
+        st.lists(st.integers(1, 8), min_size=1, max_size=3),
+        st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    )
+    def test_every_setting_comes_once_and_an_impossible_one_says_why(
+        self, batches: list[int], threads: list[int], streams: list[int]
+    ) -> None:
+        sweep = Sweep(
+            batches=tuple(batches),
+            threads=tuple(threads),
+            streams=tuple(streams),
+            hint=Hint.THROUGHPUT,
+        )
+        points = list(sweep.points())
+        found = [(point.batch, point.threads, point.streams) for point in points]
+        assert sorted(found) == sorted(
+            {(b, t, s) for b in batches for t in threads for s in streams}
+        )
+        for point in points:
+            assert (point.execution is None) == (point.streams > point.threads)
+            if point.execution is None:
+                assert f"{point.streams} streams cannot share" in str(point.skipped)
+            else:
+                assert point.skipped is None
+                assert point.columns() == {
+                    "hint": "throughput",
+                    "batch": point.execution.batch,
+                    "threads": point.execution.threads,
+                    "streams": point.execution.streams,
+                }
+
+    def test_streams_default_to_what_the_hint_needs(self) -> None:
+        latency = Sweep(threads=(1, 4))
+        throughput = Sweep(threads=(1, 4), hint=Hint.THROUGHPUT)
+        assert [point.streams for point in latency.points()] == [1, 1]
+        assert [point.streams for point in throughput.points()] == [1, 4]
+
+    def test_several_streams_need_the_throughput_hint(self) -> None:
+        with pytest.raises(UsageError, match=r"--streams 1 2 .*; add --hint throughput"):
+            Sweep(threads=(2,), streams=(1, 2))
+        with pytest.raises(UsageError, match="at least one"):
+            Sweep(threads=())

@@ -25,7 +25,8 @@ from benchmarks.peers_calibration import repeated
 from benchmarks.peers_process import Attempt, attempt, unavailable
 from benchmarks.peers_ranges import activation_ranges, compare_widths
 from benchmarks.peers_tools import STANDARD, Job, Tool, candidates_searched, load
-from benchmarks.peers_worker import Measurement, peak_bytes
+from benchmarks.peers_worker import Measurement
+from benchmarks.process import peak_bytes
 from deploy.data import open_set
 from deploy.errors import InputError, RunError
 from deploy.onnx_file import set_metadata

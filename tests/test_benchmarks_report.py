@@ -90,6 +90,9 @@ def speed_row(name: str, batch: int, p50_ms: float | None, **changes: Any) -> di
         "runtime": "onnxruntime",
         "precision_requested": "fp32",
         "precision_executed": "fp32",
+        "int8_mac_share": 0.0,
+        "float_layers": [],
+        "hint": "latency",
         "batch": batch,
         "threads": 2,
         "streams": 1,
@@ -100,7 +103,12 @@ def speed_row(name: str, batch: int, p50_ms: float | None, **changes: Any) -> di
         "images_per_s": p50_ms and batch * 1000 / p50_ms,
         "speedup": p50_ms and 64 * batch / p50_ms,
         "noise_percent": 1.5,
+        "load_s": 0.25,
+        "first_inference_s": 0.0625,
+        "peak_bytes": 123_456_789,
+        "imports_bytes": 65_432_100,
         "latencies_s": [p50_ms / 1000] if p50_ms else None,
+        "completions_s": None,
         "skipped": None,
     }
     assert set(changes) <= set(row)
@@ -131,6 +139,7 @@ def sample_report() -> dict[str, Any]:
         "skipped": "openvino is not installed: <pip install>",
     }
     eager = {"runtime": "pytorch", "file_bytes": None}
+    partly = int8 | {"int8_mac_share": 0.98765, "float_layers": [f"layer<{n}>" for n in range(9)]}
     return {
         "schema_version": 1,
         "tool": {"name": "segdeploy", "version": "0.0.0"},
@@ -201,9 +210,9 @@ def sample_report() -> dict[str, Any]:
             "rows": [
                 speed_row("PyTorch fp32", 1, 64.0, **eager),
                 speed_row("fp16 on ONNX Runtime", 1, 40.0, **fp16, file_bytes=18_000_000),
-                speed_row("int8 ort-x86 on ONNX Runtime", 1, 16.0, **int8, file_bytes=9_000_000),
+                speed_row("int8 ort-x86 on ONNX Runtime", 1, 16.0, **partly, file_bytes=9_000_000),
                 speed_row("PyTorch fp32", 8, 512.0, **eager),
-                speed_row("int8 ort-x86 on ONNX Runtime", 8, 100.0, **int8, file_bytes=9_000_000),
+                speed_row("int8 ort-x86 on ONNX Runtime", 8, 100.0, **partly, file_bytes=9_000_000),
                 speed_row("int8 openvino-cpu on OpenVINO", 1, None, **openvino, **no_openvino),
             ],
         },
@@ -304,6 +313,9 @@ def test_schema_accepts_what_is_written(make: Any, tmp_path: Path) -> None:
         (("parity", "rows", 1, "precision_requested"), "int4"),
         (("benchmark", "rows", 0, "p50_ms"), -1),
         (("benchmark", "rows", 0, "batch"), 0),
+        (("benchmark", "rows", 0, "hint"), "both"),
+        (("benchmark", "rows", 0, "int8_mac_share"), 98.8),
+        (("benchmark", "rows", 0, "completions_s"), [[]]),
         (("cost", "macs"), 1.5),
         (("parity", "rows", 1, "scores"), None),
         (("parity", "rows", 4, "skipped"), None),
@@ -363,7 +375,9 @@ def test_html_shows_every_figure(tmp_path: Path) -> None:
     for row in report["benchmark"]["rows"]:
         shown += [figure(row[key], "fixed") for key in ("p50_ms", "p90_ms", "p99_ms", "speedup")]
         shown += [figure(row["images_per_s"], "rate"), figure(row["file_bytes"], "mega")]
-        shown += [row["precision_executed"]]
+        shown += [row["precision_executed"], figure(row["int8_mac_share"], "of_all")]
+    shown += ["98.77", "0.25", "62.5", "123", "65", "9 layers of int8 ort-x86 on ONNX Runtime run"]
+    shown += ["layer<7> and 1 more"]
     for made in report["stages"]:
         shown += [made["name"], made["status"], made["note"]]
         shown += list((made["artifact"] or {"sha256": None}).values())[-1:]
@@ -394,6 +408,10 @@ def test_markdown_holds_the_same_facts_shorter(tmp_path: Path) -> None:
         "47.787",
         "fake_1",
         "&lt;pip install&gt;",
+        "| 98.77 | int8 |",
+        "| latency | 1 | 2 | 1 | 0.25 | 62.5 | 123 |",
+        "| 9 layers | layer&lt;0&gt;, ",
+        "layer&lt;7&gt; and 1 more |",
     ):
         assert part in text
     assert f"\n    {report['command']}\n" in text

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 
 from calibration.estimate import Method
 from deploy import bundled, cli_flags, cli_verbs
@@ -27,6 +28,7 @@ from deploy.models.checkpoint import save_checkpoint
 from deploy.models.families import Architecture
 from deploy.onnx_file import load_model, save_model
 from deploy.preprocess import Preprocess
+from deploy.runtimes.base import Hint
 from deploy.runtimes.registry import RuntimeName
 from deploy.targets.profiles import PROFILES
 
@@ -121,6 +123,7 @@ class TestHelp:
         assert set(cli_flags.TARGETS) == set(PROFILES)
         assert set(cli_flags.RUNTIMES) == {name.value for name in RuntimeName}
         assert set(cli_flags.ARCHITECTURES) == {arch.value for arch in Architecture}
+        assert set(cli_flags.HINTS) == {hint.value for hint in Hint}
         assert set(cli_flags.METHODS) == {m.value for m in Method} - {Method.IMPORTED.value}
 
     def test_help_does_not_wait_for_torch(self) -> None:
@@ -150,12 +153,12 @@ class TestOutput:
     def test_json_is_on_stdout_only_when_asked_for(self, segdeploy: Command) -> None:
         text = segdeploy("doctor")
         assert (text.code, text.out) == (0, "")
-        assert "onnxruntime  ready, " in text.err
+        assert "\nonnxruntime          ready, " in text.err
         asked = segdeploy("doctor", "--format", "json")
         assert asked.code == 0
         assert asked.err == text.err
         found = json.loads(asked.out)
-        assert {state["name"] for state in found["runtimes"]} == {"onnxruntime", "openvino"}
+        assert {name.value for name in RuntimeName} < {s["name"] for s in found["runtimes"]}
         assert found["environment"]["python"] in asked.err
 
     def test_a_failure_leaves_stdout_empty(self, segdeploy: Command, tmp_path: Path) -> None:
@@ -226,6 +229,90 @@ class TestVerbs:
         assert found.code == 0
         assert json.loads(found.out)["images"] == 8
         assert sorted(path.name for path in output.iterdir()) == ["images", "masks", "splits.csv"]
+
+
+class TestBenchmark:
+    def test_throughput_goes_through_streams_and_skips_what_cannot_be(
+        self, segdeploy: Command, files: Path, image_set: Path
+    ) -> None:
+        found = segdeploy(
+            *("benchmark", "-m", files / "net.sim.onnx", "--runtime", "onnxruntime"),
+            *("--data", image_set, "--hint", "throughput", "--threads", 1, "--streams", 1, 2),
+            *("--batch", 2, "--warmup", 0, "--duration", 0.01, "--format", "json"),
+        )
+        assert found.code == 0
+        ran, skipped = json.loads(found.out)["rows"]
+        setting = [ran[key] for key in ("hint", "batch", "threads", "streams")]
+        assert setting == ["throughput", 2, 1, 1]
+        done = sum(len(stamps) for stamps in ran["completions_s"])
+        spent = sum(stamps[-1] for stamps in ran["completions_s"])
+        assert ran["images_per_s"] == pytest.approx(2 * done / spent)
+        assert ran["p50_ms"] is ran["latencies_s"] is ran["speedup"] is None
+        assert min(ran["load_s"], ran["first_inference_s"], ran["imports_bytes"]) > 0
+        assert ran["peak_bytes"] >= ran["imports_bytes"]
+        assert (ran["int8_mac_share"], ran["float_layers"]) == (0, [])
+        assert "2 streams cannot share 1 threads" in skipped["skipped"]
+        assert skipped["images_per_s"] is skipped["load_s"] is None
+        assert "net.sim on ONNX Runtime: skipped, 2 streams" in found.err
+
+    def test_bf16_is_a_skipped_row_where_the_runtime_has_none(
+        self, segdeploy: Command, files: Path, image_set: Path
+    ) -> None:
+        found = segdeploy(
+            *("benchmark", "-m", files / "net.sim.onnx", "--runtime", "onnxruntime"),
+            *("--data", image_set, "--precision", "bf16", "--threads", 1, "--duration", 0.01),
+        )
+        assert found.code == 0
+        assert "on ONNX Runtime: skipped, onnxruntime runs layers" in found.err
+
+    def test_end_to_end_writes_a_mask_for_every_image(
+        self, segdeploy: Command, files: Path, image_set: Path, tmp_path: Path
+    ) -> None:
+        images, masks = image_set / "images", tmp_path / "new" / "masks"
+        found = segdeploy(
+            *("benchmark", "-m", files / "net.sim.onnx", "--runtime", "onnxruntime"),
+            *("--end-to-end", images, "-o", masks, "--threads", 1, "--batch", 5),
+            *("--warmup", 1, "--duration", 0.01, "--format", "json"),
+        )
+        assert found.code == 0
+        (row,) = json.loads(found.out)["rows"]
+        assert json.loads(found.out)["images"] == 12
+        assert row["masks"] == len(row["written_s"]) >= 15
+        assert row["images_per_s"] > 0
+        assert row["most_at_once"] <= row["bound"]
+        assert row["precision_executed"] == "fp32"
+        assert "at most" in found.err
+        for image in images.iterdir():
+            with Image.open(image) as before, Image.open(masks / image.name) as after:
+                assert before.size == after.size
+        assert len(list(masks.iterdir())) == 12
+
+    @pytest.mark.parametrize(
+        ("flags", "code", "words"),
+        [
+            (("--streams", 2), 2, "add --hint throughput"),
+            (("-o", "masks"), 2, "it needs --end-to-end FOLDER"),
+            (("--end-to-end", "absent"), 3, "absent does not exist; expected a folder of images"),
+            (("--end-to-end", "FILES"), 3, "is no image"),
+            (("--end-to-end", "IMAGES", "-o", "IMAGES"), 2, "masks would replace them"),
+            (("--end-to-end", "IMAGES", "--data", "IMAGES"), 2, "--data is not read"),
+        ],
+    )
+    def test_a_mistake_is_told_before_long_work(
+        self,
+        segdeploy: Command,
+        files: Path,
+        image_set: Path,
+        flags: tuple[object, ...],
+        code: int,
+        words: str,
+    ) -> None:
+        real = {"FILES": files, "IMAGES": image_set / "images"}
+        asked = [real.get(str(flag), flag) for flag in flags]
+        found = segdeploy("benchmark", "-m", files / "net.sim.onnx", *asked)
+        assert found.code == code
+        assert words in found.err
+        assert found.err.startswith("segdeploy: error: ")
 
 
 class TestExitCodes:

@@ -36,7 +36,7 @@ from deploy.models import R2UNet, UNetPlusPlus
 from deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from deploy.onnx_file import describe, load_model, metadata, save_model
 from deploy.preprocess import Preprocess
-from deploy.runtimes.base import infer_each
+from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.registry import RuntimeName, open_runtime
 from deploy.simplify import simplify
 from deploy.targets.profiles import (
@@ -301,7 +301,9 @@ class TestPlacement:
         images = open_set(image_folder, None).inputs(TINY)
         outputs = []
         for artifact in (chains[name].source, chains[name].int8):
-            with open_runtime(RuntimeName.ONNXRUNTIME, artifact, threads=1) as runtime:
+            with open_runtime(
+                RuntimeName.ONNXRUNTIME, artifact, execution=Execution(threads=1)
+            ) as runtime:
                 outputs.append(infer_each(runtime, images))
         check = stage_check(*outputs)
         assert check.sqnr_db is not None
@@ -322,10 +324,14 @@ class TestPlacement:
             chains[name].int8.path, options, providers=["CPUExecutionProvider"]
         )
         (expected,) = literal.run(None, {"image": images})
-        with open_runtime(RuntimeName.ONNXRUNTIME, chains[name].int8, threads=1) as runtime:
-            assert runtime.precision_executed.startswith("int8")
+        with open_runtime(
+            RuntimeName.ONNXRUNTIME, chains[name].int8, execution=Execution(threads=1)
+        ) as runtime:
+            assert runtime.executed.words.startswith("int8")
             found = infer_each(runtime, images)
-        with open_runtime(RuntimeName.ONNXRUNTIME, chains[name].source, threads=1) as runtime:
+        with open_runtime(
+            RuntimeName.ONNXRUNTIME, chains[name].source, execution=Execution(threads=1)
+        ) as runtime:
             quantization = stage_check(infer_each(runtime, images), found).sqnr_db
         kernels = stage_check(expected[:, 0], found).sqnr_db
         assert quantization is not None
@@ -405,7 +411,7 @@ class TestExclude:
         assert metadata(load_model(made.path))["float_layers"] == "conv0_0.conv.0,final2"
         for node, original in zip(graph.of("Conv"), source.of("Conv"), strict=True):
             if node.name in kept:
-                assert list(node.input[1:]) == list(original.input[1:])
+                assert node.input[1] == original.input[1]
                 np.testing.assert_array_equal(
                     graph.constants[node.input[1]], source.constants[original.input[1]]
                 )
@@ -413,6 +419,22 @@ class TestExclude:
                 assert graph.integers(node.input[1]).dtype == np.int8
         first = next(node for node in graph.of("Conv") if node.name == "conv0_0.conv.0")
         assert first.input[0] == "image", "nobody else wants the image in int8"
+
+    @pytest.mark.parametrize("kept", ["conv1_0.conv.0", "conv0_1.conv.3"])
+    def test_onnx_runtime_runs_an_excluded_layer_in_float(
+        self, chains: dict[str, Chain], tmp_path: Path, kept: str
+    ) -> None:
+        """By itself it would quantize a float convolution between two quantized ones."""
+        chain = chains["unet"]
+        made = quantized(chain.source, tmp_path / "net.onnx", chain.table, exclude=[kept])
+        with open_runtime(RuntimeName.ONNXRUNTIME, made, execution=Execution(threads=1)) as runtime:
+            assert kept in runtime.executed.float_layers
+        graph, source = Graph(made), Graph(chain.source)
+        (node,) = [n for n in graph.of("Conv") if n.name == kept]
+        (original,) = [n for n in source.of("Conv") if n.name == kept]
+        stored = graph.dequantizer(node.input[2])
+        bias = graph.constants[stored.input[0]] * graph.constants[stored.input[1]].astype(float)
+        np.testing.assert_allclose(bias, source.constants[original.input[2]], rtol=2e-7, atol=1e-9)
 
     def test_one_use_of_a_shared_weight_can_stay_in_float(
         self, chains: dict[str, Chain], tmp_path: Path
@@ -435,7 +457,9 @@ class TestExclude:
         images = chain.images.inputs(TINY)
         outputs = []
         for artifact in (chain.source, made):
-            with open_runtime(RuntimeName.ONNXRUNTIME, artifact, threads=1) as runtime:
+            with open_runtime(
+                RuntimeName.ONNXRUNTIME, artifact, execution=Execution(threads=1)
+            ) as runtime:
                 outputs.append(infer_each(runtime, images))
         np.testing.assert_array_equal(outputs[0], outputs[1])
 
@@ -813,7 +837,9 @@ class TestProfiles:
         images = chain.images.inputs(TINY)
         outputs = []
         for artifact in (chain.source, made):
-            with open_runtime(RuntimeName.ONNXRUNTIME, artifact, threads=1) as runtime:
+            with open_runtime(
+                RuntimeName.ONNXRUNTIME, artifact, execution=Execution(threads=1)
+            ) as runtime:
                 outputs.append(infer_each(runtime, images))
         assert stage_check(*outputs).disagreement_percent < 10
 

@@ -27,7 +27,7 @@ from deploy.stages import StageRunner
 
 TINY = Preprocess(size=(32, 32))
 NAME = "unet_plus_plus_l1"
-MODELS = ("fp32.onnx", "sim.onnx", "fp16.onnx", "int8.ort-x86.onnx")
+MODELS = ("fp32.onnx", "sim.onnx", "fp16.onnx", "opt.onnx", "int8.ort-x86.onnx")
 MADE = [f"{NAME}.{suffix}" for suffix in (*MODELS, "calib.json")]
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
@@ -107,17 +107,18 @@ class TestWhatARunWrites:
         assert sorted(path.name for path in finished.iterdir()) == sorted([*MADE, *reports])
 
     def test_each_file_names_its_parent(self, finished: Path) -> None:
-        exported, simplified, half, int8 = (
+        exported, simplified, half, rewritten, int8 = (
             describe(finished / f"{NAME}.{suffix}") for suffix in MODELS
         )
-        assert [a.parent for a in (exported, simplified, half, int8)] == [
+        assert [a.parent for a in (exported, simplified, half, rewritten, int8)] == [
             None,
             exported.sha256,
             simplified.sha256,
             simplified.sha256,
+            rewritten.sha256,
         ]
         table = finished / f"{NAME}.calib.json"
-        assert json.loads(table.read_text())["model_sha256"] == simplified.sha256
+        assert json.loads(table.read_text())["model_sha256"] == rewritten.sha256
         assert metadata(load_model(int8.path))["calibration_sha256"] == sha256_of(table)
 
     def test_the_manifest_holds_inputs_versions_and_digests(
@@ -138,6 +139,7 @@ class TestWhatARunWrites:
             "export",
             "simplify",
             "fp16",
+            "rewrite",
             "calibrate",
             "int8 ort-x86",
             "parity",
@@ -165,6 +167,7 @@ class TestWhatARunWrites:
         checks = {row["name"]: row["check"] for row in report["stages"] if row["check"]}
         assert checks["export"]["max_abs_difference"] <= 1e-5
         assert checks["simplify"]["max_abs_difference"] <= 1e-6
+        assert checks["rewrite"]["max_abs_difference"] <= 1e-6
         assert 0 < checks["fp16"]["max_abs_difference"] < 0.02
         assert checks["fp16"]["max_abs_difference"] < checks["int8 ort-x86"]["max_abs_difference"]
 
@@ -182,7 +185,7 @@ class TestReuse:
     ) -> None:
         assert main(command(inputs, copied, "--format", "json")) == 0
         captured = capsys.readouterr()
-        assert captured.err.count(", reused") == 5
+        assert captured.err.count(", reused") == 6
         found = statuses(copied)
         assert {name for name, status in found.items() if status == "done"} == {
             "parity",

@@ -5,35 +5,56 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from torch import nn
 
 from benchmarks.entries import entries_for, require_ready
+from benchmarks.environment import describe as describe_environment
 from benchmarks.parity_run import gate_passed, parity_section
 from benchmarks.speed_run import speed_section
+from benchmarks.subjects import CheckpointSubject, FileSubject
+from benchmarks.sweep import Sweep
+from calibration.exchange import imported_range
+from calibration.table import imported_table
+from deploy.activations import quantized_activations
 from deploy.artifact import Artifact, Precision
+from deploy.cost import onnx_cost
 from deploy.data import open_set
-from deploy.errors import InputError, RunError
+from deploy.errors import InputError, RunError, UsageError
 from deploy.export import export
-from deploy.models import UNetPlusPlus
+from deploy.models import R2UNet, UNetPlusPlus
 from deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, save_model
+from deploy.onnx_file import describe, load_model, save_model
 from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Runtime, infer_each, precision_in_words
-from deploy.runtimes.ort import executed_precision
-from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from deploy.runtimes import ort
+from deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
+from deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers
+from deploy.runtimes.pytorch_ready import pytorch_availability
+from deploy.runtimes.registry import (
+    CPU_RUNTIMES,
+    RuntimeName,
+    availability,
+    default_runtimes,
+    open_runtime,
+)
+from deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
 from deploy.to_fp16 import to_fp16
+from deploy.to_int8 import to_int8
 
+BF16_HERE = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe_environment().isa))
+ONE_THREAD = Execution(threads=1)
 TINY = Preprocess(size=(32, 32))
 Pixels = NDArray[np.float32]
+Quantize = Callable[..., Artifact]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +74,34 @@ def half(artifact: Artifact) -> Artifact:
     return to_fp16(artifact, artifact.path.with_name("net.fp16.onnx"))
 
 
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory: pytest.TempPathFactory, _tiny_r2u: R2UNet) -> Artifact:
+    """R2U-Net, whose convolutions are used three times each."""
+    path = tmp_path_factory.mktemp("recurrent") / "r2u.safetensors"
+    save_checkpoint(_tiny_r2u, path, preprocess=TINY)
+    return export(load_checkpoint(path), path.with_suffix(".onnx"))
+
+
+@pytest.fixture(scope="module")
+def quantize(artifact: Artifact) -> Quantize:
+    """Function (layers to keep in float, lower end after a ReLU) -> int8 file, ranges made up."""
+    names = quantized_activations(load_model(artifact.path).graph, operators=DENSE_OPERATORS)
+
+    def quantize(*exclude: str, relu_from: float = 0.0) -> Artifact:
+        lows = {name: -1.0 if name == "image" else relu_from for name in names}
+        table = imported_table({n: imported_range(low, 6.0, "a test") for n, low in lows.items()})
+        return to_int8(
+            artifact,
+            artifact.path.with_name("net.int8.onnx"),
+            table=table,
+            table_sha256="ab" * 32,
+            profile=OPENVINO_CPU,
+            exclude=exclude,
+        )
+
+    return quantize
+
+
 @pytest.fixture
 def images(image_set: Path) -> Pixels:
     return open_set(image_set, "test").inputs(TINY)
@@ -62,24 +111,38 @@ class RuntimeContract(ABC):
     """What parity and benchmark rely on, whatever runs."""
 
     name: str
+    hint = Hint.LATENCY
+    batches: tuple[int, ...] = (1, 3)
 
     @abstractmethod
-    def open(self, checkpoint: Checkpoint, artifact: Artifact, *, batch: int = 1) -> Runtime:
+    def open(
+        self, checkpoint: Checkpoint, artifact: Artifact, execution: Execution = ONE_THREAD
+    ) -> Runtime:
         """The same network in this runtime."""
 
-    def test_it_says_what_it_is(self, checkpoint: Checkpoint, artifact: Artifact) -> None:
+    def asked(self, *, threads: int = 1, batch: int = 1, streams: int = 1) -> Execution:
+        return Execution(threads=threads, batch=batch, streams=streams, hint=self.hint)
+
+    def test_it_says_what_it_is_and_what_it_runs(
+        self, checkpoint: Checkpoint, artifact: Artifact
+    ) -> None:
         with self.open(checkpoint, artifact) as runtime:
             assert runtime.name == self.name
             assert (runtime.inputs, runtime.outputs) == (artifact.inputs, artifact.outputs)
-            assert (runtime.precision_executed, runtime.threads) == ("fp32", 1)
+            assert runtime.execution == ONE_THREAD
+            assert runtime.executed.words == "fp32"
+            assert (runtime.executed.int8_mac_share, runtime.executed.float_layers) == (0, ())
+            found = [(layer.name, layer.operator, layer.macs) for layer in runtime.executed.layers]
+        cost = onnx_cost(artifact.path)
+        assert found == [(layer.name, layer.op, layer.macs) for layer in cost.layers]
 
     def test_it_computes_the_network_at_every_batch(
         self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
     ) -> None:
-        reference = PyTorchRuntime(checkpoint, threads=1)
-        for batch in (1, 3):
+        reference = PyTorchRuntime(checkpoint, execution=ONE_THREAD)
+        for batch in self.batches:
             feeds = {"image": images[:batch]}
-            with self.open(checkpoint, artifact, batch=batch) as runtime:
+            with self.open(checkpoint, artifact, self.asked(batch=batch)) as runtime:
                 found = runtime.infer(feeds)
             assert list(found) == ["probability"]
             assert (found["probability"].dtype, found["probability"].shape) == (
@@ -88,6 +151,59 @@ class RuntimeContract(ABC):
             )
             expected = reference.infer(feeds)["probability"]
             np.testing.assert_allclose(found["probability"], expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("streams", [1, 2])
+    def test_many_batches_give_what_each_alone_gives_in_their_order(
+        self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels, streams: int
+    ) -> None:
+        asked = self.asked(threads=streams, streams=streams)
+        feeds = [{"image": images[index % 4 : index % 4 + 1] * (1 + index)} for index in range(11)]
+        with self.open(checkpoint, artifact, asked) as runtime:
+            expected = [runtime.infer(feed)["probability"] for feed in feeds]
+            found = [results["probability"] for results in runtime.infer_many(iter(feeds))]
+            assert list(runtime.infer_many([])) == []
+        np.testing.assert_array_equal(np.stack(found), np.stack(expected))
+        assert len({array.tobytes() for array in found}) == len(feeds)
+
+    @pytest.mark.parametrize("streams", [1, 2])
+    def test_batches_are_taken_as_results_are(
+        self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels, streams: int
+    ) -> None:
+        taken = 0
+
+        def endless() -> Iterator[Feeds]:
+            nonlocal taken
+            while True:
+                taken += 1
+                yield {"image": images[:1]}
+
+        with self.open(
+            checkpoint, artifact, self.asked(threads=streams, streams=streams)
+        ) as runtime:
+            results = runtime.infer_many(endless())
+            assert taken == 0
+            for received in range(1, 6):
+                next(results)
+                assert received <= taken < received + AHEAD * streams
+            del results  # with batches still running
+
+    def test_a_call_between_the_results_of_many_disturbs_none(
+        self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
+    ) -> None:
+        feeds = [{"image": images[index : index + 1]} for index in range(4)]
+        with self.open(checkpoint, artifact) as runtime:
+            for index, results in enumerate(runtime.infer_many(feeds)):
+                alone = runtime.infer(feeds[index])["probability"]
+                np.testing.assert_array_equal(results["probability"], alone)
+
+    def test_a_batch_that_does_not_fit_ends_the_run_and_not_the_runtime(
+        self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
+    ) -> None:
+        fits, misfit = {"image": images[:1]}, {"image": images[:1, :1]}
+        with self.open(checkpoint, artifact) as runtime:
+            with pytest.raises(RunError, match="takes float32"):
+                list(runtime.infer_many([fits, misfit, fits]))
+            assert len(list(runtime.infer_many([fits, fits]))) == 2
 
     def test_a_result_outlives_the_next_call_and_feeds_stay_as_they_were(
         self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
@@ -103,15 +219,11 @@ class RuntimeContract(ABC):
         assert not np.array_equal(first, other)
         np.testing.assert_array_equal(images, kept)
 
-    @pytest.mark.parametrize(
-        "misfit",
-        ["missing", "unknown", "one more", "rank", "channels", "size", "float64", "uint8", "list"],
-    )
     def test_feeds_that_do_not_fit_are_refused_even_after_ones_that_did(
-        self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels, misfit: str
+        self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
     ) -> None:
         fits = images[:1]
-        feeds: dict[str, dict[str, Any]] = {
+        misfits: dict[str, dict[str, Any]] = {
             "missing": {},
             "unknown": {"picture": fits},
             "one more": {"image": fits, "picture": fits},
@@ -124,8 +236,11 @@ class RuntimeContract(ABC):
         }
         with self.open(checkpoint, artifact) as runtime:
             runtime.infer({"image": fits})
-            with pytest.raises(RunError, match="input"):
-                runtime.infer(feeds[misfit])
+            for feeds in misfits.values():
+                with pytest.raises(RunError, match="input"):
+                    runtime.infer(feeds)
+                with pytest.raises(RunError, match="input"):
+                    next(runtime.infer_many([feeds]))
 
     def test_an_array_that_is_not_contiguous_is_read_right(
         self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
@@ -133,8 +248,10 @@ class RuntimeContract(ABC):
         reversed_channels = images[:1, ::-1]
         with self.open(checkpoint, artifact) as runtime:
             found = runtime.infer({"image": reversed_channels})["probability"]
+            (many,) = runtime.infer_many([{"image": reversed_channels}])
             expected = runtime.infer({"image": np.ascontiguousarray(reversed_channels)})
         np.testing.assert_array_equal(found, expected["probability"])
+        np.testing.assert_array_equal(many["probability"], expected["probability"])
 
     def test_images_one_by_one_give_the_foreground_plane(
         self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
@@ -149,24 +266,125 @@ class RuntimeContract(ABC):
 class TestPyTorch(RuntimeContract):
     name = "pytorch"
 
-    def open(self, checkpoint: Checkpoint, artifact: Artifact, *, batch: int = 1) -> Runtime:
-        return PyTorchRuntime(checkpoint, threads=1)
+    def open(
+        self, checkpoint: Checkpoint, artifact: Artifact, execution: Execution = ONE_THREAD
+    ) -> Runtime:
+        return PyTorchRuntime(checkpoint, execution=execution)
+
+    def test_bf16_runs_in_bf16_and_says_so(self, checkpoint: Checkpoint, images: Pixels) -> None:
+        asked = Execution(threads=1, precision=Precision.BF16)
+        exact = infer_each(PyTorchRuntime(checkpoint, execution=ONE_THREAD), images)
+        with PyTorchRuntime(checkpoint, execution=asked) as runtime:
+            assert runtime.executed.words == "bf16"
+            found = infer_each(runtime, images)
+        assert 0 < np.abs(found - exact).max() < 0.1
+
+    def test_the_checkpoint_and_another_runtimes_threads_stay_as_they_are(
+        self, checkpoint: Checkpoint, images: Pixels
+    ) -> None:
+        one = PyTorchRuntime(checkpoint, execution=ONE_THREAD)
+        two = PyTorchRuntime(checkpoint, execution=Execution(threads=2))
+        for runtime, threads in ((one, 1), (two, 2), (one, 1)):
+            runtime.infer({"image": images[:1]})
+            assert torch.get_num_threads() == threads
+        assert not any(module._forward_hooks for module in checkpoint.network.modules())
+
+    @pytest.mark.parametrize(
+        ("network", "macs"),
+        [(UNetPlusPlus, 4_849_532_928), (R2UNet, 21_443_641_344)],
+        ids=["unet_plus_plus", "r2u_net"],
+    )
+    def test_the_published_networks_cost_what_they_are_known_to(
+        self, network: Callable[[], nn.Module], macs: int
+    ) -> None:
+        with torch.device("meta"):
+            layers = dispatched_layers(network().eval(), (1, 3, 96, 96))
+        assert sum(layer.macs for layer in layers) == macs
+        assert len({layer.name for layer in layers}) == len(layers)
+
+    def test_what_is_not_ready_says_what_to_install(
+        self, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        state = pytorch_availability(compiled=True, device="cpu")
+        assert (state.name, state.ready, state.version) == ("pytorch-compiled", False, None)
+        with pytest.raises(InputError, match=r"no-such-compiler is not found; install one"):
+            PyTorchRuntime(checkpoint, execution=ONE_THREAD, compiled=True)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(InputError, match=r"^pytorch-cuda: .*install the CUDA build"):
+            PyTorchRuntime(checkpoint, execution=ONE_THREAD, device="cuda")
+        with pytest.raises(InputError, match="cpu or cuda, not 'tpu'"):
+            PyTorchRuntime(checkpoint, execution=ONE_THREAD, device="tpu")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[dict[Execution, Runtime]]:
+    """Compiled networks, kept: the compiler takes seconds."""
+    kept: dict[Execution, Runtime] = {}
+    yield kept
+    kept.clear()
+    torch.compiler.reset()
+
+
+@pytest.mark.skipif(
+    not pytorch_availability(compiled=True, device="cpu").ready,
+    reason="torch.compile has no C++ compiler here",
+)
+class TestPyTorchCompiled(RuntimeContract):
+    name = "pytorch-compiled"
+    batches = (1,)
+
+    @pytest.fixture(autouse=True)
+    def _keep(self, compiled: dict[Execution, Runtime]) -> None:
+        self.kept = compiled
+
+    def open(
+        self, checkpoint: Checkpoint, artifact: Artifact, execution: Execution = ONE_THREAD
+    ) -> Runtime:
+        if execution not in self.kept:
+            self.kept[execution] = PyTorchRuntime(checkpoint, execution=execution, compiled=True)
+        return KeptOpen(self.kept[execution])
+
+    def test_another_batch_than_it_was_compiled_for_is_refused(
+        self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
+    ) -> None:
+        with (
+            self.open(checkpoint, artifact) as runtime,
+            pytest.raises(RunError, match=r"takes float32 \(1, 3, 32, 32\)"),
+        ):
+            runtime.infer({"image": images[:2]})
+
+
+class KeptOpen:
+    """A runtime that leaving the context does not close."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.name, self.inputs, self.outputs = runtime.name, runtime.inputs, runtime.outputs
+        self.execution, self.executed = runtime.execution, runtime.executed
+        self.infer, self.infer_many = runtime.infer, runtime.infer_many
+
+    def __enter__(self) -> KeptOpen:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
 
 
 class ModelFileContract(RuntimeContract):
     """What a runtime that loads model files keeps besides."""
 
-    def open(self, checkpoint: Checkpoint, artifact: Artifact, *, batch: int = 1) -> Runtime:
-        return open_runtime(RuntimeName(self.name), artifact, batch=batch, threads=1)
+    def open(
+        self, checkpoint: Checkpoint, artifact: Artifact, execution: Execution = ONE_THREAD
+    ) -> Runtime:
+        return open_runtime(RuntimeName(self.name), artifact, execution=execution)
 
     def test_another_batch_than_it_was_opened_for_is_refused(
         self, checkpoint: Checkpoint, artifact: Artifact, images: Pixels
     ) -> None:
-        with (
-            self.open(checkpoint, artifact, batch=2) as runtime,
-            pytest.raises(RunError, match="failed"),
-        ):
-            runtime.infer({"image": images[:1]})
+        with self.open(checkpoint, artifact, self.asked(batch=2)) as runtime:
+            with pytest.raises(RunError, match="failed"):
+                runtime.infer({"image": images[:1]})
+            with pytest.raises(RunError, match="failed"):
+                list(runtime.infer_many([{"image": images[:1]}]))
 
     def test_a_file_it_cannot_load_is_an_input_error_that_names_it(
         self, checkpoint: Checkpoint, tmp_path: Path
@@ -190,25 +408,78 @@ class ModelFileContract(RuntimeContract):
             expected = infer_each(runtime, images)
         with self.open(checkpoint, half) as runtime:
             found = infer_each(runtime, images)
-            assert runtime.precision_executed in ("fp32 (weights stored in fp16)", "fp16")
+            assert runtime.executed.words in ("fp32 (weights stored in fp16)", "fp16")
         assert 0 < np.abs(found - expected).max() < 0.01
+
+    def test_an_int8_file_names_the_layers_that_stay_in_float(
+        self, checkpoint: Checkpoint, artifact: Artifact, quantize: Quantize
+    ) -> None:
+        costs = {layer.name: layer.macs for layer in onnx_cost(artifact.path).layers}
+        with self.open(checkpoint, quantize()) as runtime:
+            unavoidable = set(runtime.executed.float_layers)
+        assert unavoidable <= {"final1"}  # ONNX Runtime: its output, a probability, stays in float
+        with self.open(checkpoint, quantize("conv0_0.conv.0")) as runtime:
+            executed = runtime.executed
+        assert set(executed.float_layers) == unavoidable | {"conv0_0.conv.0"}
+        by_name = {layer.name: layer for layer in executed.layers}
+        assert by_name["conv0_0.conv.0"].precision == "fp32"
+        assert by_name["conv0_0.conv.3"].precision == "int8"
+        in_float = sum(costs[name] for name in executed.float_layers)
+        assert executed.int8_mac_share == pytest.approx(1 - in_float / sum(costs.values()))
+        count = len(costs) - len(executed.float_layers)
+        assert executed.words == f"int8 ({count} of {len(costs)} convolutions)"
+
+    def test_recurrent_layers_are_told_apart(
+        self, checkpoint: Checkpoint, recurrent: Artifact
+    ) -> None:
+        with self.open(checkpoint, recurrent) as runtime:
+            executed = runtime.executed
+        names = [layer.name for layer in executed.layers]
+        assert names == [layer.name for layer in onnx_cost(recurrent.path).layers]
+        assert any(name.endswith("@3") for name in names)
+        assert executed.words == "fp32"
+        assert executed.macs == onnx_cost(recurrent.path).macs
 
 
 class TestOnnxRuntime(ModelFileContract):
     name = "onnxruntime"
 
-    def test_the_optimised_graph_tells_what_executes(self) -> None:
-        nodes = [
-            helper.make_node("QLinearConv", [f"i{i}" for i in range(9)], ["a"]),
-            helper.make_node("FusedConv", ["a", "w"], ["b"]),
-            helper.make_node("Conv", ["b", "w"], ["c"]),
-            helper.make_node("QLinearConv", [f"i{i}" for i in range(9)], ["d"]),
-            helper.make_node("QLinearConv", [f"i{i}" for i in range(9)], ["e"]),
-            helper.make_node("Relu", ["e"], ["f"]),
-        ]
-        weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
-        graph = onnx.GraphProto(node=nodes, initializer=[weight])
-        assert executed_precision(graph, requested=Precision.INT8) == "int8 (3 of 5 convolutions)"
+    def test_bf16_is_refused_with_what_to_use(self, artifact: Artifact) -> None:
+        asked = Execution(threads=1, precision=Precision.BF16)
+        with pytest.raises(UsageError, match=r"not in bf16; use --runtime openvino"):
+            open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=asked)
+
+    def test_a_convolution_in_float_because_of_its_relu_is_named(
+        self, checkpoint: Checkpoint, artifact: Artifact, quantize: Quantize
+    ) -> None:
+        """A ReLU whose output is quantized from below 0 is not folded, so ORT leaves int8."""
+        with self.open(checkpoint, quantize(relu_from=-1.0)) as runtime:
+            executed = runtime.executed
+        assert executed.float_layers == tuple(layer.name for layer in executed.layers)
+        assert (executed.words, executed.int8_mac_share) == ("fp32", 0)
+
+    def test_every_processor_is_used_once(self) -> None:
+        for threads, streams in ((1, 1), (4, 1), (4, 2), (5, 2), (4, 4)):
+            options = ort.session_options(
+                made_for(None), Execution(threads=threads, streams=streams)
+            )
+            pool = options.intra_op_num_threads - 1  # one of them is the caller
+            assert pool + streams == threads
+
+    def test_a_provider_that_falls_back_to_the_cpu_is_an_error(
+        self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[Any] = []
+        real = onnxruntime.InferenceSession
+
+        def session(path: str, options: object, *, providers: list[Any]) -> object:
+            given.extend(providers)
+            return real(path, options, providers=[ort.CPU])
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+        with pytest.raises(InputError, match=r"could not start CUDA.* fell back to the CPU; check"):
+            ort.OrtRuntime(artifact, execution=ONE_THREAD, provider=ort.CUDA)
+        assert given == [(ort.CUDA, {"use_tf32": "0"}), (ort.CPU, {})]
 
 
 class TestOpenVino(ModelFileContract):
@@ -218,16 +489,43 @@ class TestOpenVino(ModelFileContract):
     def _needs_the_extra(self) -> None:
         pytest.importorskip("openvino")
 
+    @pytest.mark.skipif(not BF16_HERE, reason="this processor has no bf16 instructions")
+    def test_bf16_runs_only_when_asked_for_and_the_row_says_so(
+        self, checkpoint: Checkpoint, artifact: Artifact, half: Artifact, images: Pixels
+    ) -> None:
+        outputs = {}
+        for precision in (Precision.FP32, Precision.BF16):
+            asked = Execution(threads=1, hint=self.hint, precision=precision)
+            with self.open(checkpoint, artifact, asked) as runtime:
+                assert runtime.executed.words == precision.value
+                outputs[precision] = infer_each(runtime, images)
+        assert 0 < np.abs(outputs[Precision.BF16] - outputs[Precision.FP32]).max() < 0.1
+        with self.open(checkpoint, half, asked) as runtime:
+            assert runtime.executed.words == "bf16 (weights stored in fp16)"
 
-class TestWords:
-    def test_a_runtime_without_convolutions_is_what_was_asked_for(self) -> None:
-        assert precision_in_words(Counter(), requested=Precision.FP16) == "fp16"
+    @pytest.mark.skipif(not BF16_HERE, reason="this processor has no bf16 instructions")
+    def test_layers_of_an_int8_file_left_in_bf16_are_told(
+        self, checkpoint: Checkpoint, artifact: Artifact, quantize: Quantize
+    ) -> None:
+        asked = Execution(threads=1, hint=self.hint, precision=Precision.BF16)
+        with self.open(checkpoint, quantize("conv1_0.conv.0"), asked) as runtime:
+            executed = runtime.executed
+        assert executed.float_layers == ("conv1_0.conv.0",)
+        count = len(executed.layers)
+        assert executed.words == f"int8 ({count - 1} of {count} convolutions, others bf16)"
 
-    def test_fp16_that_runs_in_fp32_says_so(self) -> None:
-        found = precision_in_words(Counter(fp32=3), requested=Precision.FP16)
-        assert found == "fp32 (weights stored in fp16)"
-        assert precision_in_words(Counter(fp16=3), requested=Precision.FP16) == "fp16"
-        assert precision_in_words(Counter(int8=3), requested=Precision.INT8) == "int8"
+
+class TestOpenVinoThroughput(TestOpenVino):
+    hint = Hint.THROUGHPUT
+
+    def test_streams_and_threads_are_those_asked_for(
+        self, checkpoint: Checkpoint, artifact: Artifact
+    ) -> None:
+        with self.open(checkpoint, artifact, self.asked(threads=2, streams=2)) as runtime:
+            compiled = runtime._compiled  # type: ignore[attr-defined]  # what the plugin was told
+            assert compiled.get_property("NUM_STREAMS") == 2
+            assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+            assert compiled.get_property("PERFORMANCE_HINT") == "THROUGHPUT"
 
 
 class TestModelsOfOtherShape:
@@ -243,7 +541,7 @@ class TestModelsOfOtherShape:
         save_model(model, tmp_path / "two.onnx")
         with (
             open_runtime(
-                RuntimeName.ONNXRUNTIME, describe(tmp_path / "two.onnx"), threads=1
+                RuntimeName.ONNXRUNTIME, describe(tmp_path / "two.onnx"), execution=ONE_THREAD
             ) as runtime,
             pytest.raises(InputError, match=r"inputs \['x', 'z'\].*expected one image"),
         ):
@@ -289,11 +587,34 @@ class TestRegistry:
         assert not state.ready
         assert state.reason == "openvino is not installed; pip install 'segdeploy[openvino]'"
         with pytest.raises(InputError, match="openvino is not installed"):
-            open_runtime(RuntimeName.OPENVINO, artifact)
+            open_runtime(RuntimeName.OPENVINO, artifact, execution=ONE_THREAD)
 
-    def test_threads_default_to_the_processors_of_this_process(self, artifact: Artifact) -> None:
-        with open_runtime(RuntimeName.ONNXRUNTIME, artifact) as runtime:
-            assert runtime.threads == usable_cores() >= 1
+    @pytest.mark.parametrize(
+        ("name", "provider"),
+        [
+            (RuntimeName.ONNXRUNTIME_CUDA, ort.CUDA),
+            (RuntimeName.ONNXRUNTIME_TENSORRT, ort.TENSORRT),
+        ],
+    )
+    def test_a_gpu_is_there_when_this_build_offers_its_provider(
+        self,
+        artifact: Artifact,
+        monkeypatch: pytest.MonkeyPatch,
+        name: RuntimeName,
+        provider: str,
+    ) -> None:
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CPU])
+        state = availability(name)
+        assert (state.ready, state.name) == (False, name.value)
+        assert state.reason is not None
+        assert f"has no {provider}; pip install onnxruntime-gpu" in state.reason
+        assert "not run on hardware" in state.reason
+        assert default_runtimes() == CPU_RUNTIMES
+        with pytest.raises(InputError, match=f"has no {provider}"):
+            open_runtime(name, artifact, execution=ONE_THREAD)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider, ort.CPU])
+        assert availability(name).ready
+        assert default_runtimes() == (*CPU_RUNTIMES, name)
 
 
 def made_for(target: str | None, precision: Precision = Precision.INT8) -> Artifact:
@@ -332,7 +653,7 @@ class TestEntries:
 
     @pytest.mark.usefixtures("with_openvino")
     def test_int8_for_an_unknown_target_runs_everywhere(self) -> None:
-        assert len(entries_for({"mine": made_for("my-board")}, None)) == len(RuntimeName)
+        assert len(entries_for({"mine": made_for("my-board")}, None)) == len(CPU_RUNTIMES)
 
     @pytest.mark.usefixtures("without_openvino")
     def test_a_missing_runtime_is_a_skipped_row_with_its_reason(self) -> None:
@@ -363,7 +684,7 @@ class TestTables:
             return images
 
         section = parity_section(
-            PyTorchRuntime(checkpoint, threads=1),
+            PyTorchRuntime(checkpoint, execution=ONE_THREAD),
             "PyTorch fp32",
             entries_for({"fp32": artifact}, None),
             images=evaluation.inputs(TINY),
@@ -371,7 +692,7 @@ class TestTables:
             names=[sample.name for sample in evaluation],
             max_drop=0.1,
             seed=0,
-            threads=1,
+            execution=ONE_THREAD,
             progress=progress,  # type: ignore[arg-type]  # images are an array here
         )
         reference, ran, skipped = section["rows"]
@@ -397,12 +718,10 @@ class TestTables:
     ) -> None:
         shares: list[float] = []
         section = speed_section(
-            PyTorchRuntime(checkpoint, threads=1),
-            "PyTorch fp32",
-            entries_for({"fp32": artifact}, None),
+            CheckpointSubject(name="PyTorch fp32", checkpoint=checkpoint),
+            [FileSubject(entry=entry) for entry in entries_for({"fp32": artifact}, None)],
             images=images,
-            batches=[1, 6],
-            threads=1,
+            sweep=Sweep(threads=(1,), batches=(1, 6)),
             warmup=1,
             duration_s=0.01,
             progress=shares.append,
@@ -428,12 +747,10 @@ class TestTables:
     ) -> None:
         entries = [e for e in entries_for({"fp32": artifact}, None) if e.skipped]
         section = speed_section(
-            PyTorchRuntime(checkpoint, threads=1) if with_reference else None,
-            "PyTorch fp32",
-            entries,
+            CheckpointSubject(name="PyTorch", checkpoint=checkpoint) if with_reference else None,
+            [FileSubject(entry=entry) for entry in entries],
             images=images,
-            batches=[1],
-            threads=1,
+            sweep=Sweep(threads=(1,), batches=(1,)),
             warmup=0,
             duration_s=0.01,
             progress=lambda share: None,

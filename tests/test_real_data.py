@@ -15,11 +15,13 @@ from calibration.estimate import Method
 from deploy import bundled
 from deploy.artifact import sha256_of
 from deploy.calibrate import calibrate
+from deploy.channel_activity import channel_activity
 from deploy.cli import main
 from deploy.data import open_set
 from deploy.export import export
 from deploy.models.checkpoint import load_checkpoint
-from deploy.runtimes.base import infer_each
+from deploy.rewrite import rewrite, summary
+from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.pytorch import PyTorchRuntime
 from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
 from deploy.simplify import simplify
@@ -72,21 +74,37 @@ def test_every_artefact_keeps_its_accuracy_on_the_whole_test_split(
 
     fp32 = export(checkpoint, tmp_path / "net.fp32.onnx")
     source = simplify(fp32, tmp_path / "net.sim.onnx")
-    artifacts = {"fp32": source, "fp16": to_fp16(source, tmp_path / "net.fp16.onnx")}
-    table = calibrate(source, calibration, preprocess=checkpoint.preprocess, method=Method.ENTROPY)
+    activity = channel_activity(
+        source.path,
+        calibration.samples,
+        preprocess=checkpoint.preprocess,
+        threads=usable_cores(),
+    )
+    rewritten = rewrite(source, tmp_path / "net.opt.onnx", activity=activity)
+    print(name, summary(rewritten))
+    artifacts = {
+        "fp32": source,
+        "fp32 rewritten": rewritten,
+        "fp16": to_fp16(source, tmp_path / "net.fp16.onnx"),
+    }
+    table = calibrate(
+        rewritten, calibration, preprocess=checkpoint.preprocess, method=Method.ENTROPY
+    )
     table.write(tmp_path / "net.calib.json")
     for profile in PROFILES.values():
         if profile.hardware is None and availability(profile.runtime).ready:
             artifacts[f"int8 {profile.name}"] = to_int8(
-                source,
+                rewritten,
                 tmp_path / f"net.int8.{profile.name}.onnx",
                 table=table,
                 table_sha256=sha256_of(tmp_path / "net.calib.json"),
                 profile=profile,
             )
     inputs = images.inputs(checkpoint.preprocess)
-    reference = PyTorchRuntime(checkpoint, threads=usable_cores())
-    with open_runtime(RuntimeName.ONNXRUNTIME, source) as runtime:
+    reference = PyTorchRuntime(checkpoint, execution=Execution(threads=usable_cores()))
+    with open_runtime(
+        RuntimeName.ONNXRUNTIME, source, execution=Execution(threads=usable_cores())
+    ) as runtime:
         few = inputs[:16]
         difference = np.abs(infer_each(runtime, few) - infer_each(reference, few)).max()
     assert difference <= FP32_DIFFERENCE
@@ -105,7 +123,7 @@ def test_every_artefact_keeps_its_accuracy_on_the_whole_test_split(
         names=[sample.name for sample in images],
         max_drop=INT8_LOSS,
         seed=0,
-        threads=usable_cores(),
+        execution=Execution(threads=usable_cores()),
         progress=lambda items, label: items,
     )
     for row in section["rows"]:

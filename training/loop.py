@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.accuracy import FOREGROUND_PROBABILITY, iou_per_image
+from benchmarks.accuracy import iou_per_image
 from deploy.data import SegmentationSet
 from deploy.errors import RunError, UsageError
+from deploy.interface import FOREGROUND_PROBABILITY
 from deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,

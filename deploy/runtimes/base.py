@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.artifact import Precision, TensorSpec
-from deploy.errors import InputError, RunError
+from deploy.artifact import TensorSpec
+from deploy.errors import RunError
+from deploy.interface import interface_of
+from deploy.runtimes.executed import Executed, Layer
+from deploy.runtimes.execution import Execution, Hint
 
-Feeds = Mapping[str, NDArray[np.float32]]
+__all__ = [
+    "AHEAD",
+    "Availability",
+    "Executed",
+    "Execution",
+    "Feeds",
+    "Hint",
+    "Layer",
+    "Results",
+    "Runtime",
+    "infer_each",
+    "infer_threaded",
+    "require_fit",
+]
+
+Feeds = Mapping[str, NDArray[Any]]
+Results = dict[str, NDArray[Any]]
+"""Arrays by name, of the types that the model's inputs and outputs state."""
+
+AHEAD = 2
+"""Batches ``infer_many`` may take for each stream before it gives the first result of them back."""
 
 
 class Runtime(Protocol):
@@ -23,28 +47,46 @@ class Runtime(Protocol):
         name: the runtime, e.g. ``onnxruntime``.
         inputs: in the model's order.
         outputs: in the model's order.
-        precision_executed: what really runs, in words a report can print, e.g. ``fp32`` or
-            ``fp32 (weights stored in fp16)``.
-        threads: intra-operator threads.
+        execution: how it was asked to run.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    precision_executed: str
-    threads: int
+    execution: Execution
 
-    def infer(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
+    @property
+    def executed(self) -> Executed:
+        """What really runs, layer by layer. Found when first asked for, which takes a moment.
+
+        To be asked for before the runtime is closed.
+        """
+
+    def infer(self, feeds: Feeds) -> Results:
         """Run one batch.
 
         Args:
-            feeds: one float32 array for each input name; the first axis is the batch.
+            feeds: one array of its type for each input name; the first axis is the batch.
 
         Returns:
-            One float32 array for each output name.
+            One array for each output name.
 
         Raises:
             RunError: the runtime failed, or a feed does not fit its input.
+        """
+
+    def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
+        """Run many batches, ``execution.streams`` of them at once.
+
+        Args:
+            batches: taken lazily, at most ``AHEAD * execution.streams`` before their results;
+                their arrays must not change before that.
+
+        Yields:
+            What ``infer`` returns, in the order of the batches.
+
+        Raises:
+            RunError: as ``infer``, at the latest when the result of that batch is due.
         """
 
     def __enter__(self) -> Runtime: ...
@@ -66,26 +108,6 @@ class Availability:
         return self.reason is None
 
 
-def precision_in_words(convolutions: Counter[str], *, requested: Precision) -> str:
-    """Put what executes into words a report can print.
-
-    Example:
-        >>> precision_in_words(Counter(int8=29, fp32=2), requested=Precision.INT8)
-        'int8 (29 of 31 convolutions)'
-
-    Args:
-        convolutions: how many convolutions run in each precision.
-        requested: what the file asks for; used alone where there is no convolution.
-    """
-    if not convolutions:
-        return requested.value
-    executed, count = convolutions.most_common(1)[0]
-    if executed == "fp32" and requested is Precision.FP16:
-        return "fp32 (weights stored in fp16)"
-    total = sum(convolutions.values())
-    return executed if count == total else f"{executed} ({count} of {total} convolutions)"
-
-
 def require_fit(inputs: Sequence[TensorSpec], feeds: Feeds) -> None:
     """Refuse feeds that do not fit, so that no backend converts, ignores or reuses an old one.
 
@@ -94,7 +116,7 @@ def require_fit(inputs: Sequence[TensorSpec], feeds: Feeds) -> None:
         feeds: what ``infer`` was given.
 
     Raises:
-        RunError: a name missing or unknown, no float32 array of the input's rank, or a fixed axis
+        RunError: a name missing or unknown, no array of the input's type and rank, or a fixed axis
             of another length.
     """
     expected = [spec.name for spec in inputs]
@@ -115,27 +137,47 @@ def require_fit(inputs: Sequence[TensorSpec], feeds: Feeds) -> None:
             )
 
 
-def infer_each(runtime: Runtime, images: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+def infer_threaded(
+    infer: Callable[[Feeds], Results], batches: Iterable[Feeds], *, streams: int
+) -> Iterator[Results]:
+    """``infer_many`` for a runtime whose ``infer`` may be called from several threads.
+
+    Args:
+        infer: called by ``streams`` threads.
+        batches: taken lazily, at most ``AHEAD * streams`` before their results.
+        streams: calls at once.
+
+    Yields:
+        Results in the order of the batches.
+    """
+    waiting: deque[Future[Results]] = deque()
+    pool = ThreadPoolExecutor(max_workers=streams, thread_name_prefix="segdeploy-stream")
+    try:
+        for feeds in batches:
+            waiting.append(pool.submit(infer, feeds))
+            if len(waiting) == AHEAD * streams:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def infer_each(runtime: Runtime, images: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
     """Run images one by one, so that no result depends on how images are batched.
 
     Args:
-        runtime: with one input and one output (N, 1, H, W), as every artefact of this project.
-        images: float32 (3, H, W) each.
+        runtime: with one image as input and one probability or mask as output.
+        images: each as its ``Interface.prepared`` gives it, without the batch axis.
 
     Returns:
-        Probability of the foreground, float32 (N, H, W).
+        Probability of the foreground, float32 (N, H, W); 0 or 1 from a model that gives masks.
 
     Raises:
         InputError: the model has other inputs or outputs.
-        RunError: the runtime failed.
+        RunError: the runtime failed, or the images are not what it takes.
     """
-    if (len(runtime.inputs), len(runtime.outputs), len(runtime.outputs[0].shape)) != (1, 1, 4):
-        raise InputError(
-            f"a model on {runtime.name} has inputs {[s.name for s in runtime.inputs]} and outputs "
-            f"{[(s.name, s.shape) for s in runtime.outputs]}; expected one image and one "
-            "probability (batch, 1, height, width)"
-        )
+    interface = interface_of(runtime.inputs, runtime.outputs)
     (source,), (result,) = runtime.inputs, runtime.outputs
-    return np.stack(
-        [runtime.infer({source.name: image[None]})[result.name][0, 0] for image in images]
-    )
+    answers = (runtime.infer({source.name: image[None]})[result.name] for image in images)
+    return np.stack([interface.foreground(answer)[0] for answer in answers])

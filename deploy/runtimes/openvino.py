@@ -2,62 +2,112 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
 
-import numpy as np
 import openvino
-from numpy.typing import NDArray
 
 from deploy.artifact import Artifact, Precision
 from deploy.errors import InputError, RunError
-from deploy.runtimes.base import Feeds, Runtime, precision_in_words, require_fit
+from deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
+from deploy.runtimes.executed import Executed, Kernel, executed_of
+from deploy.runtimes.execution import Execution
+from deploy.runtimes.file_layers import file_layers
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
+_PRECISION_HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}
+_OPERATORS = {
+    "Convolution": "Conv",
+    "Deconvolution": "ConvTranspose",
+    "FullyConnected": "MatMul",
+    "MatMul": "MatMul",
+}
 
 
 class OpenVinoRuntime:
-    """An ONNX file compiled for the CPU with the latency hint, one stream.
+    """An ONNX file compiled for the CPU.
 
-    The inference precision is pinned to f32, so that a row called fp32 is not bf16 on a processor
-    with AMX; quantized layers run in int8 all the same. ``precision_executed`` is read from the
-    compiled model.
+    The inference precision is pinned, so that a row called fp32 is not bf16, which is OpenVINO's
+    own default on processors with bf16 instructions; quantized layers run in int8 all the same.
+    The number of streams is pinned for either hint. ``executed`` is read from the compiled model.
+
+    Raises:
+        InputError: OpenVINO does not accept the file.
     """
 
     name = "openvino"
 
-    def __init__(self, artifact: Artifact, *, batch: int, threads: int) -> None:
+    def __init__(self, artifact: Artifact, *, execution: Execution) -> None:
         self.inputs, self.outputs = artifact.inputs, artifact.outputs
-        self.threads = threads
+        self.execution = execution
         try:
             core = openvino.Core()
             model = core.read_model(artifact.path)
-            model.reshape({spec.name: [batch, *spec.shape[1:]] for spec in artifact.inputs})
+            model.reshape(
+                {spec.name: [execution.batch, *spec.shape[1:]] for spec in artifact.inputs}
+            )
             self._compiled = core.compile_model(
                 model,
                 "CPU",
                 {
-                    "PERFORMANCE_HINT": "LATENCY",
-                    "NUM_STREAMS": 1,
-                    "INFERENCE_NUM_THREADS": threads,
-                    "INFERENCE_PRECISION_HINT": "f32",
+                    "PERFORMANCE_HINT": execution.hint.value.upper(),
+                    "NUM_STREAMS": execution.streams,
+                    "INFERENCE_NUM_THREADS": execution.threads,
+                    "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[execution.precision],
                 },
             )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"OpenVINO cannot compile {artifact.path}: {reason}") from error
         self._request = self._compiled.create_infer_request()
-        self.precision_executed = executed_precision(
-            self._compiled.get_runtime_model(), requested=artifact.precision
+        self._artifact = artifact
+
+    @cached_property
+    def executed(self) -> Executed:
+        """What really runs, read from the compiled model."""
+        return executed_of(
+            file_layers(self._artifact.path),
+            kernels_of(self._compiled.get_runtime_model()),
+            requested=self._artifact.precision,
         )
 
-    def infer(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
+    def infer(self, feeds: Feeds) -> Results:
         """Run one batch; see the contract in ``deploy.runtimes.base``."""
         require_fit(self.inputs, feeds)
+        with _failures():
+            self._request.infer(dict(feeds), share_inputs=True)
+        return self._results(self._request)
+
+    def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
+        """Run many batches; see the contract in ``deploy.runtimes.base``."""
+        depth = AHEAD * self.execution.streams
+        free = deque(self._compiled.create_infer_request() for _ in range(depth))
+        running: deque[openvino.InferRequest] = deque()
         try:
-            results = self._request.infer(dict(feeds), share_inputs=True)
-        except RuntimeError as error:
-            raise RunError(f"OpenVINO failed: {error}") from error
-        return {spec.name: results[spec.name].copy() for spec in self.outputs}
+            for feeds in batches:
+                require_fit(self.inputs, feeds)
+                with _failures():
+                    free[0].start_async(dict(feeds), share_inputs=True)
+                running.append(free.popleft())
+                if not free:
+                    yield self._finish(running[0])
+                    free.append(running.popleft())
+            while running:
+                yield self._finish(running.popleft())
+        finally:
+            for request in running:  # they read the caller's arrays: not left behind
+                with suppress(RuntimeError):
+                    request.wait()
+
+    def _finish(self, request: openvino.InferRequest) -> Results:
+        with _failures():
+            request.wait()
+        return self._results(request)
+
+    def _results(self, request: openvino.InferRequest) -> Results:
+        return {spec.name: request.get_tensor(spec.name).data.copy() for spec in self.outputs}
 
     def __enter__(self) -> Runtime:
         return self
@@ -67,16 +117,23 @@ class OpenVinoRuntime:
         del self._compiled
 
 
-def executed_precision(model: openvino.Model, *, requested: Precision) -> str:
-    """Put the precision of a compiled model's convolutions into words.
+@contextmanager
+def _failures() -> Iterator[None]:
+    """OpenVINO's errors as this project's."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError(f"OpenVINO failed: {error}") from error
 
-    Returns:
-        For example ``int8``, ``int8 (29 of 31 convolutions)`` or ``fp32 (weights stored in fp16)``.
-    """
-    found: Counter[str] = Counter()
+
+def kernels_of(model: openvino.Model) -> Iterator[Kernel]:
+    """The convolutions and matrix products of a compiled model, in the order they run."""
     for node in model.get_ordered_ops():
-        info = node.get_rt_info()
-        if "layerType" in info and info["layerType"].astype(str) == "Convolution":
-            element = info["runtimePrecision"].astype(str)
-            found[_ELEMENT_NAMES.get(element, element)] += 1
-    return precision_in_words(found, requested=requested)
+        info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+        if info.get("layerType") in _OPERATORS:
+            element = info["runtimePrecision"]
+            yield Kernel(
+                names=tuple(info["originalLayersNames"].split(",")),
+                operator=_OPERATORS[info["layerType"]],
+                precision=_ELEMENT_NAMES.get(element, element),
+            )

@@ -10,7 +10,7 @@ from enum import Enum
 
 from deploy.artifact import Artifact
 from deploy.errors import InputError
-from deploy.runtimes.base import Availability, Runtime
+from deploy.runtimes.base import Availability, Execution, Runtime
 
 
 class RuntimeName(str, Enum):
@@ -18,17 +18,41 @@ class RuntimeName(str, Enum):
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+    ONNXRUNTIME_TENSORRT = "onnxruntime-tensorrt"
+
+
+CPU_RUNTIMES = (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
+"""Those that every report lists, installed or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Backend:
+    """``provider`` is one of ONNX Runtime's that its build must offer."""
+
     package: str
     install: str
+    provider: str = ""
 
 
+_GPU_INSTALL = "pip install onnxruntime-gpu on a machine with an NVIDIA GPU (not run on hardware)"
 _BACKENDS = {
-    RuntimeName.ONNXRUNTIME: _Backend(package="onnxruntime", install="pip install onnxruntime"),
+    RuntimeName.ONNXRUNTIME: _Backend(
+        package="onnxruntime",
+        install="pip install onnxruntime",
+        provider="CPUExecutionProvider",
+    ),
     RuntimeName.OPENVINO: _Backend(package="openvino", install="pip install 'segdeploy[openvino]'"),
+    RuntimeName.ONNXRUNTIME_CUDA: _Backend(
+        package="onnxruntime",
+        install=_GPU_INSTALL,
+        provider="CUDAExecutionProvider",
+    ),
+    RuntimeName.ONNXRUNTIME_TENSORRT: _Backend(
+        package="onnxruntime",
+        install=_GPU_INSTALL + ", with TensorRT",
+        provider="TensorrtExecutionProvider",
+    ),
 }
 
 
@@ -40,10 +64,10 @@ def usable_cores() -> int:
 
 
 def availability(name: RuntimeName) -> Availability:
-    """Whether a runtime is installed, without importing it."""
+    """Whether a runtime is installed. Only asking for a GPU imports it."""
     backend = _BACKENDS[name]
-    if importlib.util.find_spec(backend.package) is None:
-        reason = f"{backend.package} is not installed; {backend.install}"
+    reason = _missing(name, backend)
+    if reason:
         return Availability(name=name.value, version=None, reason=reason)
     try:
         version = importlib.metadata.version(backend.package)
@@ -52,28 +76,45 @@ def availability(name: RuntimeName) -> Availability:
     return Availability(name=name.value, version=version, reason=None)
 
 
-def open_runtime(
-    name: RuntimeName, artifact: Artifact, *, batch: int = 1, threads: int | None = None
-) -> Runtime:
+def default_runtimes() -> tuple[RuntimeName, ...]:
+    """Those on the CPU, installed or not, and those on a GPU that are ready."""
+    return tuple(n for n in RuntimeName if n in CPU_RUNTIMES or availability(n).ready)
+
+
+def open_runtime(name: RuntimeName, artifact: Artifact, *, execution: Execution) -> Runtime:
     """Load a model file.
 
     Args:
         name: the runtime.
         artifact: the ONNX file.
-        batch: images per call; the runtime compiles for exactly this batch.
-        threads: intra-operator threads; ``None`` takes every processor of this process.
+        execution: how to run it.
 
     Raises:
         InputError: the runtime is not installed, or does not accept the file.
+        UsageError: the runtime cannot compute in the precision asked for.
     """
     state = availability(name)
     if not state.ready:
         raise InputError(state.reason or f"{name.value} is not ready")
-    threads = threads or usable_cores()
-    if name is RuntimeName.ONNXRUNTIME:
-        from deploy.runtimes.ort import OrtRuntime
+    if name is RuntimeName.OPENVINO:
+        from deploy.runtimes.openvino import OpenVinoRuntime
 
-        return OrtRuntime(artifact, batch=batch, threads=threads)
-    from deploy.runtimes.openvino import OpenVinoRuntime
+        return OpenVinoRuntime(artifact, execution=execution)
+    from deploy.runtimes.ort import OrtRuntime
 
-    return OpenVinoRuntime(artifact, batch=batch, threads=threads)
+    return OrtRuntime(
+        artifact, execution=execution, name=name.value, provider=_BACKENDS[name].provider
+    )
+
+
+def _missing(name: RuntimeName, backend: _Backend) -> str | None:
+    """Why a runtime is not ready, and the fix."""
+    if importlib.util.find_spec(backend.package) is None:
+        return f"{backend.package} is not installed; {backend.install}"
+    if name in CPU_RUNTIMES:
+        return None
+    import onnxruntime
+
+    if backend.provider in onnxruntime.get_available_providers():
+        return None
+    return f"this build of onnxruntime has no {backend.provider}; {backend.install}"

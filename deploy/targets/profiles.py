@@ -15,7 +15,7 @@ from calibration.qparams import QuantType
 from deploy.errors import UsageError
 from deploy.runtimes.registry import RuntimeName
 
-DENSE_OPERATORS = frozenset({"Add", "Concat", "Conv", "MaxPool", "Resize"})
+DENSE_OPERATORS = frozenset({"Add", "Concat", "Conv", "DepthToSpace", "MaxPool", "Resize"})
 """Operators that run on int8 tensors: convolutions, and what lies between them."""
 
 SHARED_SCALE_COST_DB = 3.0

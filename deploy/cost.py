@@ -1,4 +1,4 @@
-"""MACs, FLOPs and parameters of an ONNX model: float, fp16 or QDQ int8."""
+"""MACs, FLOPs and parameters of an ONNX model: float, fp16, QDQ int8 or integer operators."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.cost_formulas import (
+from deploy.cost_formulas import (
     LayerCost,
     ModelCost,
-    Shape,
     conv_macs,
     conv_transpose_macs,
     gemm_macs,
     matmul_macs,
 )
 from deploy.errors import InputError
+from deploy.onnx_shapes import Shapes, fixed_input, infer_shapes
 
 __all__ = ["LayerCost", "ModelCost", "onnx_cost"]
 
 WEIGHT_INPUTS = {
     "Conv": (1, 2),
+    "ConvInteger": (1,),
+    "QLinearConv": (3, 8),
     "ConvTranspose": (1, 2),
     "Gemm": (0, 1, 2),
     "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearMatMul": (0, 3),
     "BatchNormalization": (1, 2),
 }
 """Operators listed as layers, and which of their inputs hold parameters when constant."""
 
-BIAS_INPUT = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+BIAS_INPUT = {"Conv": 2, "QLinearConv": 8, "ConvTranspose": 2, "Gemm": 2}
 
 # fmt: off
 ELEMENTWISE = frozenset((
     "Abs", "Add", "AveragePool", "BatchNormalization", "Ceil", "Clip", "DequantizeLinear", "Div",
-    "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "HardSigmoid", "HardSwish",
-    "LeakyRelu", "Less", "Log", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not", "PRelu",
-    "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Resize", "Round", "Selu", "Sigmoid", "Softmax",
-    "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Upsample", "Where",
+    "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid",
+    "HardSwish", "LeakyRelu", "Less", "Log", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not",
+    "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Resize", "Round", "Selu", "Sigmoid",
+    "Softmax", "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Upsample", "Where",
 ))
 # fmt: on
 """Listed apart, as output elements."""
@@ -51,9 +55,6 @@ MOVEMENT = frozenset((
 ))
 # fmt: on
 """Copies, converts or names data; computes nothing worth listing."""
-
-SHAPE_CONSTANT_ELEMENTS = 1024
-"""Constants up to this size keep their values for shape inference; it needs no larger ones."""
 
 
 def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = None) -> ModelCost:
@@ -74,8 +75,8 @@ def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = N
     loaded = _load(model) if isinstance(model, Path) else model
     graph = loaded.graph
     constants = {tensor.name: tensor.name for tensor in graph.initializer}
-    images = [_fix(value, size) for value in graph.input if value.name not in constants]
-    shapes = _infer(loaded, images)
+    images = [fixed_input(value, size) for value in graph.input if value.name not in constants]
+    shapes = infer_shapes(loaded, images)
     layers: list[LayerCost] = []
     counted: set[str] = set()
     elementwise: Counter[str] = Counter()
@@ -102,16 +103,6 @@ def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = N
     )
 
 
-class _Shapes(dict[str, Shape]):
-    """Tensor name to static shape; a missing one is an error that names it."""
-
-    def __missing__(self, name: str) -> Shape:
-        raise InputError(
-            f"the shape of tensor {name!r} cannot be inferred; expected shapes that follow from "
-            "the input size. Simplify the model first; custom operators before it cannot be seen"
-        )
-
-
 def _load(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(path)
@@ -119,59 +110,6 @@ def _load(path: Path) -> onnx.ModelProto:
         raise InputError(f"model {path} does not exist") from error
     except Exception as error:  # protobuf's DecodeError and what external data may raise
         raise InputError(f"{path} cannot be read as an ONNX model ({error})") from error
-
-
-def _fix(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onnx.ValueInfoProto:
-    """A copy of a graph input with batch 1 and, for an image (N, C, H, W), the size asked for."""
-    fixed = onnx.ValueInfoProto()
-    fixed.CopyFrom(value)
-    axes = fixed.type.tensor_type.shape.dim
-    if axes:
-        axes[0].dim_value = 1
-    if len(axes) != 4:
-        return fixed
-    for axis, side, wanted in zip(axes[2:], ("height", "width"), size or (None, None), strict=True):
-        if not axis.HasField("dim_value") and wanted is None:
-            raise InputError(f"input {value.name!r} has a dynamic {side}; state the image size")
-        if axis.HasField("dim_value") and wanted not in (None, axis.dim_value):
-            raise InputError(
-                f"input {value.name!r} has a fixed {side} of {axis.dim_value}, not {wanted}; "
-                "export the model again for that size, or count it at its own"
-            )
-        if wanted is not None:
-            axis.dim_value = wanted
-    return fixed
-
-
-def _infer(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> _Shapes:
-    """Static shapes of every tensor, large weights standing in as inputs to spare the copy."""
-    small = [t for t in model.graph.initializer if prod(t.dims) <= SHAPE_CONSTANT_ELEMENTS]
-    large = [t for t in model.graph.initializer if prod(t.dims) > SHAPE_CONSTANT_ELEMENTS]
-    stand_ins = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large]
-    outputs = [
-        onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None)
-        for value in model.graph.output
-    ]
-    graph = onnx.helper.make_graph(
-        model.graph.node, "shapes", [*images, *stand_ins], outputs, initializer=small
-    )
-    skeleton = onnx.helper.make_model(
-        graph,
-        opset_imports=model.opset_import,
-        functions=model.functions,
-        ir_version=model.ir_version,
-    )
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except onnx.shape_inference.InferenceError as error:
-        raise InputError(f"the model contradicts its own shapes ({error})") from error
-    shapes = _Shapes({tensor.name: tuple(tensor.dims) for tensor in small})
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        axes = value.type.tensor_type.shape.dim
-        known = value.type.tensor_type.HasField("shape")
-        if known and all(axis.HasField("dim_value") for axis in axes):
-            shapes[value.name] = tuple(axis.dim_value for axis in axes)
-    return shapes
 
 
 def _is_constant(node: onnx.NodeProto, constants: dict[str, str]) -> bool:
@@ -185,7 +123,7 @@ def _parameters(node: onnx.NodeProto, constants: dict[str, str]) -> set[str]:
     return {constants[name] for name in names if name in constants}
 
 
-def _layer(node: onnx.NodeProto, shapes: _Shapes, parameters: int) -> LayerCost:
+def _layer(node: onnx.NodeProto, shapes: Shapes, parameters: int) -> LayerCost:
     bias = BIAS_INPUT.get(node.op_type)
     return LayerCost(
         name=node.name or node.output[0],
@@ -197,14 +135,15 @@ def _layer(node: onnx.NodeProto, shapes: _Shapes, parameters: int) -> LayerCost:
     )
 
 
-def _macs(node: onnx.NodeProto, shapes: _Shapes) -> int:
+def _macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     """MACs of one node of ``WEIGHT_INPUTS``."""
-    if node.op_type == "Conv":
-        return conv_macs(shapes[node.input[1]], shapes[node.output[0]])
+    operands = WEIGHT_INPUTS[node.op_type]
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
+        return conv_macs(shapes[node.input[operands[0]]], shapes[node.output[0]])
     if node.op_type == "ConvTranspose":
         return conv_transpose_macs(shapes[node.input[1]], shapes[node.input[0]])
-    if node.op_type == "MatMul":
-        return matmul_macs(shapes[node.input[0]], shapes[node.input[1]])
+    if node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul"):
+        return matmul_macs(*(shapes[node.input[index]] for index in operands))
     if node.op_type == "Gemm":
         flags = {attribute.name: attribute.i for attribute in node.attribute}
         return gemm_macs(

@@ -1,0 +1,188 @@
+"""From a folder of images to a folder of masks: check the folders, measure, write the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.end_to_end_worker import EndToEnd
+from benchmarks.process import Progress, call_worker
+from benchmarks.subjects import Subject
+from benchmarks.sweep import Point, Sweep
+from deploy.data import IMAGE_SUFFIXES
+from deploy.errors import InputError, UsageError
+from deploy.preprocess import Preprocess
+from deploy.runtimes.execution import Execution
+from deploy.runtimes.registry import usable_cores
+
+FIGURES = (
+    "precision_executed",
+    "int8_mac_share",
+    "masks",
+    "warmup_masks",
+    "images_per_s",
+    "alone_images_per_s",
+    "processor_share",
+    "most_at_once",
+    "bound",
+    "peak_bytes",
+    "written_s",
+)
+"""What a row says of a measurement; all null where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One model's way through the folder.
+
+    Attributes:
+        subject: the model.
+        preprocess: its input contract.
+        output: folder its masks go to.
+    """
+
+    subject: Subject
+    preprocess: Preprocess
+    output: Path
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The images of a folder in name order, told by their first bytes; hidden files are left out.
+
+    Raises:
+        InputError: no such folder, nothing in it, a file that is no 8-bit image, a folder inside
+            it, or two images whose masks would have one name.
+    """
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {found}; expected a folder of images")
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{folder} is empty; expected images ({', '.join(IMAGE_SUFFIXES)})")
+    for path in paths:
+        _require_image(path)
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        other = by_name.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(
+                f"{other} and {path.name} would have the same mask {path.stem}.png; rename one"
+            )
+    return tuple(paths)
+
+
+def require_apart(images: Path, masks: Path) -> None:
+    """Refuse to write masks among the images, whose names they have.
+
+    Raises:
+        UsageError: the same folder, or a file where the masks' folder should be.
+    """
+    if masks.resolve() == images.resolve():
+        raise UsageError(f"-o {masks} holds the images; masks would replace them. Name another")
+    if masks.is_file():
+        raise UsageError(f"-o {masks} is a file; give a folder for the masks")
+
+
+def end_to_end_section(
+    routes: Sequence[Route],
+    paths: Sequence[Path],
+    *,
+    sweep: Sweep,
+    warmup: int,
+    duration_s: float,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Take every image through every model with every setting, each in a process of its own.
+
+    Args:
+        routes: the models and where their masks go; folders are made.
+        paths: of the images, as ``image_files`` gives them.
+        sweep: settings to go through.
+        warmup: calls at the start that the rate leaves out.
+        duration_s: shortest measurement; the images are taken again until it has passed.
+        progress: told the share done, 0 to 1.
+
+    Returns:
+        ``{"images": ..., "rows": [...]}``.
+
+    Raises:
+        InputError: a runtime does not accept a file, or an image cannot be read.
+        RunError: a runtime failed.
+    """
+    work = [(point, route) for point in sweep.points() for route in routes]
+    rows = []
+    for index, (point, route) in enumerate(work):
+        skipped = route.subject.skipped or point.skipped
+        reply: dict[str, Any] = {}
+        if point.execution and not skipped:
+
+            def report(share: float, done: int = index) -> None:
+                progress((done + share) / len(work))
+
+            route.output.mkdir(parents=True, exist_ok=True)
+            asked = _request(point.execution, route) | {"warmup": warmup, "duration_s": duration_s}
+            asked["paths"] = [str(path.absolute()) for path in paths]
+            reply = call_worker("benchmarks.end_to_end_worker", asked, progress=report)
+        progress((index + 1) / len(work))
+        rows.append(_row(point, route, reply, skipped))
+    return {"images": len(paths), "rows": rows}
+
+
+def _request(execution: Execution, route: Route) -> dict[str, Any]:
+    return {
+        "subject": route.subject.request(),
+        "preprocess": route.preprocess.to_json(),
+        "output": str(route.output.absolute()),
+        "workers": usable_cores(),
+        "execution": asdict(execution),
+    }
+
+
+def _row(point: Point, route: Route, reply: dict[str, Any], skipped: str | None) -> dict[str, Any]:
+    figures = _figures(reply) if reply else dict.fromkeys(FIGURES)
+    return route.subject.identity() | point.columns() | figures | {"skipped": skipped}
+
+
+def _figures(reply: dict[str, Any]) -> dict[str, Any]:
+    measured = EndToEnd(**reply["measured"])
+    found = (
+        reply["precision_executed"],
+        reply["int8_mac_share"],
+        len(measured.written_s),
+        measured.warmup,
+        measured.images_per_s,
+        measured.alone_images_per_s,
+        measured.processor_share,
+        measured.most_at_once,
+        measured.bound,
+        measured.peak_bytes,
+        list(measured.written_s),
+    )
+    return dict(zip(FIGURES, found, strict=True))
+
+
+def _require_image(path: Path) -> None:
+    """Refuse what cannot be decoded as far as its first bytes tell."""
+    if path.is_dir():
+        raise InputError(
+            f"{path.parent} holds the folder {path.name}/; expected images only. Give the folder "
+            f"with the images themselves, e.g. {path}"
+        )
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(
+            f"{path} is no image ({', '.join(IMAGE_SUFFIXES)}); move it out of the folder"
+        )
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} cannot be read ({error}); is it complete?") from error
+    if mode.startswith(("I", "F")):
+        raise InputError(
+            f"image {path} has 16 bits a pixel or more (mode {mode}); expected 8. Scale it to 8 "
+            "bits a channel first"
+        )

@@ -1,0 +1,204 @@
+"""One model from image files to mask files, measured in the process it has to itself."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.cold_start import execution_of
+from benchmarks.end_to_end import Pipeline
+from benchmarks.process import Progress, peak_bytes, serve
+from benchmarks.subjects import import_packages, read_request
+from deploy.errors import RunError
+from deploy.preprocess import Preprocess
+
+T = TypeVar("T")
+
+MIN_IMAGES = 10
+"""Fewest images after the warm-up."""
+
+FEW = 32
+"""Images of which each stage is timed alone."""
+
+ALONE_S = 1.0
+"""Longest time each stage is timed alone, seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEnd:
+    """What one model took from image files to mask files.
+
+    Attributes:
+        written_s: when each mask was written, in seconds since the start, rising.
+        warmup: images at the start that the rate leaves out.
+        processor_s: processor time of ``decode``, ``encode`` and, the rest, ``inference``.
+        alone_images_per_s: rate of each stage when it has the machine to itself, and ``in_turn``
+            that of one batch after the other, decoded, run and encoded without overlap.
+        most_at_once: images held at once, at most.
+        bound: how many the pipeline allows.
+        peak_bytes: largest resident memory of the process.
+
+    Example:
+        >>> measured = EndToEnd(
+        ...     written_s=(0.3, 0.4, 0.5, 0.6), warmup=2, most_at_once=3, bound=8, peak_bytes=9,
+        ...     processor_s={"decode": 0.6, "inference": 0.3, "encode": 0.1},
+        ...     alone_images_per_s={"decode": 20.0, "inference": 40.0, "in_turn": 7.0})
+        >>> round(measured.images_per_s, 6)  # 2 images between 0.4 s and 0.6 s
+        10.0
+        >>> measured.processor_share["decode"]
+        0.6
+
+    Raises:
+        RunError: figures that cannot be.
+    """
+
+    written_s: tuple[float, ...]
+    warmup: int
+    processor_s: dict[str, float]
+    alone_images_per_s: dict[str, float]
+    most_at_once: int
+    bound: int
+    peak_bytes: int
+
+    def __post_init__(self) -> None:
+        rising = list(self.written_s) == sorted(self.written_s)
+        if not 0 < self.warmup < len(self.written_s) or not rising:
+            raise RunError(f"{len(self.written_s)} masks, {self.warmup} of warm-up: no rate")
+        if self.most_at_once > self.bound:
+            raise RunError(f"{self.most_at_once} images at once; at most {self.bound} should be")
+
+    @property
+    def images_per_s(self) -> float:
+        """Sustained rate: masks written after the warm-up over the time they took."""
+        spent = self.written_s[-1] - self.written_s[self.warmup - 1]
+        return (len(self.written_s) - self.warmup) / spent
+
+    @property
+    def processor_share(self) -> dict[str, float]:
+        """Share of the processor time that each stage took, 0 to 1."""
+        total = math.fsum(self.processor_s.values())
+        return {stage: seconds / total for stage, seconds in self.processor_s.items()}
+
+
+def measure(
+    pipeline: Pipeline,
+    paths: Sequence[Path],
+    *,
+    warmup: int,
+    duration_s: float,
+    progress: Progress,
+) -> EndToEnd:
+    """Time the stages alone, then overlapped.
+
+    Args:
+        pipeline: a fresh one.
+        paths: images. All are taken, and again from the first until ``duration_s`` have passed.
+        warmup: images at the start that the rate leaves out, 1 or more.
+        duration_s: shortest duration of the overlapped run.
+        progress: told the share done, 0 to 1.
+
+    Raises:
+        InputError: an image cannot be read.
+        RunError: the runtime failed.
+    """
+    alone = rates_alone(pipeline, paths[:FEW], seconds=min(ALONE_S, duration_s))
+    pipeline.start_over()
+    needed = max(len(paths), warmup + MIN_IMAGES)
+    began, began_processor_s = time.perf_counter(), time.process_time()
+
+    def wanted() -> Iterator[Path]:
+        for taken, path in enumerate(cycle(paths)):
+            spent = time.perf_counter() - began
+            if taken >= needed and spent >= duration_s:
+                return
+            progress(min(taken / needed, spent / duration_s if duration_s else 1.0))
+            yield path
+
+    for _ in pipeline.masks(wanted()):
+        pass
+    processor_s = time.process_time() - began_processor_s
+    decode_s, encode_s = pipeline.decode_processor_s, pipeline.encode_processor_s
+    return EndToEnd(
+        written_s=tuple(sorted(stamp - began for stamp in pipeline.written_at)),
+        warmup=warmup,
+        processor_s={
+            "decode": decode_s,
+            "inference": max(0.0, processor_s - decode_s - encode_s),
+            "encode": encode_s,
+        },
+        alone_images_per_s=alone,
+        most_at_once=pipeline.most_at_once,
+        bound=pipeline.bound,
+        peak_bytes=peak_bytes(),
+    )
+
+
+def rates_alone(pipeline: Pipeline, paths: Sequence[Path], *, seconds: float) -> dict[str, float]:
+    """Images a second of each stage when the others rest, on a few images over and over."""
+    groups = [paths[at : at + pipeline.batch] for at in range(0, len(paths), pipeline.batch)]
+
+    def repeated(items: Sequence[T]) -> Iterator[T]:
+        """Items over and over until the time is up; each at least once."""
+        end = time.perf_counter() + seconds
+        for taken, item in enumerate(cycle(items)):
+            if taken >= len(items) and time.perf_counter() >= end:
+                return
+            yield item
+
+    def in_turn() -> Iterator[Path]:
+        for group in repeated(groups):
+            yield from map(pipeline.encode, pipeline.answers(map(pipeline.decode, group)))
+
+    with ThreadPoolExecutor(pipeline.workers) as pool:
+        images = list(pipeline.mapped(pool, pipeline.decode, paths))
+        answers = list(pipeline.answers(images))
+        return {
+            "decode": _rate(lambda: pipeline.mapped(pool, pipeline.decode, repeated(paths))),
+            "inference": _rate(lambda: pipeline.answers(repeated(images))),
+            "encode": _rate(lambda: pipeline.mapped(pool, pipeline.encode, repeated(answers))),
+            "in_turn": _rate(in_turn),
+        }
+
+
+def _rate(results: Callable[[], Iterable[object]]) -> float:
+    """Results a second, from the start to the last one."""
+    began = time.perf_counter()
+    count = sum(1 for _ in results())
+    return count / (time.perf_counter() - began)
+
+
+def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The worker's part."""
+    execution = execution_of(request["execution"])
+    import_packages(request["subject"])
+    with read_request(request["subject"]).open(execution) as runtime:
+        pipeline = Pipeline(
+            runtime,
+            preprocess=Preprocess.from_json(request["preprocess"], source="the request"),
+            output=Path(request["output"]),
+            workers=request["workers"],
+        )
+        measured = measure(
+            pipeline,
+            [Path(path) for path in request["paths"]],
+            warmup=max(1, request["warmup"] * execution.batch),
+            duration_s=request["duration_s"],
+            progress=progress,
+        )
+        executed = runtime.executed
+    return {
+        "measured": asdict(measured),
+        "precision_executed": executed.words,
+        "int8_mac_share": executed.int8_mac_share,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(serve(_work))

@@ -1,0 +1,195 @@
+"""The model files whose speed is compared: ours, and those other tools make of the same network."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.environment import describe as describe_machine
+from benchmarks.peers_quantize import Recipe
+from benchmarks.process import call_worker
+from deploy.artifact import Artifact, Precision, sha256_of
+from deploy.calibrate import calibrate
+from deploy.channel_activity import channel_activity
+from deploy.data import SegmentationSet
+from deploy.errors import RunError, SegdeployError
+from deploy.onnx_file import describe
+from deploy.preprocess import Preprocess
+from deploy.rewrite import rewrite
+from deploy.runtimes.registry import RuntimeName, availability
+from deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
+from deploy.to_int8 import to_int8
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from deploy.models.checkpoint import Checkpoint
+
+QUANTIZER = "benchmarks.peers_quantize"
+_NNCF_INSTALL = "nncf is not installed; pip install 'segdeploy[peers]'"
+
+
+class Model(str, Enum):
+    """What a contender runs, where it is not the checkpoint itself."""
+
+    FLOAT = "float"
+    ORT_STATIC = Recipe.ORT_STATIC.value
+    NNCF_PERFORMANCE = Recipe.NNCF_PERFORMANCE.value
+    NNCF_MIXED = Recipe.NNCF_MIXED.value
+    OURS_ORT = "segdeploy-onnxruntime"
+    OURS_OPENVINO = "segdeploy-openvino"
+    PRUNED_ORT = "segdeploy-pruned-onnxruntime"
+    PRUNED_OPENVINO = "segdeploy-pruned-openvino"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A model file, or the reason why there is none.
+
+    Raises:
+        RunError: both, or neither.
+    """
+
+    artifact: Artifact | None = None
+    skipped: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.artifact is None) == (self.skipped is None):
+            raise RunError("there is a model or a reason why not, and not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedSubject:
+    """The network that is compared, and what its models are made from and judged on.
+
+    Attributes:
+        checkpoint: what PyTorch runs.
+        model: its export, simplified; every other model is made from it.
+        calibration: images every tool calibrates with.
+        evaluation: images every contender is scored on.
+        threads: processors every contender may use.
+        pruned: the export, simplified, of UNet++ up to the head before the last: the same weights
+            without the outermost level; ``None`` where there is no such head.
+    """
+
+    checkpoint: Checkpoint
+    model: Artifact
+    calibration: SegmentationSet
+    evaluation: SegmentationSet
+    threads: int
+    pruned: Artifact | None = None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The network's input contract."""
+        return self.checkpoint.preprocess
+
+
+def native_ort_profile() -> TargetProfile:
+    """Our ONNX Runtime profile for this machine."""
+    return native_profile(
+        RuntimeName.ONNXRUNTIME, machine=platform.machine(), isa=describe_machine().isa
+    )
+
+
+def make_models(
+    subject: SpeedSubject,
+    folder: Path,
+    *,
+    progress: Callable[[Iterable[Recipe | None]], Iterable[Recipe | None]] = iter,
+) -> dict[Model, Made]:
+    """Quantize with every tool, ours last.
+
+    Args:
+        subject: the network and its images.
+        folder: where to write; kept as long as the models run.
+        progress: wraps the steps, for a progress bar.
+
+    Returns:
+        Each model. A tool that is not installed, or fails, is a reason.
+
+    Raises:
+        InputError: our tool does not accept the model or the images.
+    """
+    made = {Model.FLOAT: Made(artifact=subject.model)}
+    for step in progress((*Recipe, None)):
+        if step is None:
+            made |= _ours(subject.model, subject, folder, (Model.OURS_ORT, Model.OURS_OPENVINO))
+            if subject.pruned is not None:
+                models = (Model.PRUNED_ORT, Model.PRUNED_OPENVINO)
+                made |= _ours(subject.pruned, subject, folder, models)
+        else:
+            made[Model(step.value)] = _theirs(step, subject, folder)
+    return made
+
+
+def _ours(
+    source: Artifact, subject: SpeedSubject, folder: Path, models: tuple[Model, Model]
+) -> dict[Model, Made]:
+    """Ours as ``segdeploy run`` makes them: rewritten, calibrated, quantized for each target.
+
+    Args:
+        source: the simplified export.
+        subject: the images.
+        folder: where to write.
+        models: what to call the result for ONNX Runtime and for OpenVINO.
+    """
+    images, preprocess, threads = subject.calibration, subject.preprocess, subject.threads
+    activity = channel_activity(source.path, images.samples, preprocess=preprocess, threads=threads)
+    rewritten = rewrite(source, folder / f"{models[0].value}.opt.onnx", activity=activity)
+    table = calibrate(rewritten, images, preprocess=preprocess, threads=threads)
+    table_path = folder / f"{models[0].value}.calib.json"
+    table.write(table_path)
+    profiles = dict(zip(models, (native_ort_profile(), OPENVINO_CPU), strict=True))
+    return {
+        model: Made(
+            artifact=to_int8(
+                rewritten,
+                folder / f"{model.value}.onnx",
+                table=table,
+                table_sha256=sha256_of(table_path),
+                profile=profile,
+            )
+        )
+        for model, profile in profiles.items()
+    }
+
+
+def _theirs(recipe: Recipe, subject: SpeedSubject, folder: Path) -> Made:
+    is_nncf = recipe is not Recipe.ORT_STATIC
+    missing = availability(RuntimeName.OPENVINO).reason if is_nncf else None
+    if is_nncf and importlib.util.find_spec("nncf") is None:
+        missing = _NNCF_INSTALL
+    if missing:
+        return Made(skipped=missing)
+    output = folder / f"{recipe.value}.{'xml' if is_nncf else 'onnx'}"
+    profile = native_ort_profile()
+    request = {
+        "recipe": recipe.value,
+        "model": str(subject.model.path.absolute()),
+        "input_name": subject.model.inputs[0].name,
+        "images": [str(sample.image_path.absolute()) for sample in subject.calibration],
+        "preprocess": subject.preprocess.to_json(),
+        "activation_type": profile.activation_type.value,
+        "reduce_range": profile.reduce_range,
+        "output": str(output.absolute()),
+    }
+    try:
+        call_worker(QUANTIZER, request)
+    except SegdeployError as error:
+        return Made(skipped=f"failed: {error}")
+    return Made(artifact=_openvino_file(output, subject.model) if is_nncf else describe(output))
+
+
+def _openvino_file(path: Path, source: Artifact) -> Artifact:
+    """An OpenVINO file of an int8 network; its names and shapes are those of its source."""
+    return replace(
+        source,
+        path=path,
+        precision=Precision.INT8,
+        sha256=sha256_of(path.with_suffix(".bin")),
+        parent=source.sha256,
+    )

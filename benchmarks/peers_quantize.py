@@ -1,0 +1,129 @@
+"""Int8 models as other tools make them, one tool in a process of its own.
+
+``benchmarks.peers_models`` has ``python -m benchmarks.peers_quantize`` write them, so that what a
+tool leaves behind in a process, and its memory, do not reach the timing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.process import Progress, serve
+from deploy.data import read_image
+from deploy.preprocess import Preprocess
+
+Request = dict[str, Any]
+Feeds = dict[str, NDArray[np.float32]]
+
+
+class Recipe(str, Enum):
+    """How other tools are asked to quantize; see ``SETTINGS``."""
+
+    ORT_STATIC = "onnxruntime-static"
+    NNCF_PERFORMANCE = "nncf-performance"
+    NNCF_MIXED = "nncf-mixed"
+
+
+_NNCF_SETTINGS = (
+    "`nncf.quantize` on the OpenVINO model, preset {preset}, all calibration images, everything "
+    "else as it comes (fast bias correction)"
+)
+SETTINGS = {
+    Recipe.ORT_STATIC: (
+        "`quant_pre_process` without its symbolic shape inference, which is for transformers, then "
+        "`quantize_static`: QDQ, activations of the type our profile uses, QInt8 weights per "
+        "channel, MinMax"
+    ),
+    Recipe.NNCF_PERFORMANCE: _NNCF_SETTINGS.format(preset="PERFORMANCE"),
+    Recipe.NNCF_MIXED: _NNCF_SETTINGS.format(preset="MIXED"),
+}
+"""What each tool was asked for, as the page says it."""
+
+_ORT_TYPES = {"u8": "QUInt8", "s8": "QInt8"}
+
+
+def feeds(request: Request) -> Iterator[Feeds]:
+    """The model's input for each calibration image, decoded one by one."""
+    preprocess = Preprocess.from_json(request["preprocess"], source="the request")
+    for path in request["images"]:
+        image = preprocess.apply(read_image(Path(path), "RGB"))
+        yield {request["input_name"]: image[None]}
+
+
+class _Reader:
+    """The images for ONNX Runtime, which asks for one at a time."""
+
+    def __init__(self, request: Request) -> None:
+        self._feeds = feeds(request)
+
+    def get_next(self) -> Feeds | None:
+        """The next image, or ``None`` after the last."""
+        return next(self._feeds, None)
+
+
+def _onnxruntime(request: Request) -> None:
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    output = Path(request["output"])
+    prepared = output.with_name(f"{output.stem}.prepared.onnx")
+    quant_pre_process(request["model"], str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(output),
+        _Reader(request),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType[_ORT_TYPES[request["activation_type"]]],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=request["reduce_range"],
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+
+
+def _nncf(request: Request, preset: str) -> None:
+    os.environ.setdefault("NNCF_CI", "1")  # a measurement sends no usage statistics
+    import nncf
+    import openvino
+
+    quantized = nncf.quantize(
+        openvino.Core().read_model(request["model"]),
+        nncf.Dataset(feeds(request)),
+        preset=nncf.QuantizationPreset[preset],
+        subset_size=len(request["images"]),
+    )
+    openvino.save_model(quantized, request["output"], compress_to_fp16=False)
+
+
+def work(request: Request, progress: Progress) -> dict[str, Any]:
+    """Write the int8 model that a request asks for.
+
+    Args:
+        request: ``recipe``, ``model``, ``input_name``, ``images``, ``preprocess``,
+            ``activation_type``, ``reduce_range`` and ``output``.
+        progress: told when it is done.
+    """
+    recipe = Recipe(request["recipe"])
+    if recipe is Recipe.ORT_STATIC:
+        _onnxruntime(request)
+    else:
+        _nncf(request, recipe.name.removeprefix("NNCF_"))
+    progress(1.0)
+    return {"output": request["output"]}
+
+
+if __name__ == "__main__":
+    sys.exit(serve(work))

@@ -1,0 +1,176 @@
+"""Time open contenders in turn: the figures of each, and what round-by-round ratios need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.latency import Candidate, measure
+from benchmarks.throughput import measure_throughput
+from deploy.artifact import Precision, TensorSpec
+from deploy.runtimes.base import Executed, Execution, Feeds, Hint, Results, Runtime
+
+REST_S = 0.02
+"""Pause after each timed call. The threads of PyTorch's OpenMP wait for work in a loop for some
+milliseconds; on two cores ONNX Runtime took 20.5 ms right after PyTorch and 14.9 ms alone, with
+this pause 15.1 ms."""
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How all contenders run at a time.
+
+    Attributes:
+        key: in the result.
+        title: in the table.
+        execution: of every contender, but for its precision.
+    """
+
+    key: str
+    title: str
+    execution: Execution
+
+
+def settings_of(*, threads: int, batch: int) -> tuple[Setting, ...]:
+    """Latency of one image; throughput with a stream for each thread, at batch 1 and ``batch``."""
+    latency = Setting(
+        key="latency", title="p50 ms, batch 1, 1 stream", execution=Execution(threads=threads)
+    )
+    throughput = [
+        Setting(
+            key=f"throughput_{size}",
+            title=f"images/s, batch {size}, {threads} stream{'s' if threads > 1 else ''}",
+            execution=Execution(threads=threads, batch=size, streams=threads, hint=Hint.THROUGHPUT),
+        )
+        for size in dict.fromkeys((1, batch))
+    ]
+    return (latency, *throughput)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """One contender with one setting.
+
+    Attributes:
+        figures: the columns of the result, raw samples included.
+        per_image_s: seconds for an image in each round.
+    """
+
+    figures: Mapping[str, Any]
+    per_image_s: tuple[float, ...]
+
+
+class _Pause:
+    """A runtime that does nothing for a while: the pause between two timed calls."""
+
+    name = "pause"
+
+    def __init__(self, execution: Execution) -> None:
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self.execution = execution
+        self.executed = Executed(layers=(), requested=Precision.FP32)
+
+    def infer(self, feeds: Feeds) -> Results:
+        """Sleep."""
+        time.sleep(REST_S)
+        return {}
+
+    def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
+        """Sleep once for each batch."""
+        return map(self.infer, batches)
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def time_in_turn(
+    runtimes: Sequence[Runtime],
+    setting: Setting,
+    images: NDArray[np.float32],
+    *,
+    warmup: int,
+    duration_s: float,
+    progress: Progress,
+) -> list[Timed]:
+    """Time open runtimes, taking turns.
+
+    Args:
+        runtimes: opened with the setting's execution.
+        setting: latency or throughput.
+        images: float32 (N, 3, H, W), repeated to fill a batch.
+        warmup: untimed calls of each.
+        duration_s: seconds for each, about.
+        progress: told the share done, 0 to 1.
+
+    Returns:
+        One for each runtime, in their order.
+
+    Raises:
+        RunError: a runtime failed.
+    """
+    feed = np.ascontiguousarray(images[np.arange(setting.execution.batch) % len(images)])
+    candidates = [_candidate(runtime, feed) for runtime in runtimes]
+    if setting.execution.hint is Hint.THROUGHPUT:
+        return _throughput(candidates, warmup=warmup, duration_s=duration_s, progress=progress)
+    pause = _candidate(_Pause(setting.execution), feed, name="image")
+    results = measure(
+        [turn for candidate in candidates for turn in (candidate, pause)],
+        warmup=warmup,
+        duration_s=duration_s / 2,  # it counts the pauses as candidates
+        progress=progress,
+    )
+    return [
+        Timed(
+            figures={
+                "p50_ms": result.p50_ms,
+                "p90_ms": result.p90_ms,
+                "p99_ms": result.p99_ms,
+                "images_per_s": result.images_per_s,
+                "noise_percent": result.noise_percent,
+                "latencies_s": list(result.latencies_s),
+            },
+            per_image_s=tuple(sample / result.batch for sample in result.latencies_s),
+        )
+        for result in results[::2]
+    ]
+
+
+def _throughput(
+    candidates: Sequence[Candidate], *, warmup: int, duration_s: float, progress: Progress
+) -> list[Timed]:
+    results = measure_throughput(
+        candidates, warmup=warmup, duration_s=duration_s, progress=progress
+    )
+    return [
+        Timed(
+            figures={
+                "images_per_s": result.images_per_s,
+                "noise_percent": result.noise_percent,
+                "completions_s": [list(stamps) for stamps in result.completions_s],
+            },
+            per_image_s=tuple(
+                stamps[-1] / (len(stamps) * result.batch) for stamps in result.completions_s
+            ),
+        )
+        for result in results
+    ]
+
+
+def _candidate(runtime: Runtime, feed: NDArray[np.float32], *, name: str = "") -> Candidate:
+    return Candidate(
+        name=runtime.name,
+        runtime=runtime,
+        feeds={name or runtime.inputs[0].name: feed},
+        precision_requested=runtime.execution.precision,
+    )

@@ -1,0 +1,83 @@
+"""The largest value each channel reaches behind its ReLU, over a set of images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper
+
+from deploy.data import Sample
+from deploy.errors import InputError
+from deploy.onnx_file import load_model, save_model
+from deploy.preprocess import Preprocess
+
+Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
+
+
+def channel_activity(
+    path: Path,
+    samples: Iterable[Sample],
+    *,
+    preprocess: Preprocess,
+    threads: int,
+    progress: Progress = iter,
+) -> dict[str, NDArray[np.float32]]:
+    """Run images through a float32 model and keep each channel's maximum.
+
+    The maximum over a map is taken inside the model, so memory does not depend on the images.
+
+    Args:
+        path: the ONNX file.
+        samples: at least one image.
+        preprocess: the model's input contract.
+        threads: for the runtime.
+        progress: wraps the images, for a progress bar.
+
+    Returns:
+        Output of each Relu to float32 (channels,).
+
+    Raises:
+        InputError: no image, one that cannot be read, or a value that is not finite.
+    """
+    with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
+        observed = Path(folder) / "observed.onnx"
+        names = _with_maxima(path, observed)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            str(observed), options, providers=["CPUExecutionProvider"]
+        )
+    activity: dict[str, NDArray[np.float32]] = {}
+    for sample in progress(samples):
+        image = preprocess.apply(sample.image())[None]
+        values = session.run([f"{n}/max" for n in names], {session.get_inputs()[0].name: image})
+        for name, value in zip(names, values, strict=True):
+            if not np.isfinite(value).all():
+                raise InputError(f"{name} is not finite on image {sample.name}")
+            previous = activity.get(name, np.full(value.shape[1], -np.inf, np.float32))
+            activity[name] = np.maximum(previous, value.reshape(-1))
+    if not activity and names:
+        raise InputError("no image to observe; give a folder with at least one")
+    return activity
+
+
+def _with_maxima(path: Path, observed: Path) -> list[str]:
+    """Write the model with the maximum of each ReLU's maps as outputs; the ReLUs' names."""
+    model = load_model(path)
+    names = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
+    for name in names:
+        model.graph.node.append(
+            helper.make_node("GlobalMaxPool", [name], [f"{name}/max"], name=f"{name}/max")
+        )
+    model.graph.output.extend(
+        helper.make_tensor_value_info(f"{name}/max", onnx.TensorProto.FLOAT, None) for name in names
+    )
+    save_model(model, observed)
+    return names

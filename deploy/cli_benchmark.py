@@ -1,0 +1,169 @@
+"""The verb that times models: call by call, with every stream busy, or from files to files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.end_to_end_run import Route, end_to_end_section, image_files, require_apart
+from benchmarks.entries import Entry, entries_for
+from benchmarks.report_rows import figure
+from benchmarks.speed_run import speed_section
+from benchmarks.subjects import CheckpointSubject, FileSubject, Subject
+from benchmarks.sweep import Sweep
+from deploy import bundled
+from deploy.artifact import Precision
+from deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
+from deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
+from deploy.data import open_set
+from deploy.errors import UsageError
+from deploy.onnx_file import contract_of, describe
+from deploy.preprocess import Preprocess
+from deploy.progress import share_bar
+from deploy.runtimes.execution import Hint
+from deploy.runtimes.registry import RuntimeName, usable_cores
+
+log = logging.getLogger(__name__)
+
+IMAGES = 8
+"""Images of the data that calls are timed on."""
+
+
+def benchmark(options: Options, arguments: Sequence[str]) -> Result:
+    """Time models side by side, or one after the other from image files to mask files."""
+    if options.end_to_end:
+        return _end_to_end(options)
+    if options.output:
+        raise UsageError(f"-o {options.output} is for masks; it needs --end-to-end FOLDER")
+    sweep = _sweep(options, hint=Hint.LATENCY, batches=(1, 8))
+    artifacts = artifacts_of(options.model)
+    preprocess = common_contract(artifacts)
+    entries = entries_for(artifacts, runtimes_of(options))
+    images = open_set(options.data or bundled.sample(), "test")
+    images = images.take(min(IMAGES, len(images)), seed=0)
+    reference = _reference(options, preprocess) if options.reference else None
+    with share_bar("benchmark") as progress:
+        section = speed_section(
+            reference,
+            [FileSubject(entry=entry) for entry in entries],
+            images=images.inputs(preprocess),
+            pixels=images.pixels(preprocess),
+            sweep=sweep,
+            warmup=options.warmup,
+            duration_s=options.duration,
+            progress=progress,
+        )
+    _say(section["rows"], _speed_line)
+    return 0, section
+
+
+def _end_to_end(options: Options) -> Result:
+    """Every image of a folder through each model, masks out."""
+    if options.data:
+        raise UsageError("--data is not read with --end-to-end; the folder holds the images")
+    sweep = _sweep(options, hint=Hint.THROUGHPUT, batches=(1,))
+    paths = image_files(options.end_to_end)
+    if options.output:
+        require_apart(options.end_to_end, options.output)
+    with ExitStack() as stack:
+        output = options.output or Path(stack.enter_context(TemporaryDirectory()))
+        routes = _routes(options, output)
+        progress = stack.enter_context(share_bar("end to end"))
+        section = end_to_end_section(
+            routes,
+            paths,
+            sweep=sweep,
+            warmup=options.warmup,
+            duration_s=options.duration,
+            progress=progress,
+        )
+    _say(section["rows"], _end_to_end_line)
+    if options.output:
+        log.info("masks: %s", ", ".join(sorted({str(route.output) for route in routes})))
+    return 0, section
+
+
+def _routes(options: Options, output: Path) -> list[Route]:
+    """Each model with its contract; where there are several, with a folder of its own."""
+    artifacts = artifacts_of(options.model)
+    contracts = {label: contract_of(artifact) for label, artifact in artifacts.items()}
+    found: list[tuple[str, Subject, Preprocess]] = [
+        (f"{entry.label}.{entry.runtime.value}", FileSubject(entry=entry), contracts[entry.label])
+        for entry in entries_for(artifacts, runtimes_of(options))
+    ]
+    if options.reference:
+        contract = common_contract(artifacts)
+        found.insert(0, ("reference", _reference(options, contract), contract))
+    return [
+        Route(subject=subject, preprocess=contract, output=output / name if found[1:] else output)
+        for name, subject, contract in found
+    ]
+
+
+def _sweep(options: Options, *, hint: Hint, batches: tuple[int, ...]) -> Sweep:
+    """What the flags ask to go through; ``hint`` and ``batches`` where they do not say."""
+    return Sweep(
+        threads=tuple(options.threads or (usable_cores(),)),
+        batches=tuple(options.batch or batches),
+        streams=tuple(options.streams) if options.streams else None,
+        hint=Hint(options.hint) if options.hint else hint,
+        precision=Precision(options.precision),
+    )
+
+
+def _reference(options: Options, models: Preprocess) -> Subject:
+    """The reference, which must expect the same inputs as the models."""
+    path: Path = options.reference
+    if path.suffix == ".onnx":
+        artifact = describe(path)
+        require_same_inputs(path, contract_of(artifact), models)
+        runtime = RuntimeName.ONNXRUNTIME
+        entry = Entry(label=path.name, artifact=artifact, runtime=runtime, skipped=None)
+        return FileSubject(entry=entry)
+    checkpoint = checkpoint_of(options, path)
+    require_same_inputs(path, checkpoint.preprocess, models)
+    return CheckpointSubject(name="PyTorch fp32", checkpoint=checkpoint)
+
+
+def _say(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:
+    """One line for each row: the setting, the model, and what was found or why nothing was."""
+    for row in rows:
+        setting = f"batch {row['batch']}, threads {row['threads']}, streams {row['streams']}"
+        found = f"skipped, {row['skipped']}" if row["skipped"] else line(row)
+        log.info("%s: %s: %s", setting, row["name"], found)
+
+
+def _speed_line(row: dict[str, Any]) -> str:
+    said = (
+        [] if row["p50_ms"] is None else [f"p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms"]
+    )
+    said.append(f"{row['images_per_s']:.1f} images/s")
+    said += [f"{row['speedup']:.2f}x the reference"] if row["speedup"] else []
+    said.append(f"load {row['load_s']:.2f} s, first call {row['first_inference_s'] * 1e3:.0f} ms")
+    said.append(f"peak {figure(row['peak_bytes'], 'mega')} MB")
+    said.append(f"runs in {row['precision_executed']}{_share(row)}")
+    return ", ".join(said)
+
+
+def _end_to_end_line(row: dict[str, Any]) -> str:
+    alone, share = row["alone_images_per_s"], row["processor_share"]
+    stages = ", ".join(
+        f"{stage} {alone[stage]:.1f} ({100 * share[stage]:.0f} % of processor time)"
+        for stage in ("decode", "inference", "encode")
+    )
+    return (
+        f"{row['images_per_s']:.1f} images/s over {row['masks'] - row['warmup_masks']} images; "
+        f"without overlap {alone['in_turn']:.1f}; stages alone: {stages}; at most "
+        f"{row['most_at_once']} images at once, peak {figure(row['peak_bytes'], 'mega')} MB; "
+        f"runs in {row['precision_executed']}{_share(row)}"
+    )
+
+
+def _share(row: dict[str, Any]) -> str:
+    """How much of an int8 model's work is int8."""
+    share = row["int8_mac_share"]
+    return f", {100 * share:.2f} % of MACs in int8" if share else ""

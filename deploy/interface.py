@@ -1,0 +1,81 @@
+"""The two forms of a model's ends: normalised tensor to probability, or 8-bit image to mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.artifact import TensorSpec
+from deploy.errors import InputError
+from deploy.preprocess import Preprocess, resize
+
+METADATA_KEY = "interface"
+"""Where a model file says that it is of another form than ``tensor-probability``."""
+
+FOREGROUND_PROBABILITY = 0.5
+"""A pixel of the mask is foreground where its probability is at least this."""
+
+
+class Interface(str, Enum):
+    """What a model takes and gives, by the words of ``metadata_props``.
+
+    Attributes:
+        TENSOR: float32 (N, 3, h, w), normalised, to the probability, float32 (N, 1, h, w).
+        IMAGE: uint8 RGB (N, h, w, 3), resized, to the mask, uint8 (N, h, w) of 0 and 1.
+    """
+
+    TENSOR = "tensor-probability"
+    IMAGE = "image-mask"
+
+    def prepared(
+        self, image: NDArray[np.uint8], preprocess: Preprocess
+    ) -> NDArray[np.float32] | NDArray[np.uint8]:
+        """One image as a model takes it, without the batch axis.
+
+        Args:
+            image: RGB (H, W, 3), as decoded or already resized.
+            preprocess: the model's input contract; an image model does all but its resize.
+
+        Returns:
+            (3, h, w) float32 or (h, w, 3) uint8.
+        """
+        if self is Interface.TENSOR:
+            return preprocess.apply(image)
+        return resize(image, preprocess.size, antialias=preprocess.antialias)
+
+    def foreground(self, output: NDArray[Any]) -> NDArray[np.float32]:
+        """The probability of the foreground, (N, h, w); of a mask, 0 or 1.
+
+        Example:
+            >>> Interface.IMAGE.foreground(np.array([[[0, 1]]], np.uint8))
+            array([[[0., 1.]]], dtype=float32)
+
+        Args:
+            output: what the model gave for one batch.
+        """
+        probability = output[:, 0] if self is Interface.TENSOR else output
+        return probability.astype(np.float32, copy=False)
+
+
+def interface_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Interface:
+    """The form of a loaded model, told by the types and ranks of its ends.
+
+    Raises:
+        InputError: neither of the two.
+    """
+    ends = [(spec.dtype == "uint8", len(spec.shape)) for spec in (*inputs, *outputs)]
+    if len(inputs) == len(outputs) == 1:
+        if ends == [(True, 4), (True, 3)] and inputs[0].shape[3] == 3:
+            return Interface.IMAGE
+        if ends == [(False, 4), (False, 4)]:
+            return Interface.TENSOR
+    raise InputError(
+        f"the model has inputs {[spec.name for spec in inputs]} and outputs "
+        f"{[(spec.name, spec.dtype, spec.shape) for spec in outputs]}; expected one image and one "
+        "probability (batch, 1, height, width), or one 8-bit image (batch, height, width, 3) and "
+        "one mask (batch, height, width)"
+    )

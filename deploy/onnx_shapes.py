@@ -1,0 +1,92 @@
+"""Static shapes of every tensor of an ONNX model, for one image of a given size."""
+
+from __future__ import annotations
+
+from math import prod
+
+import onnx
+
+from deploy.cost_formulas import Shape
+from deploy.errors import InputError
+
+SHAPE_CONSTANT_ELEMENTS = 1024
+"""Constants up to this size keep their values for shape inference; it needs no larger ones."""
+
+
+class Shapes(dict[str, Shape]):
+    """Tensor name to static shape; a missing one is an error that names it."""
+
+    def __missing__(self, name: str) -> Shape:
+        raise InputError(
+            f"the shape of tensor {name!r} cannot be inferred; expected shapes that follow from "
+            "the input size. Simplify the model first; custom operators before it cannot be seen"
+        )
+
+
+def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onnx.ValueInfoProto:
+    """A copy of a graph input with batch 1 and, for an image (N, C, H, W), the size asked for.
+
+    Args:
+        value: the graph input.
+        size: (height, width); ``None`` takes what the input fixes.
+
+    Raises:
+        InputError: a size it does not fit or does not fix.
+    """
+    fixed = onnx.ValueInfoProto()
+    fixed.CopyFrom(value)
+    axes = fixed.type.tensor_type.shape.dim
+    if axes:
+        axes[0].dim_value = 1
+    if len(axes) != 4:
+        return fixed
+    for axis, side, wanted in zip(axes[2:], ("height", "width"), size or (None, None), strict=True):
+        if not axis.HasField("dim_value") and wanted is None:
+            raise InputError(f"input {value.name!r} has a dynamic {side}; state the image size")
+        if axis.HasField("dim_value") and wanted not in (None, axis.dim_value):
+            raise InputError(
+                f"input {value.name!r} has a fixed {side} of {axis.dim_value}, not {wanted}; "
+                "export the model again for that size, or count it at its own"
+            )
+        if wanted is not None:
+            axis.dim_value = wanted
+    return fixed
+
+
+def infer_shapes(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> Shapes:
+    """Infer the shape of every tensor, large weights standing in as inputs to spare the copy.
+
+    Args:
+        model: not modified.
+        images: its inputs, fixed.
+
+    Raises:
+        InputError: the model contradicts its own shapes.
+    """
+    small = [t for t in model.graph.initializer if prod(t.dims) <= SHAPE_CONSTANT_ELEMENTS]
+    large = [t for t in model.graph.initializer if prod(t.dims) > SHAPE_CONSTANT_ELEMENTS]
+    stand_ins = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large]
+    outputs = [
+        onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None)
+        for value in model.graph.output
+    ]
+    graph = onnx.helper.make_graph(
+        model.graph.node, "shapes", [*images, *stand_ins], outputs, initializer=small
+    )
+    skeleton = onnx.helper.make_model(
+        graph,
+        opset_imports=model.opset_import,
+        functions=model.functions,
+        ir_version=model.ir_version,
+    )
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(f"the model contradicts its own shapes ({error})") from error
+    shapes = Shapes({tensor.name: tuple(tensor.dims) for tensor in small})
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        axes = value.type.tensor_type.shape.dim
+        known = value.type.tensor_type.HasField("shape")
+        if known and all(axis.HasField("dim_value") for axis in axes):
+            shapes[value.name] = tuple(axis.dim_value for axis in axes)
+    return shapes

@@ -1,0 +1,1 @@
+"""Exact graph rewrites: one transformation a module, each a function from a model to a model."""
