@@ -70,7 +70,11 @@ def compare_speed(
     everybody = contenders(pruned=subject.pruned is not None)
     images = subject.evaluation.inputs(subject.preprocess)
     laps: dict[str, dict[str, Lap]] = {}
-    skipped = {contender.name: reason for contender in everybody if (reason := contender.missing())}
+    skipped = {
+        contender.name: reason
+        for contender in everybody
+        if (reason := plan.left_out(contender) or contender.missing())
+    }
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         models = make_models(subject, Path(folder), progress=lambda each: bar(each, "quantize"))
         for setting in settings:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.latency import REST_S
 from benchmarks.peers_markdown import page, table
 from benchmarks.peers_quantize import SETTINGS
-from benchmarks.peers_timing import REST_S
 from benchmarks.report_rows import ABSENT, figure, interval
 
 Row = dict[str, Any]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.latency import Candidate, measure
 from benchmarks.throughput import measure_throughput
-from deploy.artifact import Precision, TensorSpec
-from deploy.runtimes.base import Executed, Execution, Feeds, Hint, Results, Runtime
-
-REST_S = 0.02
-"""Pause after each timed call. The threads of PyTorch's OpenMP wait for work in a loop for some
-milliseconds; on two cores ONNX Runtime took 20.5 ms right after PyTorch and 14.9 ms alone, with
-this pause 15.1 ms."""
+from deploy.runtimes.base import Execution, Hint, Runtime
 
 Progress = Callable[[float], None]
 
@@ -67,33 +60,6 @@ class Timed:
     per_image_s: tuple[float, ...]
 
 
-class _Pause:
-    """A runtime that does nothing for a while: the pause between two timed calls."""
-
-    name = "pause"
-
-    def __init__(self, execution: Execution) -> None:
-        self.inputs: tuple[TensorSpec, ...] = ()
-        self.outputs: tuple[TensorSpec, ...] = ()
-        self.execution = execution
-        self.executed = Executed(layers=(), requested=Precision.FP32)
-
-    def infer(self, feeds: Feeds) -> Results:
-        """Sleep."""
-        time.sleep(REST_S)
-        return {}
-
-    def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
-        """Sleep once for each batch."""
-        return map(self.infer, batches)
-
-    def __enter__(self) -> Runtime:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-
 def time_in_turn(
     runtimes: Sequence[Runtime],
     setting: Setting,
@@ -123,13 +89,7 @@ def time_in_turn(
     candidates = [_candidate(runtime, feed) for runtime in runtimes]
     if setting.execution.hint is Hint.THROUGHPUT:
         return _throughput(candidates, warmup=warmup, duration_s=duration_s, progress=progress)
-    pause = _candidate(_Pause(setting.execution), feed, name="image")
-    results = measure(
-        [turn for candidate in candidates for turn in (candidate, pause)],
-        warmup=warmup,
-        duration_s=duration_s / 2,  # it counts the pauses as candidates
-        progress=progress,
-    )
+    results = measure(candidates, warmup=warmup, duration_s=duration_s, progress=progress)
     return [
         Timed(
             figures={
@@ -142,7 +102,7 @@ def time_in_turn(
             },
             per_image_s=tuple(sample / result.batch for sample in result.latencies_s),
         )
-        for result in results[::2]
+        for result in results
     ]
 
 
@@ -167,10 +127,10 @@ def _throughput(
     ]
 
 
-def _candidate(runtime: Runtime, feed: NDArray[np.float32], *, name: str = "") -> Candidate:
+def _candidate(runtime: Runtime, feed: NDArray[np.float32]) -> Candidate:
     return Candidate(
         name=runtime.name,
         runtime=runtime,
-        feeds={name or runtime.inputs[0].name: feed},
+        feeds={runtime.inputs[0].name: feed},
         precision_requested=runtime.execution.precision,
     )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.latency import BenchmarkResult, Candidate, measure
+from benchmarks.latency import REST_S, BenchmarkResult, Candidate, measure
 from benchmarks.sweep import Sweep
 from benchmarks.throughput import MIN_SLICES, ThroughputResult, measure_throughput
 from deploy.artifact import Precision, TensorSpec
@@ -75,6 +75,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
         self.log: list[str] = []
+        self.rests: list[float] = []
         self.runtimes: dict[str, FakeRuntime] = {}
 
     def add(self, name: str, *seconds: float, batch: int = 1) -> Candidate:
@@ -94,6 +95,7 @@ class Bench:
             duration_s=duration_s,
             min_samples=min_samples,
             clock=self.clock,
+            rest=self.rests.append,
         )
 
 
@@ -116,6 +118,7 @@ def test_candidates_warm_up_first_and_then_take_turns() -> None:
         bench.add("A", 0.1), bench.add("B", 0.2), bench.add("C", 0.3), warmup=2, min_samples=3
     )
     assert "".join(bench.log) == "AABBCC" + 3 * "ABC"
+    assert bench.rests == [REST_S] * 9, "one before each timed call, none while warming up"
 
 
 def test_samples_are_the_time_of_each_call_without_the_warmup() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,8 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import peers, peers_chart, peers_models, peers_speed, peers_timing
-from benchmarks.peers_chart import free_place
+from benchmarks import peers, peers_chart, peers_models, peers_speed
+from benchmarks.peers_chart_places import free_place
 from benchmarks.peers_contenders import BASELINE, Contender, Group, contenders
 from benchmarks.peers_models import Made, Model, SpeedSubject, make_models
 from benchmarks.peers_quantize import Recipe
@@ -248,11 +247,8 @@ def test_rounds_that_do_not_pair_are_refused(
         paired_ratio(reference, candidate)
 
 
-def test_everybody_takes_turns_with_a_pause_after_each_call(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_everybody_takes_turns() -> None:
     log: list[str] = []
-    monkeypatch.setattr(time, "sleep", lambda seconds: log.append(f"rest {seconds}"))
     setting = settings_of(threads=1, batch=8)[0]
     runtimes = [FakeRuntime(name, log, setting.execution) for name in ("a", "b")]
     found = time_in_turn(
@@ -263,8 +259,7 @@ def test_everybody_takes_turns_with_a_pause_after_each_call(
         duration_s=0.0,
         progress=lambda share: None,
     )
-    rest = f"rest {peers_timing.REST_S}"
-    assert log == ["a", rest, "b", rest] * 10
+    assert log == ["a", "b"] * 10
     assert [len(timed.per_image_s) for timed in found] == [10, 10]
     assert [timed.figures["p50_ms"] for timed in found] == [
         1e3 * float(np.median(timed.per_image_s)) for timed in found
@@ -316,10 +311,15 @@ def test_ours_is_compared_with_the_faster_preset_in_the_same_precision() -> None
     assert comparisons_of(contenders(), {"latency": field}) == []
 
 
-def test_no_compile_leaves_out_what_compiles() -> None:
+def test_no_compile_leaves_out_what_compiles(
+    subject: SpeedSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = replace(BASELINE, name="compiled", compiled=True)
+    monkeypatch.setattr(peers_speed, "contenders", lambda **unused: (BASELINE, compiled))
+    monkeypatch.setattr(peers_speed, "make_models", lambda *unused, **options: {})
     plan = replace(PLAN, with_compiled=False)
-    left_out = [contender.name for contender in contenders() if plan.left_out(contender)]
-    assert left_out == ["torch.compile fp32", "torch.compile bf16"]
+    found = compare_speed(subject, plan, bar=silent, share_bar=no_share)
+    assert [row["skipped"] for row in found["rows"]] == [None, peers_speed.NO_COMPILE]
     assert not any(map(PLAN.left_out, contenders()))
 
 
@@ -334,7 +334,7 @@ def test_a_failed_peer_is_a_reason_and_our_failure_an_error(
     subject: SpeedSubject, monkeypatch: pytest.MonkeyPatch, group: Group
 ) -> None:
     broken = replace(BASELINE, name="broken", group=group)
-    monkeypatch.setattr(peers_speed, "contenders", lambda: (BASELINE, broken))
+    monkeypatch.setattr(peers_speed, "contenders", lambda **unused: (BASELINE, broken))
     monkeypatch.setattr(peers_speed, "make_models", lambda *unused, **options: {})
     opened = Contender.open
 
