@@ -405,6 +405,14 @@ class TestDeadChannels:
         )
         assert channel_groups(model.graph) == ()
 
+    def test_a_sum_with_a_constant_is_left_alone(self) -> None:
+        model = self.chain(4)
+        model.graph.initializer.append(numpy_helper.from_array(normal(1, 4, 1, 1), "shift"))
+        model.graph.node.insert(1, helper.make_node("Add", ["c", "shift"], ["s"], name="s"))
+        model.graph.node[2].input[0] = "s"
+        onnx.checker.check_model(model, full_check=True)
+        assert channel_groups(model.graph) == ()
+
     def test_grouped_convolutions_are_left_alone(self) -> None:
         model = self.chain(4, group=2)
         assert channel_groups(model.graph) == ()

@@ -88,7 +88,8 @@ def _tied(graph: onnx.GraphProto, index: GraphIndex) -> list[list[str]]:
 
 
 def _sums_before_relu(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    if node.op_type != "Add":
+    """A sum of computed tensors that only ReLUs read."""
+    if node.op_type != "Add" or any(name not in index.producer for name in node.input):
         return False
     readers = index.readers.get(node.output[0], [])
     return bool(readers) and all(reader.op_type == "Relu" for reader in readers)
