@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -124,6 +125,17 @@ class BenchmarkResult:
     def noisy(self) -> bool:
         """The machine was too busy for small differences to mean anything."""
         return self.noise_percent > NOISY_PERCENT
+
+    def columns(self) -> dict[str, Any]:
+        """What a row of a report says of the times, raw samples included."""
+        return {
+            "p50_ms": self.p50_ms,
+            "p90_ms": self.p90_ms,
+            "p99_ms": self.p99_ms,
+            "images_per_s": self.images_per_s,
+            "noise_percent": self.noise_percent,
+            "latencies_s": list(self.latencies_s),
+        }
 
     def percentile_ms(self, percent: float) -> float:
         """The time that ``percent`` of the calls stay within, ms, interpolated linearly."""

@@ -92,14 +92,7 @@ def time_in_turn(
     results = measure(candidates, warmup=warmup, duration_s=duration_s, progress=progress)
     return [
         Timed(
-            figures={
-                "p50_ms": result.p50_ms,
-                "p90_ms": result.p90_ms,
-                "p99_ms": result.p99_ms,
-                "images_per_s": result.images_per_s,
-                "noise_percent": result.noise_percent,
-                "latencies_s": list(result.latencies_s),
-            },
+            figures=result.columns(),
             per_image_s=tuple(sample / result.batch for sample in result.latencies_s),
         )
         for result in results
@@ -114,11 +107,7 @@ def _throughput(
     )
     return [
         Timed(
-            figures={
-                "images_per_s": result.images_per_s,
-                "noise_percent": result.noise_percent,
-                "completions_s": [list(stamps) for stamps in result.completions_s],
-            },
+            figures=result.columns(),
             per_image_s=tuple(
                 stamps[-1] / (len(stamps) * result.batch) for stamps in result.completions_s
             ),

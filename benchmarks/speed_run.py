@@ -142,24 +142,13 @@ def _timed(
         return []
     if hint is Hint.THROUGHPUT:
         return [
-            {
-                "images_per_s": result.images_per_s,
-                "noise_percent": result.noise_percent,
-                "completions_s": [list(stamps) for stamps in result.completions_s],
-            }
+            result.columns()
             for result in measure_throughput(
                 candidates, warmup=warmup, duration_s=duration_s, progress=progress
             )
         ]
     return [
-        {
-            "p50_ms": result.p50_ms,
-            "p90_ms": result.p90_ms,
-            "p99_ms": result.p99_ms,
-            "images_per_s": result.images_per_s,
-            "noise_percent": result.noise_percent,
-            "latencies_s": list(result.latencies_s),
-        }
+        result.columns()
         for result in measure(candidates, warmup=warmup, duration_s=duration_s, progress=progress)
     ]
 

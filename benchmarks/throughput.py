@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,14 @@ class ThroughputResult:
     def noisy(self) -> bool:
         """The machine was too busy for small differences to mean anything."""
         return self.noise_percent > NOISY_PERCENT
+
+    def columns(self) -> dict[str, Any]:
+        """What a row of a report says of the throughput, raw stamps included."""
+        return {
+            "images_per_s": self.images_per_s,
+            "noise_percent": self.noise_percent,
+            "completions_s": [list(stamps) for stamps in self.completions_s],
+        }
 
 
 def measure_throughput(
