@@ -1,37 +1,42 @@
-"""Sets of images and masks: reading, pairing, splits, and preparing the raw Kaggle layout."""
+"""Sets of images, masks and fields of view, as a prepared folder holds them."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from deploy.errors import InputError
+from deploy.image_files import IMAGE_SUFFIXES, by_stem, image_size, read_image, read_mask
 from deploy.interface import Interface
 from deploy.preprocess import MASK_THRESHOLD, Preprocess
+from deploy.splits import LAYOUT_HELP, SPLITS, read_splits
 
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-LAYOUT_HELP = (
-    "expected a folder with images/<name>.png, masks/<name>.png and splits.csv "
-    "(columns image_id,split); make one with `segdeploy data prepare RAW -o DIR`"
-)
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LAYOUT_HELP",
+    "SPLITS",
+    "Sample",
+    "SegmentationSet",
+    "open_set",
+    "read_image",
+    "read_splits",
+    "require_disjoint",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image and its mask, paired by name."""
+    """One image, its mask and, where the set has them, its field of view, paired by name."""
 
     name: str
     image_path: Path
     mask_path: Path
+    field_path: Path | None = None
 
     def image(self) -> NDArray[np.uint8]:
         """RGB uint8 (H, W, 3).
@@ -45,23 +50,28 @@ class Sample:
         """Grey uint8 (H, W), the size of the image.
 
         Raises:
-            InputError: mask or image cannot be decoded, or their sizes differ.
+            InputError: mask or image cannot be decoded, their sizes differ, or the mask holds
+                small values only, such as 0 and 1.
         """
-        mask = read_image(self.mask_path, "L")
-        with _opened(self.image_path) as image:
-            expected = (image.height, image.width)
-        if mask.shape != expected:
-            raise InputError(
-                f"mask {self.mask_path} is {mask.shape[1]}x{mask.shape[0]} but its image "
-                f"{self.image_path.name} is {expected[1]}x{expected[0]} (width x height); "
-                "masks must have their image's size"
-            )
-        if 0 < mask.max() < MASK_THRESHOLD:
-            raise InputError(
-                f"mask {self.mask_path} holds values up to {mask.max()} only; foreground is "
-                f"{MASK_THRESHOLD} to 255. Multiply a mask of 0 and 1 by 255"
-            )
-        return mask
+        size = image_size(self.image_path)
+        return read_mask(self.mask_path, image_path=self.image_path, size=size)
+
+    def field(self) -> NDArray[np.bool_]:
+        """The pixels that count, bool (H, W): all of them where there is no field of view.
+
+        Raises:
+            InputError: as for ``mask``, or no pixel lies inside the field.
+        """
+        size = image_size(self.image_path)
+        if self.field_path is None:
+            return np.ones(size, np.bool_)
+        grey = read_mask(
+            self.field_path, image_path=self.image_path, size=size, kind="field of view"
+        )
+        if not grey.any():
+            raise InputError(f"field of view {self.field_path} is empty; no pixel would count")
+        inside: NDArray[np.bool_] = grey >= MASK_THRESHOLD
+        return inside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +123,16 @@ class SegmentationSet:
         """Every mask through the contract: bool (N, height, width)."""
         return np.stack([preprocess.apply_mask(sample.mask()) for sample in self.samples])
 
+    def fields(self, preprocess: Preprocess) -> NDArray[np.bool_] | None:
+        """Every field of view, resized as a mask is: bool (N, height, width).
+
+        ``None`` where no sample has one; a sample without one counts as a whole.
+        """
+        if all(sample.field_path is None for sample in self.samples):
+            return None
+        white = np.uint8(255)
+        return np.stack([preprocess.apply_mask(sample.field() * white) for sample in self.samples])
+
     def sha256(self) -> str:
         """Digest over the names and bytes of all images, in name order."""
         digest = hashlib.sha256()
@@ -122,40 +142,27 @@ class SegmentationSet:
         return digest.hexdigest()
 
 
-def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
-    """Decode an image file to uint8 in the given Pillow mode ("RGB": (H, W, 3), "L": (H, W)).
-
-    Raises:
-        InputError: naming the file, when it is missing, cannot be decoded, or has more than 8 bits
-            a channel, which a conversion would clip.
-    """
-    with _opened(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise InputError(
-                f"image {path} has 16 bits a pixel or more (mode {image.mode}); expected 8. "
-                "Scale it to 8 bits a channel first"
-            )
-        return np.asarray(image.convert(mode))
-
-
 def open_set(root: Path, split: str | None) -> SegmentationSet:
     """Open one split of a prepared folder.
 
     Args:
-        root: a folder with ``images/``, ``masks/`` and, to tell splits apart, ``splits.csv``.
+        root: a folder with ``images/``, ``masks/``, to tell splits apart ``splits.csv``, and
+            where only a part of each image counts ``fov/``.
         split: "train", "val" or "test"; ``None`` takes every image of the folder.
 
     Returns:
         The samples in name order, paired by name.
 
     Raises:
-        InputError: no such layout, an image listed but missing, an image without a mask, an
-            unknown split, or an empty set. The message names the file.
+        InputError: no such layout, an image listed but missing, an image without a mask or, where
+            there is ``fov/``, without a field of view, an unknown split, or an empty set. The
+            message names the file.
     """
     if not (root / "images").is_dir():
         raise InputError(f"{root} holds no images/ folder; {LAYOUT_HELP}")
-    images = _by_stem(root / "images")
-    masks = _by_stem(root / "masks")
+    images = by_stem(root / "images")
+    masks = by_stem(root / "masks")
+    fields = by_stem(root / "fov") if (root / "fov").is_dir() else None
     if split is None:
         names = sorted(images)
     else:
@@ -168,37 +175,21 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
             )
         if name not in masks:
             raise InputError(f"image {images[name]} has no mask {root / 'masks' / name}.png")
+        if fields is not None and name not in fields:
+            raise InputError(
+                f"image {images[name]} has no field of view {root / 'fov' / name}.png; a set has "
+                "one for each image, or no fov/ folder"
+            )
     samples = tuple(
-        Sample(name=name, image_path=images[name], mask_path=masks[name]) for name in names
+        Sample(
+            name=name,
+            image_path=images[name],
+            mask_path=masks[name],
+            field_path=None if fields is None else fields[name],
+        )
+        for name in names
     )
     return SegmentationSet(root=root, split=split or "all", samples=samples)
-
-
-def read_splits(path: Path) -> dict[str, str]:
-    """Read ``splits.csv``: image name to split.
-
-    Raises:
-        InputError: missing file or columns, no text, an unknown split, or a name listed twice.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; {LAYOUT_HELP}")
-    try:
-        rows = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
-        columns = rows.fieldnames or []
-        listed = list(rows)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a UTF-8 CSV file ({error}); {LAYOUT_HELP}") from error
-    if not {"image_id", "split"} <= set(columns):
-        raise InputError(f"{path} has columns {columns}; expected image_id and split")
-    assignment: dict[str, str] = {}
-    for number, row in enumerate(listed, start=2):
-        name, split = row["image_id"], row["split"]
-        if split not in SPLITS:
-            raise InputError(f"{path}:{number}: split {split!r} is not one of {', '.join(SPLITS)}")
-        if name in assignment:
-            raise InputError(f"{path}:{number}: {name!r} is listed twice; each image has one split")
-        assignment[name] = split
-    return assignment
 
 
 def require_disjoint(calibration: SegmentationSet, evaluation: SegmentationSet) -> None:
@@ -215,31 +206,3 @@ def require_disjoint(calibration: SegmentationSet, evaluation: SegmentationSet) 
                 f"calibration image {twin.image_path} is also evaluation image "
                 f"{sample.image_path}; figures from it would be void. Use disjoint sets"
             )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, read lazily; whatever fails to open or decode inside names the file."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise InputError(f"image {path} does not exist") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path} cannot be read ({error}); is it complete?") from error
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by name without suffix.
-
-    Raises:
-        InputError: two files that differ only in their suffix.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if path.stem in found:
-            raise InputError(f"{found[path.stem]} and {path} share a name; keep one of them")
-        found[path.stem] = path
-    return found

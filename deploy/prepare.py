@@ -1,181 +1,185 @@
-"""Turn the raw Kaggle stage-1 folder into the prepared layout: merged masks and a split."""
+"""Turn a dataset as its publisher ships it into the prepared layout, the only one read elsewhere.
+
+``images/<name>``, ``masks/<name>.png``, ``splits.csv`` and, where the dataset says which pixels
+count, ``fov/<name>.png``.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from deploy.data import SPLITS, read_image
 from deploy.errors import InputError, UsageError
+from deploy.image_files import image_files, read_image
+from deploy.layouts.base import Layout, Source
+from deploy.layouts.division import Ratios, divide, require_shares
+from deploy.layouts.registry import AUTO, layout_of
+from deploy.prepared_files import Prepared, targets, write_image, write_splits
 
-DEFAULT_RATIOS = (0.7, 0.1, 0.2)
-"""Shares of train, val and test."""
+log = logging.getLogger(__name__)
 
-COLOUR_SATURATION = 0.04
-"""Mean (max - min) / 255 over channels above which an image counts as stained."""
-
-BRIGHT_FIELD = 0.5
-"""Median brightness above which a grey image counts as bright field, not fluorescence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """One image of the prepared set, a row of ``splits.csv``."""
-
-    image_id: str
-    split: str
-    width: int
-    height: int
-    nuclei: int
-    modality: str
+FOLDERS = ("images", "masks", "fov")
 
 
 def prepare_raw(
     raw: Path,
     output: Path,
     *,
+    layout: str = AUTO,
     seed: int = 0,
-    ratios: tuple[float, float, float] = DEFAULT_RATIOS,
-    progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+    ratios: Ratios | None = None,
+    progress: Callable[[Iterable[Source]], Iterable[Source]] = iter,
 ) -> tuple[Prepared, ...]:
-    """Write ``images/``, ``masks/`` and ``splits.csv`` from ``<id>/images`` and ``<id>/masks``.
+    """Write ``images/``, ``masks/``, ``splits.csv`` and where the layout has them ``fov/``.
 
-    Masks of single nuclei are merged by OR; images lose their alpha channel; the split is seeded
-    and stratified by modality (fluorescence, colour, bright field, told from the pixels).
+    One image is in memory at a time. Masks of single objects are merged by OR; images lose their
+    alpha channel; images of equal pixels share a split.
 
     Args:
-        raw: the folder of image folders, or its parent that holds ``stage1_train``.
-        output: where to write; existing files of the same name are replaced.
+        raw: the folder of the dataset.
+        output: where to write; files of the same name are replaced.
+        layout: one of ``LAYOUT_NAMES``; "auto" recognises it.
         seed: of the split.
-        ratios: shares of train, val and test.
-        progress: wraps the folders, for a progress bar.
+        ratios: shares of train, val and test for the images whose split is drawn; the layout's
+            own for ``None``.
+        progress: wraps the images, for a progress bar.
 
     Returns:
         The rows of ``splits.csv``, by name.
 
     Raises:
-        InputError: no such layout, an image without masks, or a mask of another size; the message
-            names the file. ``splits.csv`` is written last, so a failed run is never taken for a
-            prepared set.
-        UsageError: ratios that are negative or do not sum to 1.
+        InputError: no such layout, an image without a mask or the reverse, a file that cannot be
+            decoded or has another size, or equal images in splits that the dataset gives; the
+            message names the files. ``splits.csv`` is written last, so a failed run is never
+            taken for a prepared set; a folder whose files do not pair up is refused before
+            anything is touched.
+        UsageError: ratios that are no shares or have nothing to divide, an unknown layout, or an
+            output folder that holds other images or is the raw folder.
     """
-    if len(ratios) != len(SPLITS) or not (min(ratios) >= 0 and abs(sum(ratios) - 1) <= 1e-6):
-        raise UsageError(f"ratios {ratios} must be non-negative and sum to 1 (train, val, test)")
-    folders = _image_folders(raw)
-    for name in ("images", "masks"):
-        (output / name).mkdir(parents=True, exist_ok=True)
+    if ratios is not None:
+        require_shares(ratios)
+    chosen = layout_of(raw, layout)
+    sources = chosen.sources(raw, ratios)
+    _require_consistent(raw, sources, ratios)
+    _require_own_folder(raw, output, sources)
+    log.info("%s: %d images laid out as %s", raw, len(sources), chosen.name)
+    for folder in _written(sources):
+        (output / folder).mkdir(parents=True, exist_ok=True)
     (output / "splits.csv").unlink(missing_ok=True)
-    found = [_merge(folder, output) for folder in progress(folders)]
-    splits = stratified_split({p.image_id: p.modality for p in found}, seed=seed, ratios=ratios)
-    rows = tuple(
-        Prepared(**{**vars(row), "split": splits[row.image_id]})
-        for row in sorted(found, key=lambda row: row.image_id)
-    )
-    _write_splits(rows, output / "splits.csv")
+    found, twins = _convert(progress(sources), output, chosen)
+    shares = chosen.ratios if ratios is None else ratios
+    rows = _with_splits(found, chosen, seed=seed, ratios=shares, twins=twins)
+    write_splits(rows, output / "splits.csv")
     return rows
 
 
-def stratified_split(
-    strata: dict[str, str], *, seed: int, ratios: tuple[float, float, float] = DEFAULT_RATIOS
-) -> dict[str, str]:
-    """Assign names to splits so that every stratum is divided in the same ratios.
-
-    Within a stratum of n names, the first round(n * train) of a seeded shuffle train, those up to
-    round(n * (train + val)) validate, the rest test. Depends on names, strata and seed alone,
-    not on the order they come in.
-
-    Args:
-        strata: name to stratum.
-        seed: of the shuffle.
-        ratios: shares of train, val and test.
-    """
-    generator = np.random.default_rng(seed)
-    splits: dict[str, str] = {}
-    for stratum in sorted(set(strata.values())):
-        names = sorted(name for name in strata if strata[name] == stratum)
-        shuffled = [names[i] for i in generator.permutation(len(names))]
-        ends = np.rint(np.cumsum(ratios) * len(names)).astype(int)
-        for index, name in enumerate(shuffled):
-            splits[name] = SPLITS[int(np.searchsorted(ends, index, side="right"))]
-    return splits
-
-
-def modality_of(image: NDArray[np.uint8]) -> str:
-    """Tell stained tissue, bright field and fluorescence apart by saturation and brightness.
-
-    Args:
-        image: RGB uint8 (H, W, 3).
-    """
-    spread = float((image.max(axis=2).astype(int) - image.min(axis=2)).mean()) / 255
-    if spread > COLOUR_SATURATION:
-        return "colour"
-    return "bright" if float(np.median(image)) / 255 > BRIGHT_FIELD else "fluorescence"
-
-
-def _image_folders(raw: Path) -> list[Path]:
-    root = raw / "stage1_train" if (raw / "stage1_train").is_dir() else raw
-    entries = sorted(root.iterdir()) if root.is_dir() else []
-    folders = [p for p in entries if (p / "images").is_dir() or (p / "masks").is_dir()]
-    if not any((folder / "images").is_dir() for folder in folders):
-        raise InputError(
-            f"{raw} holds no <id>/images/<id>.png folders; expected the unpacked Kaggle stage-1 "
-            "training set (stage1_train.zip)"
-        )
-    return folders
-
-
-def _merge(folder: Path, output: Path) -> Prepared:
-    """Write one image and its merged mask; the split is still open."""
-    images = sorted((folder / "images").glob("*.png"))
-    if len(images) != 1:
-        raise InputError(f"{folder / 'images'} holds {len(images)} PNG files; expected one")
-    image = read_image(images[0], "RGB")
-    masks = sorted((folder / "masks").glob("*.png"))
-    if not masks:
-        raise InputError(f"image {images[0]} has no masks in {folder / 'masks'}")
-    merged = np.zeros(image.shape[:2], np.bool_)
-    for path in masks:
-        mask = read_image(path, "L")
-        if mask.shape != merged.shape:
+def _require_consistent(raw: Path, sources: Sequence[Source], ratios: Ratios | None) -> None:
+    if not sources:
+        raise InputError(f"{raw} holds no images; its folders are empty")
+    first: dict[str, Source] = {}
+    for source in sources:
+        twin = first.setdefault(source.name, source)
+        if twin is not source:
             raise InputError(
-                f"mask {path} is {mask.shape[1]}x{mask.shape[0]} but its image is "
-                f"{image.shape[1]}x{image.shape[0]} (width x height)"
+                f"images {twin.image} and {source.image} share the name {source.name!r}; an image "
+                "has one split, so remove or rename one"
             )
-        merged |= mask > 0
-    _write_png(Image.fromarray(image), output / "images" / f"{folder.name}.png")
-    _write_png(Image.fromarray(merged), output / "masks" / f"{folder.name}.png")
-    return Prepared(
-        image_id=folder.name,
-        split="",
+    if ratios is not None and all(source.split is not None for source in sources):
+        raise UsageError(f"ratios {ratios} have nothing to divide: {raw} says each image's split")
+
+
+def _require_own_folder(raw: Path, output: Path, sources: Sequence[Source]) -> None:
+    """Refuse an output whose own images would mix with the new ones, or that is the source."""
+    if output.resolve() == raw.resolve():
+        raise UsageError(f"-o {output} is the raw folder itself; choose another")
+    written = _written(sources)
+    for folder in FOLDERS:
+        for path in image_files(output / folder):
+            if path.name not in written.get(folder, ()):
+                raise UsageError(f"-o {output} holds {path}, which is not of {raw}; choose another")
+
+
+def _written(sources: Sequence[Source]) -> dict[str, set[str]]:
+    """Folder of the prepared set to the names of all files written there."""
+    written: dict[str, set[str]] = defaultdict(set)
+    for source in sources:
+        for folder, file in targets(source).items():
+            written[folder].add(file)
+    return written
+
+
+def _convert(
+    sources: Iterable[Source], output: Path, layout: Layout
+) -> tuple[list[Prepared], list[list[str]]]:
+    """Write every image.
+
+    Returns:
+        The rows, with an empty split where it is still to be drawn, and the names of equal images
+        in groups.
+    """
+    rows: list[Prepared] = []
+    groups: dict[bytes, list[Source]] = defaultdict(list)
+    for source in sources:
+        row, digest = _convert_one(source, output, layout)
+        rows.append(row)
+        groups[digest].append(source)
+        _require_one_split(groups[digest][0], source)
+    return rows, [[twin.name for twin in group] for group in groups.values() if len(group) > 1]
+
+
+def _convert_one(source: Source, output: Path, layout: Layout) -> tuple[Prepared, bytes]:
+    """Write one image; its row, and a digest of its pixels."""
+    image = read_image(source.image, "RGB")
+    write_image(source, image, output)
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    row = Prepared(
+        image_id=source.name,
+        split=source.split or "",
         width=image.shape[1],
         height=image.shape[0],
-        nuclei=len(masks),
-        modality=modality_of(image),
+        nuclei=len(source.masks) if source.instances else None,
+        modality=layout.stratum(image),
     )
+    return row, digest.digest()
 
 
-def _write_png(image: Image.Image, path: Path) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    _replace(path, buffer.getvalue())
+def _require_one_split(first: Source, second: Source) -> None:
+    """Refuse equal images in two splits that the dataset gives: figures would be void."""
+    if first.split != second.split:
+        one, other = (
+            f"image {source.image} ({source.split or 'to be divided'})"
+            for source in (first, second)
+        )
+        raise InputError(
+            f"{one} and {other} hold the very same pixels; an image has one split, so remove one"
+        )
 
 
-def _write_splits(rows: tuple[Prepared, ...], path: Path) -> None:
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, fieldnames=list(vars(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(row) for row in rows)
-    _replace(path, stream.getvalue().encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def _with_splits(
+    found: Sequence[Prepared],
+    layout: Layout,
+    *,
+    seed: int,
+    ratios: Ratios,
+    twins: Sequence[Sequence[str]],
+) -> tuple[Prepared, ...]:
+    """The rows by name, with the splits that were given and those that are drawn now."""
+    if twins:
+        log.info("%d images have the pixels of another; equals share a split", sum(map(len, twins)))
+    open_rows = {row.image_id: row for row in found if not row.split}
+    splits = divide(
+        {name: row.modality or "" for name, row in open_rows.items()},
+        sizes=layout.sizes,
+        seed=seed,
+        ratios=ratios,
+        twins=[group for group in twins if group[0] in open_rows],
+    )
+    rows = (replace(row, split=row.split or splits[row.image_id]) for row in found)
+    return tuple(sorted(rows, key=lambda row: row.image_id))

@@ -102,6 +102,99 @@ def test_images_of_every_8_bit_mode_are_rgb(mode: str, tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "x.png", "L"), grey)
 
 
+# --- fields of view ----------------------------------------------------------------------------
+
+
+def with_fields(image_set: Path, write_png: WritePng) -> Path:
+    """A field of view for each image: all but the left part, grey levels below 125 outside."""
+    for index, path in enumerate(sorted((image_set / "images").iterdir())):
+        field = np.full(read_image(path, "L").shape, 255, np.uint8)
+        field[:, : 8 + index] = 124 if index % 2 else 0
+        write_png(image_set / "fov" / path.name, field)
+    return image_set
+
+
+def test_without_a_field_of_view_every_pixel_counts(image_set: Path) -> None:
+    images = open_set(image_set, "test")
+    assert images.fields(TINY) is None
+    for sample in images:
+        assert sample.field_path is None
+        assert sample.field().dtype == np.bool_
+        assert sample.field().shape == sample.mask().shape
+        assert sample.field().all()
+
+
+def test_fields_are_resized_as_masks_are(image_set: Path, write_png: WritePng) -> None:
+    images = open_set(with_fields(image_set, write_png), "test")
+    fields = images.fields(TINY)
+    assert fields is not None
+    assert fields.shape == (4, 32, 32)
+    assert fields.dtype == np.bool_
+    for index, sample in enumerate(images, start=8):
+        assert sample.field_path == image_set / "fov" / f"{sample.name}.png"
+        inside = sample.field()
+        assert not inside[:, : 8 + index].any()
+        assert inside[:, 8 + index :].all()
+        assert np.array_equal(fields[index - 8], TINY.apply_mask(inside * np.uint8(255)))
+        assert not fields[index - 8].all()
+
+
+def test_in_a_mixed_set_a_sample_without_a_field_counts_whole(
+    image_set: Path, write_png: WritePng
+) -> None:
+    bare = open_set(image_set, "test").samples
+    fitted = open_set(with_fields(image_set, write_png), "test").samples
+    fields = SegmentationSet(root=image_set, split="x", samples=(bare[0], fitted[1])).fields(TINY)
+    assert fields is not None
+    assert [field.all() for field in fields] == [True, False]
+
+
+def test_the_field_does_not_change_the_digest(image_set: Path, write_png: WritePng) -> None:
+    digest = open_set(image_set, "test").sha256()
+    assert open_set(with_fields(image_set, write_png), "test").sha256() == digest
+
+
+def test_a_missing_field_of_view(image_set: Path, write_png: WritePng) -> None:
+    path = with_fields(image_set, write_png) / "fov" / "cells_11.png"
+    path.unlink()
+    message = refused(lambda: open_set(image_set, "test"), path, path.parents[1] / "images")
+    assert "no field of view" in message
+    assert len(open_set(image_set, "train")) == 6, "only the split that holds it is concerned"
+
+
+def test_an_empty_folder_of_fields_is_one_that_lacks_them(image_set: Path) -> None:
+    (image_set / "fov").mkdir()
+    refused(lambda: open_set(image_set, "val"), image_set / "fov" / "cells_06.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda field: field[:-1], "masks must have their image's size"),
+        (lambda field: field // 255, "holds values up to 1 only"),
+        (lambda field: field * 0, "is empty; no pixel would count"),
+        (lambda field: field.astype(np.uint16), "16 bits"),
+    ],
+)
+def test_bad_fields_of_view(
+    image_set: Path,
+    write_png: WritePng,
+    change: Callable[[NDArray[np.uint8]], NDArray[np.generic]],
+    message: str,
+) -> None:
+    sample = open_set(with_fields(image_set, write_png), "test").samples[0]
+    assert sample.field_path is not None
+    write_png(sample.field_path, change(read_image(sample.field_path, "L")))
+    assert message in refused(sample.field, sample.field_path)
+
+
+def test_a_field_that_is_cut_off(image_set: Path, write_png: WritePng) -> None:
+    sample = open_set(with_fields(image_set, write_png), "test").samples[0]
+    assert sample.field_path is not None
+    sample.field_path.write_bytes(sample.field_path.read_bytes()[:50])
+    assert "cannot be read" in refused(sample.field, sample.field_path)
+
+
 # --- subsets and digests -----------------------------------------------------------------------
 
 

@@ -1,79 +1,25 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.data import SPLITS, open_set, read_splits
 from deploy.errors import InputError, UsageError
-from deploy.prepare import DEFAULT_RATIOS, modality_of, prepare_raw, stratified_split
+from deploy.layouts.base import Source
+from deploy.layouts.division import Ratios
+from deploy.layouts.dsb2018 import modality_of
+from deploy.prepare import prepare_raw
 
-Ratios = tuple[float, float, float]
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
-
-STRATA = st.dictionaries(st.text(max_size=6), st.sampled_from("xyz"), max_size=60)
-RATIOS = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20)).map(
-    lambda parts: (
-        parts[0] / sum(parts),
-        parts[1] / sum(parts),
-        parts[2] / sum(parts),
-    )
-)
-
-
-# --- the split ---------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(STRATA, st.integers(0, 2**32), RATIOS)
-def test_each_name_has_one_split_and_each_stratum_the_ratios(
-    strata: dict[str, str], seed: int, ratios: Ratios
-) -> None:
-    splits = stratified_split(strata, seed=seed, ratios=ratios)
-    assert splits.keys() == strata.keys()
-    assert set(splits.values()) <= set(SPLITS)
-    for stratum in set(strata.values()):
-        names = [name for name in strata if strata[name] == stratum]
-        counts = Counter(splits[name] for name in names)
-        for split, ratio in zip(SPLITS, ratios, strict=True):
-            assert abs(counts[split] - ratio * len(names)) <= 1 + 1e-6
-            if ratio == 0:
-                assert counts[split] == 0
-
-
-@settings(max_examples=40, deadline=None)
-@given(STRATA, st.integers(0, 2**32), st.randoms(use_true_random=False))
-def test_the_split_does_not_depend_on_the_order(
-    strata: dict[str, str], seed: int, generator: random.Random
-) -> None:
-    items = list(strata.items())
-    generator.shuffle(items)
-    assert stratified_split(dict(items), seed=seed) == stratified_split(strata, seed=seed)
-
-
-def test_counts_of_a_worked_example() -> None:
-    strata = {f"f{i}": "fluorescence" for i in range(20)} | {f"c{i}": "colour" for i in range(10)}
-    splits = stratified_split(strata, seed=0)
-    assert Counter((name[0], split) for name, split in splits.items()) == {
-        ("f", "train"): 14,
-        ("f", "val"): 2,
-        ("f", "test"): 4,
-        ("c", "train"): 7,
-        ("c", "val"): 1,
-        ("c", "test"): 2,
-    }
-    others = [stratified_split(strata, seed=seed) for seed in range(1, 5)]
-    assert any(other != splits for other in others), "the seed must matter"
 
 
 # --- the folder --------------------------------------------------------------------------------
@@ -151,13 +97,19 @@ def test_splits_file_has_a_row_for_each_image(raw_set: Path, tmp_path: Path) -> 
     assert listed == [{key: str(value) for key, value in vars(row).items()} for row in rows]
 
 
-def test_progress_sees_every_folder(raw_set: Path, tmp_path: Path) -> None:
+def test_progress_sees_every_image_and_each_is_written_before_the_next_is_read(
+    raw_set: Path, tmp_path: Path
+) -> None:
     seen: list[str] = []
 
-    def note(folders: Iterable[Path]) -> Iterator[Path]:
-        for folder in folders:
-            seen.append(folder.name)
-            yield folder
+    def note(sources: Iterable[Source]) -> Iterator[Source]:
+        for source in sources:
+            for folder in ("images", "masks"):
+                written = sorted(path.name for path in (tmp_path / "set" / folder).iterdir())
+                assert written == [f"{name}.png" for name in seen]
+            assert not (tmp_path / "set" / "splits.csv").exists()
+            seen.append(source.name)
+            yield source
 
     prepare_raw(raw_set, tmp_path / "set", progress=note)
     assert seen == [f"case{i}" for i in range(8)]
@@ -180,14 +132,15 @@ def test_modality_of_flat_images(pixel: tuple[int, int, int], modality: str) -> 
 # --- errors ------------------------------------------------------------------------------------
 
 
-def refused(raw: Path, output: Path, *named: object) -> str:
-    """The message; the file is named, and an earlier splits.csv does not outlive the failure."""
+def refused(raw: Path, output: Path, *named: object, touched: bool = True) -> str:
+    """The message; the file is named, and an earlier splits.csv does not outlive new images."""
     output.mkdir()
     (output / "splits.csv").write_text("image_id,split\nold,train\n")
     with pytest.raises(InputError) as caught:
         prepare_raw(raw, output)
     assert caught.value.exit_code == 3
-    assert not (output / "splits.csv").exists()
+    assert (output / "splits.csv").exists() is not touched
+    assert touched or [path.name for path in output.iterdir()] == ["splits.csv"]
     assert not list(output.rglob("*.partial"))
     for name in named:
         assert str(name) in str(caught.value)
@@ -219,7 +172,8 @@ def test_an_image_without_masks(raw_set: Path, tmp_path: Path, remove_folder: bo
         path.unlink()
     if remove_folder:
         folder.rmdir()
-    message = refused(raw_set, tmp_path / "set", case(raw_set, 3) / "images" / "case3.png", folder)
+    image = case(raw_set, 3) / "images" / "case3.png"
+    message = refused(raw_set, tmp_path / "set", image, folder, touched=False)
     assert "has no masks" in message
 
 
@@ -229,13 +183,14 @@ def test_masks_without_an_image(raw_set: Path, tmp_path: Path, remove_folder: bo
     (folder / "case3.png").unlink()
     if remove_folder:
         folder.rmdir()
-    assert "holds 0 PNG files" in refused(raw_set, tmp_path / "set", folder)
+    assert "holds 0 PNG files" in refused(raw_set, tmp_path / "set", folder, touched=False)
 
 
 def test_two_images_in_one_folder(raw_set: Path, tmp_path: Path, write_png: WritePng) -> None:
     folder = case(raw_set, 0) / "images"
     write_png(folder / "second.png", np.zeros((4, 4, 3), np.uint8))
-    assert "holds 2 PNG files; expected one" in refused(raw_set, tmp_path / "set", folder)
+    message = refused(raw_set, tmp_path / "set", folder, touched=False)
+    assert "holds 2 PNG files; expected one" in message
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -259,5 +214,100 @@ def test_ratios_that_are_no_shares(raw_set: Path, tmp_path: Path, ratios: Ratios
     assert not (tmp_path / "set").exists()
 
 
-def test_default_ratios_are_shares() -> None:
-    assert sum(DEFAULT_RATIOS) == pytest.approx(1)
+# --- the output folder -------------------------------------------------------------------------
+
+
+def test_prepared_again_into_the_same_folder(raw_set: Path, tmp_path: Path) -> None:
+    first = prepare_raw(raw_set, tmp_path / "set", seed=1)
+    (tmp_path / "set" / "images" / ".DS_Store").write_bytes(b"\0")
+    assert prepare_raw(raw_set, tmp_path / "set", seed=1) == first
+
+
+@pytest.mark.parametrize("other", ["images/old.png", "images/case0.jpg", "fov/case0.png"])
+def test_an_output_with_other_images_is_left_alone(
+    raw_set: Path, tmp_path: Path, write_png: WritePng, other: str
+) -> None:
+    path = write_png(tmp_path / "set" / other, np.zeros((4, 4), np.uint8))
+    (tmp_path / "set" / "splits.csv").write_text("image_id,split\nold,train\n")
+    with pytest.raises(UsageError, match="choose another") as caught:
+        prepare_raw(raw_set, tmp_path / "set")
+    assert str(path) in str(caught.value)
+    assert sorted(p for p in (tmp_path / "set").rglob("*") if p.is_file()) == [
+        path,
+        tmp_path / "set" / "splits.csv",
+    ]
+
+
+def test_the_raw_folder_is_no_output(raw_set: Path, image_set: Path) -> None:
+    for folder in (raw_set, image_set, image_set / "images" / ".."):
+        files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        with pytest.raises(UsageError, match="is the raw folder itself"):
+            prepare_raw(folder, folder.resolve())
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
+
+
+# --- equal images ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equal_images_share_a_split_and_the_counts_stay(
+    raw_set: Path, tmp_path: Path, write_png: WritePng, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    rgba = np.asarray(Image.open(case(raw_set, 1) / "images" / "case1.png")).copy()
+    rgba[..., 3] = 128  # another file, the same colours
+    write_png(case(raw_set, 4) / "images" / "case4.png", rgba)
+    with caplog.at_level(logging.INFO):
+        rows = prepare_raw(raw_set, tmp_path / "set", seed=seed, ratios=(0.5, 0.25, 0.25))
+    splits = {row.image_id: row.split for row in rows}
+    assert splits["case1"] == splits["case4"]
+    grey = Counter(row.split for row in rows if row.modality == "fluorescence")
+    assert grey == {"train": 3, "val": 1, "test": 2}
+    assert "2 images have the pixels of another" in caplog.text
+
+
+def test_equal_images_in_two_given_splits(image_set: Path, tmp_path: Path) -> None:
+    first, last = (image_set / "images" / f"cells_{index}.png" for index in ("02", "09"))
+    last.write_bytes(first.read_bytes())
+    mask = image_set / "masks" / "cells_02.png"
+    mask.with_name("cells_09.png").write_bytes(mask.read_bytes())
+    message = refused(image_set, tmp_path / "set", f"{first} (train)", f"{last} (test)")
+    assert "the very same pixels" in message
+
+
+# --- which layout ------------------------------------------------------------------------------
+
+
+def test_an_unknown_layout(raw_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'coco' is not one of auto, dsb2018, isic2018, split-"):
+        prepare_raw(raw_set, tmp_path / "set", layout="coco")
+
+
+@pytest.mark.parametrize("layout", ["drive", "isic2018", "split-folders"])
+def test_a_folder_of_another_layout_than_asked(raw_set: Path, tmp_path: Path, layout: str) -> None:
+    with pytest.raises(InputError, match="it looks like dsb2018"):
+        prepare_raw(raw_set, tmp_path / "set", layout=layout)
+    assert not (tmp_path / "set").exists()
+
+
+def test_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
+    for name in "hgfedcba":
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        prepare_raw(tmp_path / "raw", tmp_path / "set")
+    for text in (
+        "holds no <id>/images/<id>.png folders",
+        "(dsb2018)",
+        "no ISIC2018_Task1-2_Training_Input/ with ISIC2018_Task1_Training_GroundTruth/ (isic2018)",
+        "no train/, train_GT/, valid/, valid_GT/, test/ and test_GT/ (split-folders)",
+        "no training/images/ with training/1st_manual/ (drive)",
+        "It holds a, b, c, d, e, f and 2 more",
+    ):
+        assert text in str(caught.value)
+
+
+def test_two_layouts_in_one_folder(raw_set: Path, tmp_path: Path) -> None:
+    for name in ("train", "train_GT"):
+        (raw_set / name).mkdir()
+    with pytest.raises(InputError, match=r"\(dsb2018, split-folders\); say which with --layout"):
+        prepare_raw(raw_set, tmp_path / "set")
+    assert len(prepare_raw(raw_set, tmp_path / "set", layout="dsb2018")) == 8

@@ -1,0 +1,139 @@
+"""Image files: which there are in a folder, and decoding them without losing or bending a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploy.errors import InputError
+from deploy.preprocess import MASK_THRESHOLD
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
+    """Decode an image file to uint8 in the given Pillow mode ("RGB": (H, W, 3), "L": (H, W)).
+
+    A palette is applied; an alpha channel is dropped, and the colour below it kept.
+
+    Raises:
+        InputError: naming the file, when it is missing, cannot be decoded, or has more than 8 bits
+            a channel, which a conversion would clip or cut.
+    """
+    with _opened(path) as image:
+        if _is_deep(image):
+            raise InputError(
+                f"image {path} has 16 bits a channel or more (mode {image.mode}); expected 8. "
+                "Scale it to 8 bits a channel first"
+            )
+        return np.asarray(image.convert(mode))
+
+
+def read_mask(
+    path: Path, *, image_path: Path, size: tuple[int, int], kind: str = "mask"
+) -> NDArray[np.uint8]:
+    """Decode the mask of an image: grey uint8 (H, W), foreground from 125 on.
+
+    Args:
+        path: the mask.
+        image_path: its image, for the message.
+        size: (H, W) of that image.
+        kind: what to call the mask in messages.
+
+    Raises:
+        InputError: naming the file, when it cannot be decoded, has another size, or holds small
+            values only, such as a mask of 0 and 1.
+    """
+    mask = read_image(path, "L")
+    require_size(mask, size, path=path, image_path=image_path, kind=kind)
+    if 0 < mask.max() < MASK_THRESHOLD:
+        raise InputError(
+            f"{kind} {path} holds values up to {mask.max()} only; foreground is "
+            f"{MASK_THRESHOLD} to 255. Multiply a mask of 0 and 1 by 255"
+        )
+    return mask
+
+
+def require_size(
+    mask: NDArray[np.uint8],
+    size: tuple[int, int],
+    *,
+    path: Path,
+    image_path: Path,
+    kind: str = "mask",
+) -> None:
+    """Refuse a mask that has not its image's size.
+
+    Raises:
+        InputError: naming both files and sizes.
+    """
+    if mask.shape != size:
+        raise InputError(
+            f"{kind} {path} is {mask.shape[1]}x{mask.shape[0]} but its image {image_path.name} is "
+            f"{size[1]}x{size[0]} (width x height); masks must have their image's size"
+        )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of an image file, from its header alone.
+
+    Raises:
+        InputError: naming the file, when it is missing or no image.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def image_files(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """Image files of a folder in name order; none where there is no folder.
+
+    Hidden files are left out: archives made on macOS hold ``._name.png`` beside ``name.png``.
+    """
+    return sorted(
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """Image files of a folder by name without suffix.
+
+    Raises:
+        InputError: two files that differ only in their suffix.
+    """
+    found: dict[str, Path] = {}
+    for path in image_files(folder):
+        if path.stem in found:
+            raise InputError(f"{found[path.stem]} and {path} share a name; keep one of them")
+        found[path.stem] = path
+    return found
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file holds more than 8 bits a channel.
+
+    Pillow says so by the mode only where there is one channel: it cuts a 16-bit RGB file to 8
+    bits and calls it RGB, and only the form of the stored data tells.
+    """
+    if image.mode.startswith(("I", "F")):
+        return True
+    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    return image.format in ("PNG", "TIFF") and ";16" in stored
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, read lazily; whatever fails to open or decode inside names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise InputError(f"image {path} does not exist") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} cannot be read ({error}); is it complete?") from error

@@ -1,0 +1,65 @@
+"""What a dataset layout is: it knows its folders, and pairs images with masks by name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.layouts.division import Ratios, Sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One image as a layout holds it.
+
+    Attributes:
+        name: what the image is called in the prepared set.
+        image: its file.
+        masks: one file, or with ``instances`` one for each object.
+        instances: masks are merged by OR, and every value above 0 is foreground.
+        split: "train", "val" or "test" where the layout says so, ``None`` where it is drawn.
+        field: the mask of its field of view.
+    """
+
+    name: str
+    image: Path
+    masks: tuple[Path, ...]
+    instances: bool = False
+    split: str | None = None
+    field: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.masks or (len(self.masks) > 1 and not self.instances):
+            raise ValueError(f"{self.name} has {len(self.masks)} masks")
+
+
+def _one_stratum(image: NDArray[np.uint8]) -> None:
+    """Every image in the same stratum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way a dataset lies on disk.
+
+    Attributes:
+        name: on the command line.
+        expected: the folders it looks for, to follow "holds no".
+        recognises: whether a folder is laid out so; reads names, opens nothing.
+        sources: the images of a folder, given the shares asked for or ``None``. Reads names,
+            opens no image, and raises InputError naming every kind of misfit.
+        ratios: default shares of train, val and test for the images whose split is drawn.
+        sizes: how many images of a stratum each split takes.
+        stratum: what an image (H, W, 3) uint8 is like, where each kind is to be divided alike.
+    """
+
+    name: str
+    expected: str
+    recognises: Callable[[Path], bool]
+    sources: Callable[[Path, Ratios | None], tuple[Source, ...]]
+    ratios: Ratios
+    sizes: Sizes
+    stratum: Callable[[NDArray[np.uint8]], str | None] = _one_stratum

@@ -1,0 +1,468 @@
+"""Every dataset layout, in the folder and file names in which it is published."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploy.data import SPLITS, open_set, read_image, read_splits
+from deploy.errors import InputError, UsageError
+from deploy.layouts.division import Ratios
+from deploy.layouts.registry import LAYOUTS, layout_of
+from deploy.prepare import Prepared, prepare_raw
+
+Pixels = NDArray[np.uint8]
+
+ISIC_IMAGES = "ISIC2018_Task1-2_Training_Input"
+ISIC_MASKS = "ISIC2018_Task1_Training_GroundTruth"
+
+
+# --- small sets --------------------------------------------------------------------------------
+
+
+def item(seed: int) -> tuple[Pixels, Pixels, Pixels]:
+    """A noisy image (13, 15, 3), a mask of 0 and 255 and a round field of view."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:13, :15]
+    mask = np.where((y - 6) ** 2 + (x - 4 - seed % 7) ** 2 < 12, np.uint8(255), np.uint8(0))
+    field = np.where((y - 6) ** 2 + (x - 7) ** 2 < 40, np.uint8(255), np.uint8(0))
+    return generator.integers(0, 256, (13, 15, 3), np.uint8), mask, field
+
+
+def save(path: Path, pixels: Pixels, mode: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path)
+
+
+def write_dsb2018(root: Path) -> None:
+    for index in range(10):
+        image, mask, _ = item(index)
+        folder = root / "stage1_train" / f"{index:064x}"
+        alpha = np.full((13, 15, 1), 255, np.uint8)
+        save(folder / "images" / f"{folder.name}.png", np.concatenate([image, alpha], axis=2))
+        for part in range(3):
+            nucleus = np.zeros_like(mask)
+            nucleus[:, part::3] = mask[:, part::3]
+            save(folder / "masks" / f"{part:064x}.png", nucleus)
+
+
+def write_merged(root: Path, masks: str = "masks") -> None:
+    for index in range(10):
+        image, mask, _ = item(index)
+        save(root / "images" / f"{index:064x}.png", image)
+        save(root / masks / f"{index:064x}.png", mask)
+
+
+def write_merged_class(root: Path) -> None:
+    write_merged(root, "masks/0")
+
+
+def write_isic2018(root: Path) -> None:
+    for index in range(10):
+        image, mask, _ = item(index)
+        save(root / ISIC_IMAGES / f"ISIC_{index:07}.jpg", image)
+        save(root / ISIC_MASKS / f"ISIC_{index:07}_segmentation.png", mask)
+    for folder in (ISIC_IMAGES, ISIC_MASKS):
+        for name in ("ATTRIBUTION.txt", "LICENSE.txt", "._ISIC_0000000.jpg"):
+            (root / folder / name).write_bytes(b"CC-0")
+
+
+def write_split_folders(root: Path) -> None:
+    for index, folder in enumerate(["train"] * 6 + ["valid"] + ["test"] * 3):
+        image, mask, _ = item(index)
+        save(root / folder / f"ISIC_{index:07}.jpg", image)
+        save(root / f"{folder}_GT" / f"ISIC_{index:07}_segmentation.png", mask)
+
+
+def write_drive(root: Path) -> None:
+    for index in range(40):
+        image, mask, field = item(index)
+        kind, part = ("test", "test") if index < 20 else ("training", "training")
+        number = f"{index + 1:02}"
+        save(root / part / "images" / f"{number}_{kind}.tif", image)
+        save(root / part / "1st_manual" / f"{number}_manual1.gif", mask, "P" if index % 2 else "L")
+        save(root / part / "mask" / f"{number}_{kind}_mask.gif", field, "1")
+        if kind == "test":
+            save(root / part / "2nd_manual" / f"{number}_manual2.gif", field)
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "raw Kaggle": ("dsb2018", write_dsb2018),
+    "merged Kaggle": ("dsb2018", write_merged),
+    "merged Kaggle with a class": ("dsb2018", write_merged_class),
+    "ISIC": ("isic2018", write_isic2018),
+    "folders": ("split-folders", write_split_folders),
+    "DRIVE": ("drive", write_drive),
+}
+SPLIT_COUNTS = {
+    "raw Kaggle": (7, 1, 2),
+    "merged Kaggle": (7, 1, 2),
+    "merged Kaggle with a class": (7, 1, 2),
+    "ISIC": (7, 1, 2),
+    "folders": (6, 1, 3),
+    "DRIVE": (16, 4, 20),
+}
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def form(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def raw(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set in this form, only to be read."""
+    root = tmp_path_factory.mktemp("published") / "raw"
+    WRITERS[form][1](root)
+    return root
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def counts_of(rows: tuple[Prepared, ...]) -> tuple[int, ...]:
+    counts = Counter(row.split for row in rows)
+    return tuple(counts[split] for split in SPLITS)
+
+
+# --- the contract of every layout --------------------------------------------------------------
+
+
+def test_it_is_recognised_and_no_other_is(form: str, raw: Path) -> None:
+    name = WRITERS[form][0]
+    assert layout_of(raw).name == name
+    assert [layout.name for layout in LAYOUTS.values() if layout.recognises(raw)] == [name]
+
+
+def test_pixels_are_those_of_the_source(form: str, raw: Path, tmp_path: Path) -> None:
+    prepare_raw(raw, tmp_path / "set")
+    layout = LAYOUTS[WRITERS[form][0]]
+    sources = {source.name: source for source in layout.sources(raw, None)}
+    samples = {sample.name: sample for sample in open_set(tmp_path / "set", None)}
+    assert samples.keys() == sources.keys()
+    for index, (name, sample) in enumerate(sorted(samples.items())):
+        image, mask, field = item(index)
+        source = sources[name].image
+        lossless = source.suffix != ".jpg"
+        assert np.array_equal(sample.image(), image if lossless else read_image(source, "RGB"))
+        assert np.array_equal(sample.mask(), mask)
+        if sources[name].field is not None:
+            assert np.array_equal(sample.field(), field > 0)
+        if not lossless:
+            assert sample.image_path.read_bytes() == source.read_bytes()
+
+
+def test_every_image_has_one_split_and_the_files_agree(
+    form: str, raw: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "set"
+    rows = prepare_raw(raw, output)
+    assert counts_of(rows) == SPLIT_COUNTS[form]
+    assert read_splits(output / "splits.csv") == {row.image_id: row.split for row in rows}
+    names = [sample.name for split in SPLITS for sample in open_set(output, split)]
+    assert sorted(names) == [row.image_id for row in rows]
+    folders = ["fov"] * (form == "DRIVE") + ["images", "masks", "splits.csv"]
+    assert sorted(path.name for path in output.iterdir()) == folders
+
+
+def test_the_bytes_depend_on_the_seed_alone(form: str, raw: Path, tmp_path: Path) -> None:
+    prepare_raw(raw, tmp_path / "first", seed=3)
+    turned = tmp_path / "turned"
+    for path in sorted(raw.rglob("*"), reverse=True):  # made anew, in the other order
+        if path.is_file():
+            target = turned / path.relative_to(raw)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    prepare_raw(turned, tmp_path / "second", seed=3)
+    assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
+    tables = set()
+    for seed in range(3):
+        prepare_raw(raw, tmp_path / "first", seed=seed)
+        tables.add((tmp_path / "first" / "splits.csv").read_bytes())
+    assert (len(tables) == 1) is (form == "folders"), "only given splits are free of the seed"
+
+
+def test_a_prepared_set_prepared_again_is_the_same(form: str, raw: Path, tmp_path: Path) -> None:
+    rows = prepare_raw(raw, tmp_path / "set")
+    again = prepare_raw(tmp_path / "set", tmp_path / "again", seed=9)
+    assert [(r.image_id, r.split) for r in again] == [(r.image_id, r.split) for r in rows]
+    first, second = files_of(tmp_path / "set"), files_of(tmp_path / "again")
+    assert first.keys() == second.keys()
+    for name, sample in ((s.name, s) for s in open_set(tmp_path / "again", None)):
+        original = next(s for s in open_set(tmp_path / "set", None) if s.name == name)
+        assert np.array_equal(sample.image(), original.image())
+        assert np.array_equal(sample.mask(), original.mask())
+        assert np.array_equal(sample.field(), original.field())
+
+
+# --- what is wrong with a folder ---------------------------------------------------------------
+
+
+def refused(raw: Path, *named: object, ratios: Ratios | None = None) -> str:
+    """The message of the input error; nothing is left that would pass for a set."""
+    output = raw.parent / "set"
+    with pytest.raises(InputError) as caught:
+        prepare_raw(raw, output, ratios=ratios)
+    assert not (output / "splits.csv").exists()
+    for name in named:
+        assert str(name) in str(caught.value)
+    return str(caught.value)
+
+
+def one(raw: Path, pattern: str) -> Path:
+    return next(p for p in sorted(raw.rglob(pattern)) if not p.name.startswith("."))
+
+
+MASKS = {
+    "merged Kaggle": "masks/*.png",
+    "merged Kaggle with a class": "masks/0/*.png",
+    "ISIC": "ISIC_*_segmentation.png",
+    "folders": "valid_GT/*.png",
+    "DRIVE": "training/1st_manual/*.gif",
+}
+IMAGES = {
+    "merged Kaggle": "images/*.png",
+    "merged Kaggle with a class": "images/*.png",
+    "ISIC": f"{ISIC_IMAGES}/ISIC_*.jpg",
+    "folders": "valid/*.jpg",
+    "DRIVE": "training/images/*.tif",
+}
+
+
+@pytest.fixture(params=MASKS)
+def paired(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A set of one mask an image: its folder, an image and its mask."""
+    root = tmp_path / "raw"
+    WRITERS[request.param][1](root)
+    return root, one(root, IMAGES[request.param]), one(root, MASKS[request.param])
+
+
+def test_an_image_without_a_mask(paired: tuple[Path, Path, Path]) -> None:
+    raw, image, mask = paired
+    mask.unlink()
+    assert "mask in" in refused(raw, f"image {image} has no", mask.parent)
+
+
+def test_a_mask_without_an_image(paired: tuple[Path, Path, Path]) -> None:
+    raw, image, mask = paired
+    image.unlink()
+    assert "mask" in refused(raw, f"{mask} belongs to no image")
+
+
+def test_several_alone_are_counted(tmp_path: Path) -> None:
+    write_isic2018(tmp_path / "raw")
+    for path in sorted((tmp_path / "raw" / ISIC_MASKS).glob("ISIC_*"))[2:5]:
+        path.unlink()
+    refused(tmp_path / "raw", "ISIC_0000002.jpg has no mask", "(and 2 more)")
+
+
+def test_a_mask_that_is_there_twice(paired: tuple[Path, Path, Path]) -> None:
+    raw, _, mask = paired
+    twin = mask.with_suffix(".bmp")
+    save(twin, item(0)[1])
+    assert "same item" in refused(raw, mask, twin)
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_file_that_cannot_be_decoded(paired: tuple[Path, Path, Path], which: int) -> None:
+    path = paired[which]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "cannot be read" in refused(paired[0], path)
+
+
+def test_a_mask_of_another_size(paired: tuple[Path, Path, Path]) -> None:
+    raw, image, mask = paired
+    save(mask, np.zeros((13, 14), np.uint8))
+    refused(raw, mask, image.name, "14x13", "15x13")
+
+
+def test_a_mask_of_zeros_and_ones(paired: tuple[Path, Path, Path]) -> None:
+    raw, _, mask = paired
+    ones = np.zeros((13, 15), np.uint8)
+    ones[3] = 1
+    save(mask, ones)
+    assert "Multiply a mask of 0 and 1 by 255" in refused(raw, mask)
+
+
+def test_an_image_of_16_bits(tmp_path: Path) -> None:
+    write_drive(tmp_path / "raw")
+    path = tmp_path / "raw" / "training" / "images" / "30_training.tif"
+    Image.fromarray(np.zeros((13, 15), np.uint16)).save(path)
+    assert "16 bits" in refused(tmp_path / "raw", path)
+
+
+def test_empty_folders(tmp_path: Path) -> None:
+    for folder in (ISIC_IMAGES, ISIC_MASKS):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+    assert "holds no images" in refused(tmp_path / "raw")
+
+
+# --- DSB2018, merged ---------------------------------------------------------------------------
+
+
+def test_several_classes_are_refused(tmp_path: Path) -> None:
+    write_merged_class(tmp_path / "raw")
+    shutil.copytree(tmp_path / "raw" / "masks" / "0", tmp_path / "raw" / "masks" / "1")
+    assert "several classes (0, 1)" in refused(tmp_path / "raw", tmp_path / "raw" / "masks")
+
+
+def test_a_splits_file_is_kept_and_must_fit(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_merged(raw)
+    names = sorted(path.stem for path in (raw / "images").iterdir())
+    splits = dict(zip(names, ["test"] * 5 + ["val"] * 4 + ["train"], strict=True))
+    rows = [f"{name},{split}\n" for name, split in splits.items()]
+    (raw / "splits.csv").write_text("image_id,split\n" + "".join(rows))
+    prepared = prepare_raw(raw, tmp_path / "kept")
+    assert {row.image_id: row.split for row in prepared} == splits
+    with pytest.raises(UsageError, match="nothing to divide"):
+        prepare_raw(raw, tmp_path / "set", ratios=(0.5, 0.0, 0.5))
+    (raw / "splits.csv").write_text("image_id,split\n" + "".join(rows[1:]))
+    assert "is in no split of" in refused(raw, raw / "images" / names[0], raw / "splits.csv")
+    (raw / "splits.csv").write_text("image_id,split\n" + "".join(rows) + "other,val\n")
+    refused(raw, raw / "splits.csv", "lists 'other', but there is no such image")
+
+
+# --- ISIC 2018 ---------------------------------------------------------------------------------
+
+
+def test_isic_counts_on_names_only(tmp_path: Path) -> None:
+    for folder in (ISIC_IMAGES, ISIC_MASKS):
+        (tmp_path / folder).mkdir()
+    for index in range(2594):
+        (tmp_path / ISIC_IMAGES / f"ISIC_{index:07}.jpg").touch()
+        (tmp_path / ISIC_MASKS / f"ISIC_{index:07}_segmentation.png").touch()
+    layout = layout_of(tmp_path)
+    sources = layout.sources(tmp_path, None)
+    assert len({source.name for source in sources}) == 2594
+    assert layout.sizes(len(sources), layout.ratios) == (1815, 259, 520)
+
+
+def test_an_isic_file_of_another_name(tmp_path: Path) -> None:
+    write_isic2018(tmp_path / "raw")
+    path = tmp_path / "raw" / ISIC_IMAGES / "ISIC_0000003_superpixels.png"
+    save(path, item(0)[0])
+    assert "not named like ISIC_0000000.jpg" in refused(tmp_path / "raw", path)
+
+
+def test_isic_columns_are_those_that_are_known(tmp_path: Path) -> None:
+    write_isic2018(tmp_path / "raw")
+    prepare_raw(tmp_path / "raw", tmp_path / "set")
+    lines = (tmp_path / "set" / "splits.csv").read_text().splitlines()
+    assert lines[0] == "image_id,split,width,height"
+    assert lines[1].startswith("ISIC_0000000,")
+    assert lines[1].endswith(",15,13")
+
+
+# --- split folders -----------------------------------------------------------------------------
+
+
+def test_a_mask_may_have_its_images_name(tmp_path: Path) -> None:
+    write_split_folders(tmp_path / "raw")
+    for path in (tmp_path / "raw").rglob("*_segmentation.png"):
+        path.rename(path.with_name(path.name.replace("_segmentation", "")))
+    assert counts_of(prepare_raw(tmp_path / "raw", tmp_path / "set")) == (6, 1, 3)
+
+
+@pytest.mark.parametrize("missing", ["valid", "valid_GT", "test", "test_GT"])
+def test_a_missing_folder(tmp_path: Path, missing: str) -> None:
+    write_split_folders(tmp_path / "raw")
+    shutil.rmtree(tmp_path / "raw" / missing)
+    assert "is not a folder" in refused(tmp_path / "raw", tmp_path / "raw" / missing)
+
+
+def test_one_image_in_two_folders(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_split_folders(raw)
+    first, second = raw / "train" / "ISIC_0000002.jpg", raw / "test" / "ISIC_0000002.jpg"
+    mask = "ISIC_0000002_segmentation.png"
+    shutil.copy(first, second)
+    shutil.copy(raw / "train_GT" / mask, raw / "test_GT" / mask)
+    assert "share the name" in refused(raw, first, second)
+    renamed = second.with_name("ISIC_0000099.jpg")
+    second.rename(renamed)
+    (raw / "test_GT" / mask).rename(raw / "test_GT" / "ISIC_0000099_segmentation.png")
+    message = refused(raw, f"{first} (train)", f"{renamed} (test)")
+    assert "the very same pixels" in message
+
+
+def test_given_splits_leave_nothing_to_divide(tmp_path: Path) -> None:
+    write_split_folders(tmp_path / "raw")
+    with pytest.raises(UsageError, match="nothing to divide"):
+        prepare_raw(tmp_path / "raw", tmp_path / "set", ratios=(0.7, 0.1, 0.2))
+    assert not (tmp_path / "set").exists()
+
+
+# --- DRIVE -------------------------------------------------------------------------------------
+
+
+def test_the_official_test_folder_is_the_test_split(tmp_path: Path) -> None:
+    write_drive(tmp_path / "raw")
+    rows = prepare_raw(tmp_path / "raw", tmp_path / "set", ratios=(0.5, 0.5, 0))
+    assert counts_of(rows) == (10, 10, 20)
+    for row in rows:
+        number, kind = row.image_id.split("_")
+        assert (row.split == "test") is (kind == "test") is (int(number) <= 20)
+
+
+def test_a_share_for_test_beside_the_official_one(tmp_path: Path) -> None:
+    write_drive(tmp_path / "raw")
+    with pytest.raises(UsageError, match="is the official test split; give a share of 0 for test"):
+        prepare_raw(tmp_path / "raw", tmp_path / "set", ratios=(0.7, 0.1, 0.2))
+
+
+@pytest.mark.parametrize("keep_folder", [False, True])
+def test_a_download_without_the_truth_of_the_test_images(tmp_path: Path, keep_folder: bool) -> None:
+    raw = tmp_path / "raw"
+    write_drive(raw)
+    shutil.rmtree(raw / "test" / "1st_manual")
+    if keep_folder:
+        (raw / "test" / "1st_manual").mkdir()
+    message = refused(raw, raw / "test" / "1st_manual")
+    assert "comes without the truth of its test images" in message
+    assert "--ratios 0.6 0.2 0.2" in message
+    rows = prepare_raw(raw, tmp_path / "three", ratios=(0.6, 0.2, 0.2))
+    assert counts_of(rows) == (12, 4, 4)
+    assert {row.image_id.split("_")[1] for row in rows} == {"training"}
+    assert open_set(tmp_path / "three", "test").samples[0].field_path is not None
+
+
+def test_a_training_image_that_is_a_test_image(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_drive(raw)
+    first, second = raw / "training/images/28_training.tif", raw / "test/images/05_test.tif"
+    shutil.copy(first, second)
+    refused(raw, f"{first} (to be divided)", f"{second} (test)")
+
+
+@pytest.mark.parametrize("change", ["missing", "alone", "size", "cut", "ones"])
+def test_bad_fields_of_view(tmp_path: Path, change: str) -> None:
+    raw = tmp_path / "raw"
+    write_drive(raw)
+    path = raw / "test" / "mask" / "07_test_mask.gif"
+    if change == "missing":
+        path.unlink()
+        refused(raw, raw / "test" / "images" / "07_test.tif", "has no field of view", path.parent)
+    elif change == "alone":
+        path = path.with_name("77_test_mask.gif")
+        save(path, item(0)[2])
+        refused(raw, f"field of view {path} belongs to no image")
+    elif change == "size":
+        save(path, np.full((12, 15), 255, np.uint8))
+        refused(raw, f"field of view {path}", "15x12", "15x13")
+    elif change == "cut":
+        path.write_bytes(path.read_bytes()[:40])
+        refused(raw, path, "cannot be read")
+    else:
+        save(path, np.ones((13, 15), np.uint8))
+        refused(raw, f"field of view {path}", "values up to 1 only")
