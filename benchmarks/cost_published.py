@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from torch import nn
 
 from benchmarks.cost_torch import torch_cost
+from benchmarks.published_rules import PUBLISHED_RULES
 from deploy.cost_formulas import FLOPS_PER_MAC, Shape
 from deploy.errors import UsageError
 
@@ -15,21 +15,6 @@ PUBLISHED_INPUT: Shape = (1, 3, 96, 96)
 
 PUBLISHED_DIVISOR = 0.9e9
 """The published "GFLOPs" are twice a calculator's total over this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedRule:
-    """What the published figure counts besides convolutions, for each element."""
-
-    per_bias: int
-    per_batch_norm: int
-    per_upsampled: int
-
-
-PUBLISHED_RULES = {
-    "r2u_net": PublishedRule(per_bias=0, per_batch_norm=4, per_upsampled=1),
-    "unet_plus_plus": PublishedRule(per_bias=1, per_batch_norm=2, per_upsampled=11),
-}
 
 
 def published_gflops(model: nn.Module, arch: str) -> float:

@@ -1,0 +1,127 @@
+"""Published figures beside those of finished runs, as one table with its sources.
+
+``python -m benchmarks.published REPORT.json`` reads ``published.yaml`` and the reports of
+``segdeploy run``. Exit codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input
+could not be loaded; 4 it failed while running; JSON on standard output with ``--format json``,
+everything else on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.published_file import load_rows
+from benchmarks.published_ours import OurRow, our_rows
+from benchmarks.published_page import published_page
+from benchmarks.published_rows import PublishedRow
+from benchmarks.report import load_report
+from calibration.files import write_atomic
+from deploy.cli import guarded, print_json
+from deploy.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; ``None`` takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+
+    def run() -> int:
+        if options.output and options.output.is_dir():
+            raise UsageError(f"-o {options.output} is a folder; give a file")
+        ours = [
+            row for path in options.reports for row in our_rows(load_report(path), source=str(path))
+        ]
+        command = shlex.join(["python", "-m", "benchmarks.published", *arguments])
+        result = beside(load_rows(), ours, command=command)
+        page = published_page(result)
+        log.info("%s", page)
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(options.output, page.encode())
+            log.info("written: %s", options.output)
+        if options.format == "json":
+            print_json(result)
+        return 0
+
+    return guarded("benchmarks.published", run)
+
+
+def beside(
+    published: Sequence[PublishedRow], ours: Sequence[OurRow], *, command: str
+) -> dict[str, Any]:
+    """Put both sides together, as plain values; count what the published networks truly cost.
+
+    Args:
+        published: rows of the data file.
+        ours: rows of finished runs.
+        command: what makes the table again.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": command,
+        "published": [asdict(row) | _costs(row) for row in published],
+        "ours": [asdict(row) for row in ours],
+    }
+
+
+def _costs(row: PublishedRow) -> dict[str, Any]:
+    """The true multiply-adds, and what its source's calculator would print where it printed."""
+    macs, gflops = _counted(row.arch, row.size)
+    return {"macs": macs, "gflops_reproduced": None if row.gflops is None else gflops}
+
+
+@cache
+def _counted(arch: str, size: tuple[int, int]) -> tuple[int, float | None]:
+    """True multiply-adds at an input size; the published count where it is the size of that."""
+    from benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
+    from benchmarks.cost_torch import torch_cost
+    from deploy.models.checkpoint import build_network
+    from deploy.models.families import Architecture
+
+    network = build_network(Architecture(arch), deep_supervision=False)
+    macs = torch_cost(network, (1, 3, *size)).macs
+    return macs, published_gflops(network, arch) if size == PUBLISHED_INPUT[2:] else None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.published",
+        description="Published figures of R2U-Net and UNet++ beside those of finished runs.",
+        epilog="example:\n  python -m benchmarks.published out/report.json -o published.md",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "reports",
+        type=Path,
+        nargs="*",
+        metavar="REPORT.json",
+        help="of `segdeploy run`, or its folder (default: the published side alone)",
+    )
+    parser.add_argument("-o", "--output", type=Path, help="write the table to this file too")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json: figures on stdout"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
