@@ -8,44 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from benchmarks.confusion import Confusion
+from benchmarks.definitions import DEFINITIONS
 from deploy.errors import InputError, RunError
 from deploy.interface import FOREGROUND_PROBABILITY
 
+__all__ = [
+    "DEFINITIONS",
+    "Scores",
+    "area_under_roc",
+    "classify",
+    "iou_per_image",
+    "score",
+]
+
 PROBABILITY_SLACK = 0.01
 """How far a quantized sigmoid may step outside [0, 1] and still count as a probability."""
-
-DEFINITIONS: dict[str, str] = {
-    "iou": (
-        "Intersection over union of the foreground, computed for each image (100 where both are "
-        "empty), then averaged over images: the published metric, which its tables call MIoU."
-    ),
-    "miou": (
-        "Mean over the two classes, nucleus and background, of intersection over union from one "
-        "confusion matrix pooled over all pixels (100 for a class that neither side contains)."
-    ),
-    "dice": (
-        "Twice the shared foreground over the sum of both foregrounds, pooled over all pixels "
-        "(100 where both are empty)."
-    ),
-    "precision": (
-        "Share of the predicted foreground that is true, pooled over all pixels (nothing "
-        "predicted: 100 where the truth is empty too, else 0)."
-    ),
-    "sensitivity": (
-        "Share of the true foreground that is predicted, pooled over all pixels (nothing true: "
-        "100 where nothing is predicted either, else 0)."
-    ),
-    "specificity": (
-        "Share of the true background that is predicted, pooled over all pixels (no true "
-        "background: 100 where none is predicted either, else 0)."
-    ),
-    "accuracy": "Share of pixels whose class is right, pooled over all pixels.",
-    "auc": (
-        "Area under the ROC curve from the probabilities, pooled over all pixels: the chance that "
-        "a foreground pixel gets a higher probability than a background pixel, ties counting half."
-    ),
-}
-"""What each field of ``Scores`` means, one sentence each, as the report prints it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +43,11 @@ class Scores:
     auc: float | None
 
 
-def score(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> Scores:
+def score(
+    probability: NDArray[np.float32],
+    truth: NDArray[np.bool_],
+    field: NDArray[np.bool_] | None = None,
+) -> Scores:
     """Every score of one set of predictions.
 
     Example:
@@ -74,30 +56,34 @@ def score(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> Scores:
         >>> scores = score(probability, truth)  # 1 hit, 1 false alarm, 2 right rejections
         >>> scores.iou, scores.precision, scores.accuracy, scores.auc
         (50.0, 50.0, 75.0, 100.0)
+        >>> field = np.array([[[True, False, True, True]]])  # the false alarm lies outside
+        >>> score(probability, truth, field).iou
+        100.0
 
     Args:
         probability: float32 (N, H, W), foreground probability.
         truth: bool (N, H, W).
+        field: bool (N, H, W), the field of view; pixels outside count nowhere, though a broken
+            value is refused there too.
 
     Raises:
-        InputError: shapes that differ or are empty, or values that are no probabilities.
+        InputError: shapes that differ or are empty, values that are no probabilities, or an
+            image without a pixel inside its field.
         RunError: the model returned values that are not finite.
     """
     prediction = classify(probability, truth.shape)
-    hits = int(np.count_nonzero(prediction & truth))
-    false_alarms = int(np.count_nonzero(prediction)) - hits
-    misses = int(np.count_nonzero(truth)) - hits
-    rejections = truth.size - hits - false_alarms - misses
-    wrong = false_alarms + misses
+    counts = Confusion.count(prediction, truth, field)
+    pool = counts.pooled()
+    inside = np.full(truth.shape, True) if field is None else field
     return Scores(
-        iou=float(iou_per_image(prediction, truth).mean()),
-        miou=(_percent(hits, wrong) + _percent(rejections, wrong)) / 2,
-        dice=_percent(2 * hits, wrong),
-        precision=_percent(hits, false_alarms, misses),
-        sensitivity=_percent(hits, misses, false_alarms),
-        specificity=_percent(rejections, false_alarms, misses),
-        accuracy=_percent(hits + rejections, wrong),
-        auc=area_under_roc(probability, truth),
+        iou=float(counts.iou.mean()),
+        miou=float(pool.miou),
+        dice=float(pool.dice),
+        precision=float(pool.precision),
+        sensitivity=float(pool.sensitivity),
+        specificity=float(pool.specificity),
+        accuracy=float(pool.accuracy),
+        auc=area_under_roc(probability[inside], truth[inside]),
     )
 
 
@@ -135,7 +121,11 @@ def classify(probability: NDArray[np.float32], shape: tuple[int, ...]) -> NDArra
     return probability >= FOREGROUND_PROBABILITY
 
 
-def iou_per_image(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+def iou_per_image(
+    prediction: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    field: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
     """Intersection over union of the foreground, per image, in percent.
 
     Example:
@@ -147,13 +137,15 @@ def iou_per_image(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> ND
     Args:
         prediction: bool (N, H, W).
         truth: bool (N, H, W).
+        field: bool (N, H, W), the field of view; pixels outside count nowhere.
 
     Returns:
         float64 (N,); 100 where both are empty.
+
+    Raises:
+        InputError: a field that does not fit.
     """
-    intersection = np.logical_and(prediction, truth).sum(axis=(1, 2))
-    union = np.logical_or(prediction, truth).sum(axis=(1, 2))
-    return np.where(union == 0, 100.0, 100.0 * intersection / np.maximum(union, 1))
+    return Confusion.count(prediction, truth, field).iou
 
 
 def area_under_roc(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> float | None:
@@ -181,10 +173,3 @@ def area_under_roc(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -
     rank_sum = float(ranks[truth.ravel()].sum())
     pairs_in_order = rank_sum - positives * (positives + 1) / 2
     return 100.0 * pairs_in_order / (positives * negatives)
-
-
-def _percent(right: int, wrong: int, elsewhere: int = 0) -> float:
-    """``right`` of ``right + wrong``; of none, 100 unless there are errors ``elsewhere``."""
-    if right + wrong == 0:
-        return 0.0 if elsewhere else 100.0
-    return 100.0 * right / (right + wrong)

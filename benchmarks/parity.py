@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import classify, iou_per_image, score
+from benchmarks.confusion import pixels_per_image, within
 from benchmarks.parity_report import ImageParity, ParityReport
 from deploy.errors import InputError
 
@@ -40,6 +41,7 @@ def compare(
     *,
     max_drop: float,
     image_names: Sequence[str],
+    field: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> ParityReport:
     """Put a candidate beside a reference.
@@ -65,10 +67,12 @@ def compare(
         truth: bool (N, H, W).
         max_drop: largest loss of IoU that passes, percentage points.
         image_names: N distinct names, in the order of the arrays.
+        field: bool (N, H, W), the field of view; pixels outside count nowhere.
         seed: of the bootstrap.
 
     Raises:
-        InputError: shapes or names that do not fit, fewer than two images, or no probabilities.
+        InputError: shapes or names that do not fit, fewer than two images, no probabilities, or
+            an image without a pixel inside its field.
         RunError: a model returned values that are not finite.
         UsageError: ``max_drop`` is negative or not finite.
     """
@@ -82,9 +86,9 @@ def compare(
     return ParityReport(
         reference=reference_name,
         candidate=candidate_name,
-        reference_scores=score(reference_probability, truth),
-        candidate_scores=score(candidate_probability, truth),
-        images=_images(reference, candidate, truth, image_names),
+        reference_scores=score(reference_probability, truth, field),
+        candidate_scores=score(candidate_probability, truth, field),
+        images=_images(reference, candidate, truth, image_names, field),
         max_drop=max_drop,
         seed=seed,
     )
@@ -125,14 +129,17 @@ def _images(
     candidate: NDArray[np.bool_],
     truth: NDArray[np.bool_],
     names: Sequence[str],
+    field: NDArray[np.bool_] | None,
 ) -> tuple[ImageParity, ...]:
-    """Count both sides of every image; all arrays are (N, H, W)."""
-    reference_iou = iou_per_image(reference, truth)
-    candidate_iou = iou_per_image(candidate, truth)
+    """Count both sides of every image inside its field; all arrays are (N, H, W)."""
+    reference_iou = iou_per_image(reference, truth, field)
+    candidate_iou = iou_per_image(candidate, truth, field)
+    pixels = pixels_per_image(truth.shape, field)
+    reference, candidate, truth = (within(mask, field) for mask in (reference, candidate, truth))
     return tuple(
         ImageParity(
             name=name,
-            pixels=truth[i].size,
+            pixels=int(pixels[i]),
             truth_foreground=int(np.count_nonzero(truth[i])),
             reference_foreground=int(np.count_nonzero(reference[i])),
             candidate_foreground=int(np.count_nonzero(candidate[i])),

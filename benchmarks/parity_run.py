@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import Scores, score
+from benchmarks.accuracy_images import ImageScores, PerImage, score_images
+from benchmarks.definitions import PER_IMAGE
 from benchmarks.entries import Entry
 from benchmarks.parity import ParityReport, compare
 from deploy.errors import InputError
@@ -35,6 +37,7 @@ def parity_section(
     execution: Execution,
     progress: Progress[NDArray[Any]],
     pixels: NDArray[np.uint8] | None = None,
+    fields: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Score the reference and every entry.
 
@@ -51,17 +54,20 @@ def parity_section(
         progress: for a progress bar over the images.
         pixels: the same images as models of ``Interface.IMAGE`` take them, uint8 (N, H, W, 3);
             needed where there is such a model.
+        fields: bool (N, H, W), the fields of view; pixels outside count nowhere. ``None`` where
+            every pixel counts.
 
     Returns:
         The ``parity`` section of ``report.json``, the reference's row first.
 
     Raises:
-        InputError: a runtime does not accept a file, or a model takes pixels and there are none.
+        InputError: a runtime does not accept a file, a model takes pixels and there are none, or
+            an image has no pixel inside its field.
         RunError: a runtime failed.
     """
     inputs = {Interface.TENSOR: images, Interface.IMAGE: pixels}
     expected = _foreground(reference, reference_name, inputs, progress)
-    rows = [_reference_row(reference, reference_name, expected, truths)]
+    rows = [_reference_row(reference, reference_name, expected, truths, fields)]
     for entry in entries:
         if entry.skipped:
             rows.append(_row(entry, executed=None, report=None))
@@ -76,15 +82,17 @@ def parity_section(
                 truths,
                 max_drop=max_drop,
                 image_names=names,
+                field=fields,
                 seed=seed,
             )
             row = _row(entry, executed=runtime.executed.words, report=report)
-            row["scores"] = _scores(runtime, report.candidate_scores)
-            rows.append(row)
+            images_alone = score_images(found, truths, fields)
+            rows.append(row | _scores(runtime, report.candidate_scores, images_alone))
     return {
         "reference": reference_name,
         "max_drop_percentage_points": max_drop,
         "images": len(images),
+        "field_of_view_percent": None if fields is None else 100.0 * float(fields.mean()),
         "rows": rows,
     }
 
@@ -112,15 +120,30 @@ def _foreground(
     return infer_each(runtime, progress(images, name))
 
 
-def _scores(runtime: Runtime, scores: Scores) -> dict[str, Any]:
-    """Scores as columns; a mask does not rank its pixels, so it has no ``auc``."""
-    masks = interface_of(runtime.inputs, runtime.outputs) is Interface.IMAGE
-    return asdict(replace(scores, auc=None) if masks else scores)
+def _scores(runtime: Runtime, scores: Scores, images: ImageScores) -> dict[str, Any]:
+    """Scores as columns; a mask does not rank its pixels, so it has no area under the curve."""
+    ranks = interface_of(runtime.inputs, runtime.outputs) is not Interface.IMAGE
+    return {
+        "scores": asdict(scores if ranks else replace(scores, auc=None)),
+        "image_scores": {
+            name: _image_score(getattr(images, name)) if ranks or name != "auc_per_image" else None
+            for name in PER_IMAGE
+        },
+    }
+
+
+def _image_score(score: PerImage) -> dict[str, Any]:
+    return {"mean": score.mean, "left_out": score.left_out, "values": list(score.values)}
 
 
 def _reference_row(
-    reference: Runtime, name: str, probability: NDArray[np.float32], truths: NDArray[np.bool_]
+    reference: Runtime,
+    name: str,
+    probability: NDArray[np.float32],
+    truths: NDArray[np.bool_],
+    fields: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
+    images = score_images(probability, truths, fields)
     return {
         "name": name,
         "file": None,
@@ -128,21 +151,23 @@ def _reference_row(
         "runtime": reference.name,
         "precision_requested": reference.executed.words,
         "precision_executed": reference.executed.words,
-        "scores": _scores(reference, score(probability, truths)),
+        **_scores(reference, score(probability, truths, fields), images),
         "delta_iou_percentage_points": None,
         "ci95_percentage_points": None,
         "disagreement_percent": None,
         "passed": None,
         "skipped": None,
         "worst_images": [],
-        "iou_per_image_percent": None,
+        "iou_per_image_percent": list(images.iou.values),
     }
 
 
 def _row(entry: Entry, *, executed: str | None, report: ParityReport | None) -> dict[str, Any]:
+    """A row without its scores, which a model that ran adds."""
     return entry.identity() | {
         "precision_executed": executed,
-        "scores": asdict(report.candidate_scores) if report else None,
+        "scores": None,
+        "image_scores": None,
         "delta_iou_percentage_points": report.delta if report else None,
         "ci95_percentage_points": list(report.ci95) if report else None,
         "disagreement_percent": report.disagreement_percent if report else None,

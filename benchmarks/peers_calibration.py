@@ -91,9 +91,10 @@ def compare_tools(
     """
     images = subject.evaluation.inputs(subject.preprocess)
     truths = subject.evaluation.truths(subject.preprocess)
+    fields = subject.evaluation.fields(subject.preprocess)
 
     def iou_of(artifact: Artifact) -> float:
-        return _iou(artifact, images, truths, subject.threads)
+        return _iou(artifact, images, truths, fields, subject.threads)
 
     float_iou = iou_of(subject.model)
     ours: dict[str, Range] = {}
@@ -187,8 +188,12 @@ def _int8(found: Measurement, source: Artifact, folder: Path) -> Artifact:
 
 
 def _iou(
-    artifact: Artifact, images: NDArray[np.float32], truths: NDArray[np.bool_], threads: int
+    artifact: Artifact,
+    images: NDArray[np.float32],
+    truths: NDArray[np.bool_],
+    fields: NDArray[np.bool_] | None,
+    threads: int,
 ) -> float:
     execution = Execution(threads=threads)
     with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
-        return score(infer_each(runtime, images), truths).iou
+        return score(infer_each(runtime, images), truths, fields).iou

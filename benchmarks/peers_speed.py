@@ -87,10 +87,11 @@ def compare_speed(
                 laps[setting.key] = _lap(opened, setting, images, plan, bar, share_bar)
             _forget_compiled()
     truths = subject.evaluation.truths(subject.preprocess)
+    fields = subject.evaluation.fields(subject.preprocess)
     names = [sample.name for sample in subject.evaluation]
     return {
         "settings": [{"key": setting.key, "title": setting.title} for setting in settings],
-        "rows": rows_of(everybody, laps, skipped, truths, names),
+        "rows": rows_of(everybody, laps, skipped, truths, names, fields),
         "comparisons": comparisons_of(everybody, laps),
     }
 

@@ -48,6 +48,7 @@ def rows_of(
     skipped: Mapping[str, str],
     truths: NDArray[np.bool_],
     image_names: Sequence[str],
+    fields: NDArray[np.bool_] | None = None,
 ) -> list[Row]:
     """A row for each contender, what was not measured ``None``.
 
@@ -57,11 +58,12 @@ def rows_of(
         skipped: why a contender did not run, or not to the end, by name.
         truths: bool (N, H, W).
         image_names: N names.
+        fields: bool (N, H, W), the fields of view; pixels outside count nowhere.
 
     Raises:
         RunError: the baseline was not measured, or predictions are not finite.
     """
-    reports = _reports(laps, truths, image_names)
+    reports = _reports(laps, truths, image_names, fields)
     best = {key: fastest(everybody, field, Group.NNCF) for key, field in laps.items()}
     return [
         {
@@ -108,7 +110,10 @@ def fastest(everybody: Iterable[Contender], field: Mapping[str, Lap], group: Gro
 
 
 def _reports(
-    laps: Laps, truths: NDArray[np.bool_], image_names: Sequence[str]
+    laps: Laps,
+    truths: NDArray[np.bool_],
+    image_names: Sequence[str],
+    fields: NDArray[np.bool_] | None,
 ) -> dict[str, ParityReport]:
     """Everybody's predictions beside the baseline's, the baseline's own included."""
     predicted = {
@@ -128,6 +133,7 @@ def _reports(
             truths,
             max_drop=ALLOWED_DROP,
             image_names=image_names,
+            field=fields,
         )
         for name, probability in predicted.items()
     }

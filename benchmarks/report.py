@@ -26,6 +26,14 @@ from benchmarks.report_rows import (
     skipped_rows,
     timed_rows,
 )
+from benchmarks.report_scores import (
+    PER_IMAGE,
+    PER_IMAGE_NOTE,
+    POOLED,
+    field_note,
+    per_image_rows,
+    pooled_rows,
+)
 from deploy.errors import InputError, RunError
 
 SCHEMA_VERSION = 1
@@ -169,6 +177,12 @@ def _html(report: dict[str, Any], *, word: str, verdict: str) -> str:
         word=word,
         verdict=verdict,
         compared=compared_rows(report),
+        score_tables={
+            "pooled": {"columns": POOLED, "rows": pooled_rows(report)},
+            "per_image": {"columns": PER_IMAGE, "rows": per_image_rows(report)},
+        },
+        per_image_note=PER_IMAGE_NOTE,
+        field_note=field_note(report),
         timed=timed_rows(report),
         float_layers=float_layer_rows(report),
         best={section: chosen_row(report, section) for section in ("parity", "benchmark")},

@@ -17,6 +17,14 @@ from benchmarks.report_rows import (
     timed_rows,
     worst_rows,
 )
+from benchmarks.report_scores import (
+    PER_IMAGE,
+    PER_IMAGE_NOTE,
+    POOLED,
+    field_note,
+    per_image_rows,
+    pooled_rows,
+)
 
 Columns = tuple[tuple[str, str, str | None], ...]
 """Heading, dotted path into the row, and a key of ``FIGURES`` or ``None`` for text."""
@@ -91,7 +99,11 @@ def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
     """
     timed = timed_rows(report)
     sections = {
-        "Accuracy": _table(ACCURACY, compared_rows(report)),
+        "Accuracy": _noted(_table(ACCURACY, compared_rows(report)), field_note(report)),
+        "All scores, in percent": _table(POOLED, pooled_rows(report)),
+        "Scores of each image, averaged": _noted(
+            _table(PER_IMAGE, per_image_rows(report)), PER_IMAGE_NOTE
+        ),
         "Speed and size": _table(SPEED, timed),
         "Load and memory": _table(START, timed),
         "Layers not in int8": _table(FLOAT, float_layer_rows(report)),
@@ -100,6 +112,7 @@ def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
         "Published figures": f"{_table(IOU, iou_rows(report))}\n\n{PUBLISHED_NOTE}",
         "Worst images": _table(WORST, worst_rows(report, 6)),
         "Not measured": _table(SKIPPED, skipped_rows(report)),
+        "What each score means": _definitions_text(report["definitions"]),
         "Calibration": _calibration_text(report["calibration"]),
         "Environment": _environment_text(report["environment"]),
         "Reproduce": "\n".join(f"    {line}" for line in report["command"].splitlines()),
@@ -123,6 +136,11 @@ def _table(columns: Columns, rows: Iterable[dict[str, Any]]) -> str:
     head = [label for label, _, _ in columns]
     rule = ["---" if kind is None else "---:" for _, _, kind in columns]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
+
+
+def _noted(table: str, note: str) -> str:
+    """A table with its note; nothing where there is no table."""
+    return f"{table}\n\n{_escape(note)}" if table and note else table
 
 
 def _cell(row: dict[str, Any], key: str, kind: str | None) -> str:
@@ -156,6 +174,10 @@ def _cost_text(report: dict[str, Any]) -> str:
         f'{text} Published as {figure(cost["published_gflops"], "share")} "GFLOPs", reproduced as '
         f"{figure(cost['published_gflops_reproduced'], 'share')}: {PUBLISHED_COST_NOTE}"
     )
+
+
+def _definitions_text(definitions: dict[str, str]) -> str:
+    return "\n".join(f"- {_escape(name)}: {_escape(text)}" for name, text in definitions.items())
 
 
 def _calibration_text(calibration: dict[str, Any] | None) -> str:

@@ -151,7 +151,10 @@ def iou_rows(report: dict[str, Any]) -> list[dict[str, str]]:
         for runtime, runs in found.items()
     ]
     published = [
-        {"source": f"Published, {entry.network}", "gflops": figure(entry.gflops, "share")}
+        {
+            "source": f"Published, {entry.network} ({entry.source.title})",
+            "gflops": figure(entry.gflops, "share"),
+        }
         | {p: figure(getattr(entry, p), "share") for p in ("fp32", "fp16", "int8")}
         for entry in PUBLISHED.values()
     ]

@@ -38,6 +38,7 @@ def parity(options: Options, arguments: Sequence[str]) -> Result:
         images=images.inputs(preprocess),
         pixels=images.pixels(preprocess),
         truths=images.truths(preprocess),
+        fields=images.fields(preprocess),
         names=[sample.name for sample in images],
         max_drop=options.max_drop,
         seed=options.seed,

@@ -170,6 +170,7 @@ class StageRunner:
             entries,
             images=config.evaluation.inputs(preprocess),
             truths=config.evaluation.truths(preprocess),
+            fields=config.evaluation.fields(preprocess),
             names=[sample.name for sample in config.evaluation],
             max_drop=config.max_drop,
             seed=config.seed,

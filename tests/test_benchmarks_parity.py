@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import importlib
+import json
 import math
-from dataclasses import FrozenInstanceError, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +15,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from benchmarks import parity_run
 from benchmarks.accuracy import iou_per_image, score
+from benchmarks.accuracy_images import PerImage, score_images
+from benchmarks.definitions import PER_IMAGE
+from benchmarks.entries import Entry
 from benchmarks.parity import ParityReport, compare, stage_check
 from benchmarks.parity_report import paired_interval
+from deploy.artifact import Artifact, Precision, TensorSpec
 from deploy.errors import InputError, RunError, UsageError
+from deploy.interface import FOREGROUND_PROBABILITY
+from deploy.runtimes.base import Executed, Execution
+from deploy.runtimes.registry import RuntimeName
+
+# jsonschema ships no type stubs.
+jsonschema: Any = importlib.import_module("jsonschema")
 
 SHAPE = (12, 8, 8)
 NAMES = tuple(f"image{i:02}" for i in range(SHAPE[0]))
@@ -28,6 +44,7 @@ def report_of(
     truth: NDArray[np.bool_],
     max_drop: float = 100,
     seed: int = 0,
+    field: NDArray[np.bool_] | None = None,
 ) -> ParityReport:
     return compare(
         "fp32",
@@ -37,6 +54,7 @@ def report_of(
         truth,
         max_drop=max_drop,
         image_names=NAMES[: len(truth)],
+        field=field,
         seed=seed,
     )
 
@@ -246,3 +264,169 @@ def test_ten_times_less_noise_is_twenty_decibel_more() -> None:
     assert coarse is not None
     assert fine is not None
     assert fine - coarse == pytest.approx(20, abs=1e-3)
+
+
+def test_a_field_compares_as_the_images_cropped_to_it() -> None:
+    """Every count, the interval and the scores; of the whole images they differ."""
+    reference, truth = blobs(0)
+    candidate, _ = blobs(1)
+    field = np.zeros(SHAPE, bool)
+    field[:, 1:5, 3:8] = True
+    limited = report_of(reference, candidate, truth, field=field)
+    crop = (slice(None), slice(1, 5), slice(3, 8))
+    assert limited == report_of(reference[crop], candidate[crop], truth[crop])
+    assert limited.ci95 == report_of(reference[crop], candidate[crop], truth[crop]).ci95
+    assert [image.pixels for image in limited.images] == [20] * SHAPE[0]
+    whole = report_of(reference, candidate, truth)
+    assert whole.delta != limited.delta
+    assert whole.disagreement_percent != limited.disagreement_percent
+
+
+def test_foreground_that_remains_only_outside_the_field_is_a_collapse() -> None:
+    truth = np.ones((2, 4, 4), bool)
+    reference = np.full((2, 4, 4), 0.9, np.float32)
+    candidate = reference.copy()
+    candidate[1, :, :2] = 0.1
+    field = np.ones_like(truth)
+    field[1, :, 2:] = False
+    assert not report_of(reference, candidate, truth).collapsed
+    assert report_of(reference, candidate, truth, field=field).collapsed_images == ("image01",)
+
+
+def test_figures_of_a_set_without_fields_stay_what_they_were() -> None:
+    """Golden: the figures of version 0.1, from before there were fields of view."""
+    i = np.arange(3 * 8 * 8)
+    reference, candidate = (
+        ((i * 37 + start) % 101 / 100).astype(np.float32).reshape(3, 8, 8) for start in (11, 23)
+    )
+    truth = ((i * 53 + 7) % 97 < 40).reshape(3, 8, 8)
+    report = report_of(reference, candidate, truth)
+    assert report.delta == -0.6263373793438541
+    assert report.ci95 == pytest.approx((-7.706855791962173, 2.9190455277411793))
+    assert report.disagreement_percent == 23.4375
+
+
+class Echo:
+    """A runtime whose answer to an image is one of its channels: a stand-in for a network."""
+
+    name = "echo"
+    execution = Execution(threads=1)
+    executed = Executed(layers=(), requested=Precision.FP32)
+    inputs = (TensorSpec(name="image", shape=("n", 3, 8, 8), dtype="float32"),)
+    outputs = (TensorSpec(name="probability", shape=("n", 1, 8, 8), dtype="float32"),)
+
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {"probability": feeds["image"][:, self.channel, None]}
+
+    def infer_many(
+        self, batches: Iterable[Mapping[str, NDArray[Any]]]
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        return map(self.infer, batches)
+
+    def __enter__(self) -> Echo:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class EchoOfMasks(Echo):
+    """The same for a model from pixels to a mask."""
+
+    inputs = (TensorSpec(name="image", shape=("n", 8, 8, 3), dtype="uint8"),)
+    outputs = (TensorSpec(name="mask", shape=("n", 8, 8), dtype="uint8"),)
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {"mask": feeds["image"][..., self.channel] // 255}
+
+
+class TestTable:
+    """The parity section: reference in channel 0, candidate in channel 1."""
+
+    @pytest.fixture
+    def section(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+        monkeypatch.setattr(parity_run, "open_runtime", lambda *file, execution: Echo(1))
+        reference, truth = blobs(0)
+        candidate, _ = blobs(1)
+        images = np.stack([reference, candidate, candidate], axis=1)
+        artifact = Artifact(
+            path=Path("net.onnx"),
+            precision=Precision.FP32,
+            opset=18,
+            inputs=Echo.inputs,
+            outputs=Echo.outputs,
+            sha256="0" * 64,
+        )
+        entries = [
+            Entry(label=label, artifact=artifact, runtime=RuntimeName.ONNXRUNTIME, skipped=why)
+            for label, why in (("fp32", None), ("gone", "not installed"))
+        ]
+
+        def made(**changes: Any) -> dict[str, Any]:
+            return parity_run.parity_section(
+                Echo(0),
+                "reference",
+                entries,
+                images=images,
+                truths=truth,
+                names=NAMES,
+                max_drop=0.1,
+                seed=0,
+                execution=Execution(threads=1),
+                progress=lambda items, label: items,
+                **changes,
+            )
+
+        return made
+
+    @pytest.mark.parametrize("limited", [False, True])
+    def test_every_row_that_ran_holds_what_score_and_score_images_say(
+        self, section: Callable[..., dict[str, Any]], limited: bool
+    ) -> None:
+        truth = blobs(0)[1]
+        field = np.zeros(SHAPE, bool)
+        field[:, 1:5, 3:8] = True
+        found = section(fields=field) if limited else section()
+        assert found["field_of_view_percent"] == (100 * 20 / 64 if limited else None)
+        for row, seed in zip(found["rows"], (0, 1), strict=False):
+            given = (blobs(seed)[0], truth, field if limited else None)
+            assert row["scores"] == asdict(score(*given))
+            images = score_images(*given)
+            assert row["iou_per_image_percent"] == list(images.iou.values)
+            assert row["image_scores"].keys() == PER_IMAGE.keys()
+            for name, held in row["image_scores"].items():
+                expected: PerImage = getattr(images, name)
+                assert tuple(held["values"]) == expected.values
+                assert (held["mean"], held["left_out"]) == (expected.mean, expected.left_out)
+        gone = found["rows"][2]
+        assert gone["scores"] is gone["image_scores"] is gone["iou_per_image_percent"] is None
+
+    def test_the_schema_of_the_report_accepts_it(
+        self, section: Callable[..., dict[str, Any]]
+    ) -> None:
+        path = Path(parity_run.__file__).with_name("report.schema.json")
+        whole = json.loads(path.read_text("utf-8"))
+        part = whole["properties"]["parity"] | {"$defs": whole["$defs"]}
+        found = section(fields=np.ones(SHAPE, bool))
+        jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), part)
+        found["rows"][0]["image_scores"]["hausdorff"]["mean"] = -1
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(found, part)
+
+    def test_a_set_without_fields_has_the_scores_of_one_where_every_pixel_counts(
+        self, section: Callable[..., dict[str, Any]]
+    ) -> None:
+        assert section()["rows"] == section(fields=np.ones(SHAPE, bool))["rows"]
+
+    def test_a_model_of_masks_has_no_area_under_the_curve(
+        self, section: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = section()["rows"][1]
+        monkeypatch.setattr(parity_run, "open_runtime", lambda *file, execution: EchoOfMasks(0))
+        shown = np.where(blobs(1)[0] >= FOREGROUND_PROBABILITY, 255, 0).astype(np.uint8)
+        mask = section(pixels=np.stack([shown] * 3, axis=3))["rows"][1]
+        assert plain["scores"]["auc"] is not None
+        assert mask["scores"] == {**plain["scores"], "auc": None}
+        assert mask["image_scores"] == {**plain["image_scores"], "auc_per_image": None}
