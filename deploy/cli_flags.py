@@ -11,6 +11,7 @@ RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt
 AUTO = "auto"
 REWRITES = ("recurrent-sum", "dead-channels", "upsample-convolution", "image-interface")
 HINTS = ("latency", "throughput")
+LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive")
 TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup

@@ -34,23 +34,29 @@ def checkpoint_of(options: Options, path: Path) -> Checkpoint:
     from deploy.models.checkpoint import load_checkpoint
     from deploy.models.families import Architecture
 
-    preprocess = None
-    if options.preprocess:
-        try:
-            text = options.preprocess.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"--preprocess {options.preprocess} cannot be read ({error})"
-            ) from error
-        preprocess = Preprocess.from_json(text, source=str(options.preprocess))
     return load_checkpoint(
         path,
         arch=Architecture(options.arch) if options.arch else None,
         recurrence=options.recurrence,
         head=options.head,
         logits=options.logits,
-        preprocess=preprocess,
+        preprocess=contract_in(options),
     )
+
+
+def contract_in(options: Options) -> Preprocess | None:
+    """The input contract in the file of ``--preprocess``; ``None`` where none is given.
+
+    Raises:
+        InputError: the file cannot be read or is no contract.
+    """
+    if not options.preprocess:
+        return None
+    try:
+        text = options.preprocess.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--preprocess {options.preprocess} cannot be read ({error})") from error
+    return Preprocess.from_json(text, source=str(options.preprocess))
 
 
 def output_file(options: Options, *inputs: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy import __version__
 from deploy.cli_flags import (
-    ARCHITECTURES,
+    LAYOUTS,
     REWRITES,
     TARGETS,
     Group,
@@ -24,7 +24,6 @@ from deploy.cli_flags import (
     model_flag,
     models_flag,
     output_flag,
-    positive,
     positive_int,
     runtime_flag,
     seed_flag,
@@ -32,6 +31,7 @@ from deploy.cli_flags import (
     threads_flag,
     timing_flags,
 )
+from deploy.cli_train_flags import train_flags
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,37 +67,27 @@ def _doctor(verb: Group) -> None:
 
 def _data(verb: Group) -> None:
     verb.add_argument("action", choices=("prepare",), help="what to do")
-    verb.add_argument("raw", type=Path, help="the unpacked Kaggle stage-1 training folder")
-    output_flag(verb, "folder to write images/, masks/ and splits.csv to", required=True)
+    verb.add_argument("raw", type=Path, help="folder of the dataset, unpacked")
+    verb.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="auto",
+        help="how the folder is laid out (default: auto, told from its folders)",
+    )
+    output_flag(
+        verb,
+        "folder to write images/, masks/, splits.csv and, for DRIVE, fov/ to",
+        required=True,
+    )
     verb.add_argument("--seed", type=count, default=0, help="of the split (default: 0)")
     verb.add_argument(
         "--ratios",
         type=float,
         nargs=3,
-        default=(0.7, 0.1, 0.2),
         metavar=("TRAIN", "VAL", "TEST"),
-        help="shares of the splits (default: 0.7 0.1 0.2)",
+        help="shares of the splits (default: 0.7 0.1 0.2; DRIVE: 0.8 0.2 0 of its training folder; "
+        "not where the dataset gives each split)",
     )
-
-
-def _train(verb: Group) -> None:
-    verb.add_argument("--arch", choices=ARCHITECTURES, default="unet_plus_plus", help="network")
-    verb.add_argument("--data", type=Path, required=True, help="prepared folder with splits")
-    output_flag(verb, "folder for checkpoints and history.csv", required=True)
-    verb.add_argument("--epochs", type=positive_int, default=60, help="default: 60")
-    verb.add_argument("--batch", type=positive_int, default=8, help="images a step (default: 8)")
-    verb.add_argument("--learning-rate", type=positive, default=2e-3, help="default: 0.002")
-    verb.add_argument("--recurrence", type=positive_int, help="R2U-Net's t (default: 2)")
-    verb.add_argument("--width", type=positive_int, help="channels of the first level")
-    verb.add_argument("--pretrained", type=Path, help="checkpoint to start from")
-    verb.add_argument(
-        "--augment",
-        choices=("strong", "mild", "light"),
-        default="strong",
-        help="strong to learn from few images, mild and light to finish (default: strong)",
-    )
-    seed_flag(verb)
-    threads_flag(verb)
 
 
 def _export(verb: Group) -> None:
@@ -225,14 +215,14 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         _doctor,
     ),
     "data": (
-        "prepare an image set: merge the raw Kaggle masks and split",
+        "prepare an image set: DSB2018, ISIC 2018, DRIVE, or a folder a split",
         "segdeploy data prepare stage1_train -o dsb2018",
         _data,
     ),
     "train": (
         "train a network on a prepared folder",
         "segdeploy train --data dsb2018 -o runs/unetpp --epochs 60",
-        _train,
+        train_flags,
     ),
     "export": (
         "export a checkpoint to fp32 ONNX",

@@ -10,16 +10,14 @@ import logging
 import platform
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 from benchmarks.environment import describe as describe_environment
 from benchmarks.report import load_report, verdict_text, write_report
 from calibration.estimate import Method
-from deploy import bundled, cli_artifacts, cli_benchmark, cli_compare, cli_doctor
+from deploy import bundled, cli_artifacts, cli_benchmark, cli_compare, cli_doctor, cli_train
 from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from deploy.data import open_set
 from deploy.prepare import prepare_raw
-from deploy.preprocess import Preprocess
 from deploy.progress import bar
 from deploy.run_config import RunConfig
 from deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
@@ -29,51 +27,19 @@ log = logging.getLogger(__name__)
 
 
 def data(options: Options, arguments: Sequence[str]) -> Result:
-    """Prepare the raw Kaggle layout."""
+    """Prepare a dataset."""
     rows = prepare_raw(
         options.raw,
         options.output,
+        layout=options.layout,
         seed=options.seed,
-        ratios=tuple(options.ratios),
-        progress=lambda folders: bar(folders, "prepare", unit="image"),
+        ratios=None if options.ratios is None else tuple(options.ratios),
+        progress=lambda sources: bar(sources, "prepare", unit="image"),
     )
     counts = {s: sum(row.split == s for row in rows) for s in ("train", "val", "test")}
     shown = ", ".join(f"{count} {split}" for split, count in counts.items())
     log.info("%s: %d images (%s)", options.output, len(rows), shown)
     return 0, {"output": str(options.output), "images": len(rows), "splits": counts}
-
-
-def train(options: Options, arguments: Sequence[str]) -> Result:
-    """Train a network."""
-    import torch
-
-    from deploy.models.families import Architecture
-    from training.augment import AUGMENTATIONS
-    from training.loop import Recipe
-    from training.loop import train as train_network
-
-    torch.set_num_threads(options.threads or usable_cores())
-    result = train_network(
-        Recipe(
-            arch=Architecture(options.arch),
-            epochs=options.epochs,
-            batch=options.batch,
-            learning_rate=options.learning_rate,
-            recurrence=options.recurrence,
-            width=options.width,
-            augmentation=AUGMENTATIONS[options.augment],
-            pretrained=options.pretrained,
-            seed=options.seed,
-        ),
-        train_set=open_set(options.data, "train"),
-        val_set=open_set(options.data, "val"),
-        preprocess=Preprocess(),
-        output=options.output,
-    )
-    log.info(
-        "%s: val IoU %.3f at epoch %d", result.checkpoint, result.best_val_iou, result.best_epoch
-    )
-    return 0, asdict(result)
 
 
 def report(options: Options, arguments: Sequence[str]) -> Result:
@@ -128,7 +94,7 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
 VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
     "doctor": cli_doctor.doctor,
     "data": data,
-    "train": train,
+    "train": cli_train.train,
     "export": cli_artifacts.export_model,
     "simplify": cli_artifacts.simplify_model,
     "convert": cli_artifacts.convert,

@@ -1,4 +1,4 @@
-"""Share the calibration set among the processes of a ``torchrun`` and join what they counted."""
+"""Share images among the processes of a ``torchrun`` and join what they found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from calibration.collection import Collection, merge_collections
 
@@ -29,6 +29,16 @@ class Shard:
         """Every ``size``-th item, from the ``rank``-th on: disjoint, and all of them together."""
         return list(items[self.rank :: self.size])
 
+    def gathered(self, value: T) -> list[T]:
+        """What every process has, in rank order, the same list on each."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed
+
+        values: list[T | None] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return cast("list[T]", values)
+
     def merged(self, collection: Collection | None) -> Collection:
         """What all processes counted, the same on each; ``None`` from one without images.
 
@@ -37,29 +47,28 @@ class Shard:
         Raises:
             CalibrationError: no process counted anything, or two counted the same image.
         """
-        parts: list[Collection | None] = [collection]
-        if self.size > 1:
-            import torch.distributed
-
-            parts = [None] * self.size
-            torch.distributed.all_gather_object(parts, collection)
+        parts = self.gathered(collection)
         return merge_collections(part for part in parts if part is not None)
 
 
 WHOLE = Shard()
-"""The only process: it counts every image."""
+"""The only process: it has every image."""
 
 
 @contextmanager
-def shard_from_environment() -> Iterator[Shard]:
-    """The shard ``torchrun`` assigned to this process (gloo); the only one without torchrun."""
+def shard_from_environment(*, backend: str = "gloo") -> Iterator[Shard]:
+    """The shard ``torchrun`` assigned to this process; the only one without torchrun.
+
+    Args:
+        backend: of ``torch.distributed``: gloo for CPUs, nccl for GPUs (not run on hardware).
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield WHOLE
         return
     import torch.distributed
 
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group(backend)
     try:
         yield Shard(rank=torch.distributed.get_rank(), size=size)
     finally:

@@ -18,11 +18,12 @@ from onnx import numpy_helper
 from PIL import Image
 
 from calibration.estimate import Method
-from deploy import bundled, cli_flags, cli_verbs
+from deploy import bundled, cli_flags, cli_train_flags, cli_verbs
 from deploy.cli import main
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser, verbs
 from deploy.errors import InputError, UsageError
+from deploy.layouts.registry import LAYOUT_NAMES
 from deploy.models import R2UNet, UNetPlusPlus
 from deploy.models.checkpoint import save_checkpoint
 from deploy.models.families import Architecture
@@ -31,6 +32,8 @@ from deploy.preprocess import Preprocess
 from deploy.runtimes.base import Hint
 from deploy.runtimes.registry import RuntimeName
 from deploy.targets.profiles import PROFILES
+from training.augment import AUGMENTATIONS
+from training.recipe import Amp, Loss, Schedule
 
 TINY = Preprocess(size=(32, 32))
 
@@ -123,6 +126,11 @@ class TestHelp:
         assert set(cli_flags.TARGETS) == set(PROFILES)
         assert set(cli_flags.RUNTIMES) == {name.value for name in RuntimeName}
         assert set(cli_flags.ARCHITECTURES) == {arch.value for arch in Architecture}
+        assert cli_flags.LAYOUTS == LAYOUT_NAMES
+        assert set(cli_train_flags.LOSSES) == {loss.value for loss in Loss}
+        assert set(cli_train_flags.SCHEDULES) == {schedule.value for schedule in Schedule}
+        assert set(cli_train_flags.AMPS) == {amp.value for amp in Amp}
+        assert set(cli_train_flags.AUGMENTATIONS) == set(AUGMENTATIONS)
         assert set(cli_flags.HINTS) == {hint.value for hint in Hint}
         assert set(cli_flags.METHODS) == {m.value for m in Method} - {Method.IMPORTED.value}
 

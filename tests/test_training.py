@@ -11,17 +11,20 @@ import torch
 import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Generator, Tensor, nn
 
-from deploy.data import SegmentationSet, open_set
+from deploy.data import open_set
 from deploy.errors import InputError, RunError, UsageError
 from deploy.models.checkpoint import Network, build_network, load_checkpoint
 from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess, resize
 from training.augment import MILD, STRONG, Augmentation, jitter_colour, random_grid, sample
-from training.loop import Recipe, TrainingResult, evaluate, train
+from training.evaluate import ValidationSet, evaluate
+from training.loop import FILES, Settings, TrainingResult, train
 from training.losses import bce_dice
+from training.recipe import Recipe
 
 TINY = Preprocess(size=(32, 32))
 SEEDS = st.integers(0, 2**31)
@@ -29,43 +32,6 @@ SEEDS = st.integers(0, 2**31)
 
 def generator(seed: int) -> Generator:
     return Generator().manual_seed(seed)
-
-
-# --- loss --------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 4), SEEDS, st.floats(0.1, 20))
-def test_loss_is_its_formula(batch: int, seed: int, spread: float) -> None:
-    shape = (batch, 1, 5, 6)
-    logits = torch.randn(shape, generator=generator(seed)).double() * spread
-    truth = (torch.rand(shape, generator=generator(seed + 1)) < 0.3).double()
-    p, t = 1 / (1 + np.exp(-logits.numpy())), truth.numpy()
-    bce = np.mean(np.logaddexp(0, logits.numpy()) - t * logits.numpy())
-    dice = [(2 * (a * b).sum() + 1) / (a.sum() + b.sum() + 1) for a, b in zip(p, t, strict=True)]
-    expected = bce + 1 - np.mean(dice)
-    assert bce_dice(logits, truth.float()).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
-
-
-def test_loss_of_sure_predictions() -> None:
-    truth = torch.zeros(2, 1, 8, 8)
-    truth[0, 0, :4] = 1  # the second image is empty
-    right = (truth * 2 - 1) * 50
-    assert bce_dice(right, truth).item() == pytest.approx(0, abs=1e-6)
-    # Wrong everywhere: BCE 50; Dice 1 / 65 on both (32 + 32 and 64 + 0 pixels).
-    assert bce_dice(-right, truth).item() == pytest.approx(50 + 1 - 1 / 65, rel=1e-5)
-
-
-@pytest.mark.parametrize("value", [-1e4, 0.0, 1e4])
-def test_loss_has_a_finite_gradient_and_is_computed_in_single_precision(value: float) -> None:
-    logits = torch.full((2, 1, 4, 4), value, dtype=torch.bfloat16, requires_grad=True)
-    truth = torch.zeros(2, 1, 4, 4)
-    truth[0] = 1
-    loss = bce_dice(logits, truth)
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
 
 
 # --- augmentation ------------------------------------------------------------------------------
@@ -170,15 +136,37 @@ class Echo(nn.Module):
         return x[:, :1]
 
 
-def test_evaluate_is_the_mean_iou_over_images_in_any_number_of_batches() -> None:
-    truth = np.zeros((37, 16, 16), np.bool_)
+def validation(logits: NDArray[np.float32], truth: NDArray[np.bool_]) -> ValidationSet:
+    return ValidationSet(
+        inputs=torch.from_numpy(np.repeat(logits[:, None], 3, axis=1)),
+        truth=torch.from_numpy(truth).float()[:, None],
+        field=None,
+    )
+
+
+def test_evaluate_is_the_mean_over_images_in_any_number_of_batches() -> None:
+    truth = np.zeros((37, 96, 96), np.bool_)
+    truth[:, :48] = True
+    logits = np.where(truth, 3.0, -3.0).astype(np.float32)
+    assert evaluate(Echo(), validation(logits, truth), bce_dice).iou == 100
+    assert evaluate(Echo(), validation(-logits, truth), bce_dice).iou == 0
+    logits[0, 24:48] = -3.0  # one image of 37 keeps half of its foreground
+    found = evaluate(Echo(), validation(logits, truth), bce_dice)
+    assert found.iou == pytest.approx(100 * 36.5 / 37)
+    whole = validation(logits, truth)
+    assert found.loss == pytest.approx(bce_dice(whole.inputs[:, :1], whole.truth).item(), rel=1e-5)
+
+
+def test_evaluate_looks_inside_the_field_only() -> None:
+    truth = np.zeros((2, 16, 16), np.bool_)
     truth[:, :8] = True
     logits = np.where(truth, 3.0, -3.0).astype(np.float32)
-    inputs = torch.from_numpy(np.repeat(logits[:, None], 3, axis=1))
-    assert evaluate(Echo(), inputs, truth) == 100
-    assert evaluate(Echo(), -inputs, truth) == 0
-    inputs[0, :, 4:8] = -3.0  # one image of 37 keeps half of its foreground
-    assert evaluate(Echo(), inputs, truth) == pytest.approx(100 * 36.5 / 37)
+    logits[:, :, 8:] *= -1  # the right half is all wrong
+    images = validation(logits, truth)
+    assert evaluate(Echo(), images, bce_dice).iou == pytest.approx(100 / 3)
+    field = torch.zeros(2, 1, 16, 16)
+    field[..., :8] = 1
+    assert evaluate(Echo(), dataclasses.replace(images, field=field), bce_dice).iou == 100
 
 
 # --- the loop ----------------------------------------------------------------------------------
@@ -192,7 +180,7 @@ def run(folder: Path, output: Path, **changes: object) -> TrainingResult:
         val_set=open_set(folder, "val"),
         preprocess=TINY,
         output=output,
-        show_progress=False,
+        settings=Settings(quiet=True),
     )
 
 
@@ -210,11 +198,8 @@ def test_training_leaves_a_checkpoint_that_scores_what_it_says(
     arch: Architecture, image_set: Path, tmp_path: Path
 ) -> None:
     result = run(image_set, tmp_path / "out", arch=arch, ema=0.5)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "best.safetensors",
-        "history.csv",
-        "last.safetensors",
-    ]
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names | {"curves.png"} == set(FILES)  # curves need matplotlib
     rows = history(tmp_path / "out")
     assert [row["epoch"] for row in rows] == [1, 2]
     ious = [row["val_iou"] for row in rows]
@@ -223,9 +208,11 @@ def test_training_leaves_a_checkpoint_that_scores_what_it_says(
     loaded = load_checkpoint(result.checkpoint)
     assert loaded.arch is arch
     assert loaded.preprocess == TINY
-    val: SegmentationSet = open_set(image_set, "val")
-    again = evaluate(loaded.network, torch.from_numpy(val.inputs(TINY)), val.truths(TINY))
-    assert again == result.best_val_iou
+    val = ValidationSet.of(open_set(image_set, "val"), TINY)
+    again = evaluate(loaded.network, val, bce_dice)
+    assert again.iou == result.best_val_iou
+    assert again.loss == rows[result.best_epoch - 1]["val_loss"]
+    assert all(row["images_per_s"] > 0 and row["seconds"] > 0 for row in rows)
     with safe_open(result.checkpoint, framework="pt") as stream:
         metadata = stream.metadata()
     assert metadata["epoch"] == str(result.best_epoch)
@@ -317,7 +304,7 @@ def test_a_pretrained_checkpoint_that_contradicts_the_recipe(
 def test_a_diverged_training_stops_and_leaves_no_broken_checkpoint(
     image_set: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match=r"loss became (nan|inf) in epoch 1; lower the learning"):
+    with pytest.raises(RunError, match=r"epoch 1: the loss became (nan|inf); lower the learning"):
         run(image_set, tmp_path / "out", learning_rate=1e30)
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
@@ -333,6 +320,12 @@ def test_a_diverged_training_stops_and_leaves_no_broken_checkpoint(
         {"learning_rate": math.nan},
         {"warmup_share": 1.0},
         {"ema": 1.5},
+        {"patience": 0},
+        {"freeze_statistics_from": 0},
+        {"clip_norm": -1.0},
+        {"sparsity": -0.1},
+        {"slim": 1.0},
+        {"patch": 40},
     ],
 )
 def test_a_recipe_that_makes_no_sense(wrong: dict[str, float]) -> None:

@@ -1,26 +1,22 @@
-"""Train a network on one image set; keep the epoch that is best on validation."""
+"""Train a network on one image set; keep the epoch that is best on validation.
+
+A training that was stopped, or killed, goes on after its last finished epoch when it is started
+again with the same settings, and ends with the same bits.
+"""
 
 from __future__ import annotations
 
-import copy
-import csv
 import json
 import logging
-import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.accuracy import iou_per_image
 from deploy.data import SegmentationSet
 from deploy.errors import RunError, UsageError
-from deploy.interface import FOREGROUND_PROBABILITY
 from deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
@@ -28,68 +24,68 @@ from deploy.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess
-from training.augment import STRONG, Augmentation, jitter_colour, random_grid, sample
-from training.losses import bce_dice
+from deploy.sharding import WHOLE, Shard
+from training.evaluate import ValidationSet, evaluate
+from training.history import (
+    CURVES_FILE,
+    HISTORY_FILE,
+    Board,
+    EpochFigures,
+    best_of,
+    write_curves,
+    write_history,
+)
+from training.recipe import Recipe
+from training.state import NOT_BEGUN, STATE_FILE, Progress, load_progress, save_progress
+from training.step import Stepper
+from training.views import Views, epoch_order
 
 log = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 16
+BEST_FILE = "best.safetensors"
+LAST_FILE = "last.safetensors"
+FILES = (BEST_FILE, LAST_FILE, HISTORY_FILE, CURVES_FILE, STATE_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that decides the outcome of a training.
+class Settings:
+    """How to run a training, beside the recipe.
 
-    ``ema`` is the decay of the weight average that is evaluated and saved, per optimiser step;
-    ``pretrained`` a checkpoint to start from instead of random weights. ``recurrence`` (the t of
-    R2U-Net) and ``width`` are by default the checkpoint's, else the published ones.
-
-    Raises:
-        UsageError: a count below 1, a learning rate that is not positive, or a share outside 0..1.
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``cuda:N`` (CUDA: not run on hardware).
+        shard: which of how many processes this is.
+        workers: processes that make views; 0 makes them in this one.
+        tensorboard: also write TensorBoard events.
+        overwrite: start over where the folder holds a training.
+        quiet: no progress bars, and no line for each epoch.
     """
 
-    arch: Architecture = Architecture.UNET_PLUS_PLUS
-    epochs: int = 60
-    batch: int = 8
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    warmup_share: float = 0.15
-    ema: float = 0.99
-    recurrence: int | None = None
-    width: int | None = None
-    augmentation: Augmentation = STRONG
-    pretrained: Path | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = (self.epochs, self.batch, self.recurrence, self.width)
-        if min(count for count in counts if count is not None) < 1:
-            raise UsageError(f"epochs, batch, recurrence and width must be at least 1: {self}")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate is {self.learning_rate}; expected a number above 0")
-        if not (0 < self.warmup_share < 1 and 0 <= self.ema <= 1):
-            raise UsageError(
-                f"warmup_share is {self.warmup_share} and ema {self.ema}; expected shares of 1"
-            )
+    device: str = "cpu"
+    shard: Shard = WHOLE
+    workers: int = 0
+    tensorboard: bool = False
+    overwrite: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """Where the best checkpoint is and what it scored on validation (published IoU, percent)."""
+    """Where the best checkpoint is, and what came out.
+
+    Attributes:
+        checkpoint: the file.
+        best_epoch: from 1.
+        best_val_iou: its published IoU on validation, percent.
+        last_val_iou: that of the last epoch.
+        epochs: how many there were.
+    """
 
     checkpoint: Path
     best_epoch: int
     best_val_iou: float
-
-
-@dataclass(frozen=True)
-class _Cached:
-    """Native-resolution tensors of one sample: uint8 (3, H, W) RGB and (1, H, W) grey."""
-
-    image: Tensor
-    mask: Tensor
+    last_val_iou: float
+    epochs: int
 
 
 def train(
@@ -99,117 +95,101 @@ def train(
     val_set: SegmentationSet,
     preprocess: Preprocess,
     output: Path,
-    show_progress: bool = True,
+    settings: Settings | None = None,
 ) -> TrainingResult:
-    """Train and write ``best.safetensors``, ``last.safetensors`` and ``history.csv`` to ``output``.
+    """Train; after each epoch write checkpoints, figures, and the state to go on from.
 
-    Forward and backward run in bf16 autocast and channels_last; the weights stay fp32. The saved
-    weights are the exponential moving average. Every epoch starts from a generator seeded with
-    (seed, epoch), so two runs on one machine see the same batches.
+    ``output`` receives ``best.safetensors`` and ``last.safetensors`` (the averaged weights),
+    ``history.csv``, ``curves.png`` (with matplotlib) and ``state.pt``.
 
     Raises:
-        InputError: an image, a mask or the pretrained checkpoint cannot be read.
-        UsageError: the pretrained checkpoint contradicts the recipe.
-        RunError: the loss is no longer finite; no checkpoint is written from such weights.
+        InputError: an image, a mask, the pretrained checkpoint or the state cannot be read.
+        UsageError: the pretrained checkpoint contradicts the recipe, the patch does not fit, or
+            the folder holds another training.
+        RunError: the loss is no longer finite (what the epochs before wrote is kept), or the
+            device is missing.
         OSError: ``output`` cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    settings = settings or Settings()
+    shard = settings.shard
+    if recipe.patch is not None and recipe.patch > min(preprocess.size):
+        raise UsageError(f"patch is {recipe.patch}, larger than the input {preprocess.size}")
+    identity = _identity(recipe, train_set, val_set, preprocess, shard)
+    _claim(output, settings)
+    progress = load_progress(output, settings=identity)
+    history = list(progress.history) if progress is not None else []
+    if _finished(recipe, history):
+        log.info("%s: already finished after %d epochs", output, len(history))
+        return _result(output, history)
     torch.manual_seed(recipe.seed)
-    model = _initial(recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    average = copy.deepcopy(model).eval()
-    cache = [_load(s.image(), s.mask()) for s in train_set]
-    val_inputs = torch.from_numpy(val_set.inputs(preprocess))
-    val_truth = val_set.truths(preprocess)
-    steps = -(-len(cache) // recipe.batch)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        max_lr=recipe.learning_rate,
-        total_steps=recipe.epochs * steps,
-        pct_start=recipe.warmup_share,
-    )
-    best = (-1.0, -1)
-    history: list[dict[str, float]] = []
-    metadata = {"recipe": json.dumps(asdict(recipe), default=str, sort_keys=True)}
-    for epoch in range(recipe.epochs):
-        started = time.perf_counter()
-        generator = Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        order = torch.randperm(len(cache), generator=generator).split(recipe.batch)
-        losses = []
-        model.train()
-        bar = tqdm(
-            order, desc=f"epoch {epoch + 1}/{recipe.epochs}", disable=not show_progress, leave=False
-        )
-        for indices in bar:
-            inputs, truth = _batch(
-                [cache[int(i)] for i in indices], preprocess, generator, recipe.augmentation
-            )
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                heads = model.heads(inputs)
-            loss = torch.stack([bce_dice(logits, truth) for logits in heads]).mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            _update_average(average, model, recipe.ema)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise RunError(
-                    f"the loss became {losses[-1]} in epoch {epoch + 1}; lower the learning rate "
-                    f"({recipe.learning_rate})"
-                )
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
-        val_iou = evaluate(average, val_inputs, val_truth)
-        seconds = time.perf_counter() - started
+    views = Views(train_set, recipe, preprocess)
+    validation = ValidationSet.of(val_set, preprocess, shard=shard)
+    steps = recipe.epochs * len(_batches(recipe, len(views), shard, epoch=1))
+    stepper = Stepper(recipe, _initial(recipe), steps=steps, device=_device(settings), shard=shard)
+    if progress is not None:
+        stepper.load_state(progress.tensors)
+        log.info("%s: going on after epoch %d", output, len(history))
+    board = Board(output, enabled=settings.tensorboard and shard.is_first)
+    while not _finished(recipe, history):
         history.append(
-            {
-                "epoch": epoch + 1,
-                "train_loss": float(np.mean(losses)),
-                "val_iou": val_iou,
-                "seconds": seconds,
-            }
+            _epoch(stepper, views, validation, epoch=len(history) + 1, settings=settings)
         )
-        _write_history(output / "history.csv", history)
-        figures = metadata | {"epoch": str(epoch + 1), "val_iou": f"{val_iou:.3f}"}
-        save_checkpoint(
-            average, output / "last.safetensors", preprocess=preprocess, metadata=figures
-        )
-        if val_iou > best[0]:
-            best = (val_iou, epoch + 1)
-            save_checkpoint(
-                average, output / "best.safetensors", preprocess=preprocess, metadata=figures
+        board.add(history[-1])
+        if shard.is_first:
+            _write(stepper, history, preprocess, output)
+            save_progress(
+                Progress(settings=identity, history=tuple(history), tensors=stepper.state()), output
             )
-        log.info(
-            "epoch %d/%d: loss %.4f, val IoU %.3f (best %.3f at %d), %.1f s",
-            epoch + 1,
-            recipe.epochs,
-            history[-1]["train_loss"],
-            val_iou,
-            best[0],
-            best[1],
-            seconds,
-        )
-    return TrainingResult(
-        checkpoint=output / "best.safetensors", best_epoch=best[1], best_val_iou=best[0]
+            if not settings.quiet:
+                _say(recipe, history)
+    board.close()
+    if shard.is_first and not (output / CURVES_FILE).exists():
+        log.info("no %s: that needs pip install 'segdeploy[plots]'", CURVES_FILE)
+    return _result(output, history)
+
+
+def _epoch(
+    stepper: Stepper, views: Views, validation: ValidationSet, *, epoch: int, settings: Settings
+) -> EpochFigures:
+    """Train one epoch (from 1) and score the averaged weights."""
+    recipe, shard = stepper.recipe, stepper.shard
+    started = time.perf_counter()
+    stepper.begin_epoch(epoch, size=views.preprocess.size)
+    everywhere = _batches(recipe, len(views), shard, epoch=epoch)
+    mine = [[(epoch, i) for i in shard.part(indices)] for indices in everywhere]
+    bar = tqdm(
+        views.batches(mine, workers=settings.workers),
+        desc=f"epoch {epoch}/{recipe.epochs}",
+        disable=True if settings.quiet or not shard.is_first else None,
+        leave=False,
+    )
+    losses = []
+    for batch, indices in zip(bar, everywhere, strict=True):
+        try:
+            losses.append(stepper.step(batch, images_everywhere=len(indices)))
+        except RunError as error:
+            raise RunError(f"epoch {epoch}: {error}") from error
+        bar.set_postfix(loss=f"{losses[-1] * shard.size:.3f}")
+    stepper.end_epoch()
+    trained = time.perf_counter()
+    scores = evaluate(stepper.average, validation, stepper.loss)
+    parts = shard.gathered(losses)
+    return EpochFigures(
+        epoch=epoch,
+        train_loss=sum(map(sum, zip(*parts, strict=True))) / len(losses),
+        val_loss=scores.loss,
+        val_iou=scores.iou,
+        learning_rate=float(stepper.schedule.get_last_lr()[0]),
+        images_per_s=sum(map(len, everywhere)) / (trained - started),
+        seconds=time.perf_counter() - started,
     )
 
 
-def evaluate(model: nn.Module, inputs: Tensor, truth: NDArray[np.bool_]) -> float:
-    """Published IoU in percent of a network that ends in logits.
-
-    Args:
-        model: from (N, 3, H, W) to logits (N, 1, H, W).
-        inputs: float32 (N, 3, H, W).
-        truth: bool (N, H, W).
-    """
-    predictions = []
-    with torch.inference_mode():
-        for batch in inputs.split(EVALUATION_BATCH):
-            probability = model(batch.to(memory_format=torch.channels_last)).sigmoid()
-            predictions.append((probability[:, 0] >= FOREGROUND_PROBABILITY).numpy())
-    return float(iou_per_image(np.concatenate(predictions), truth).mean())
+def _batches(recipe: Recipe, count: int, shard: Shard, *, epoch: int) -> list[list[int]]:
+    """Images of each step over all processes; a last step without one for each is left out."""
+    size = recipe.batch * shard.size
+    order = epoch_order(count, seed=recipe.seed, epoch=epoch, batch=size)
+    return [indices for indices in order if len(indices) >= shard.size]
 
 
 def _initial(recipe: Recipe) -> Network:
@@ -225,44 +205,103 @@ def _initial(recipe: Recipe) -> Network:
     return start.network
 
 
-def _load(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> _Cached:
-    return _Cached(
-        torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(mask.copy())[None]
+def _device(settings: Settings) -> torch.device:
+    device = torch.device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(f"--device {settings.device}: this machine or torch build has no CUDA")
+    if settings.device == "cuda":  # not run on hardware
+        device = torch.device("cuda", settings.shard.rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return device
+
+
+def _identity(
+    recipe: Recipe,
+    train_set: SegmentationSet,
+    val_set: SegmentationSet,
+    preprocess: Preprocess,
+    shard: Shard,
+) -> str:
+    """What two trainings must share to be the same, as JSON."""
+    data = {
+        "processes": shard.size,
+        "preprocess": preprocess.to_json(),
+        "train_images": train_set.sha256(),
+        "val_images": val_set.sha256(),
+    }
+    return json.dumps(json.loads(recipe.to_json()) | data, sort_keys=True)
+
+
+def _claim(output: Path, settings: Settings) -> None:
+    """Make the folder ready: what an earlier training left goes, or is refused.
+
+    Raises:
+        UsageError: checkpoints without the state to go on from.
+    """
+    if settings.shard.is_first:
+        output.mkdir(parents=True, exist_ok=True)
+        if settings.overwrite:
+            for name in FILES:
+                (output / name).unlink(missing_ok=True)
+        if (output / BEST_FILE).exists() and not (output / STATE_FILE).exists():
+            raise UsageError(
+                f"{output / BEST_FILE} exists, but no {STATE_FILE} to go on from; choose another "
+                "folder, or start over with --overwrite"
+            )
+        if not (output / STATE_FILE).exists():
+            save_progress(NOT_BEGUN, output)
+    settings.shard.gathered(None)  # no process reads the folder before it is ready
+
+
+def _finished(recipe: Recipe, history: list[EpochFigures]) -> bool:
+    """Whether all epochs are done, or the last ones brought nothing."""
+    if len(history) >= recipe.epochs:
+        return True
+    if recipe.patience is None or not history:
+        return False
+    return len(history) - best_of(history).epoch >= recipe.patience
+
+
+def _write(
+    stepper: Stepper, history: list[EpochFigures], preprocess: Preprocess, output: Path
+) -> None:
+    """Checkpoints and figures of the epoch that just ended."""
+    figures = history[-1]
+    metadata = {
+        "recipe": stepper.recipe.to_json(),
+        "epoch": str(figures.epoch),
+        "val_iou": f"{figures.val_iou:.3f}",
+    }
+    names = [LAST_FILE, *([BEST_FILE] if best_of(history) is figures else [])]
+    for name in names:
+        save_checkpoint(stepper.average, output / name, preprocess=preprocess, metadata=metadata)
+    write_history(history, output)
+    write_curves(history, output)
+
+
+def _say(recipe: Recipe, history: list[EpochFigures]) -> None:
+    figures, best = history[-1], best_of(history)
+    log.info(
+        "epoch %d/%d: loss %.4f, val loss %.4f, val IoU %.3f (best %.3f at %d), "
+        "%.1f images/s, %.1f s",
+        figures.epoch,
+        recipe.epochs,
+        figures.train_loss,
+        figures.val_loss,
+        figures.val_iou,
+        best.val_iou,
+        best.epoch,
+        figures.images_per_s,
+        figures.seconds,
     )
 
 
-def _batch(
-    samples: list[_Cached],
-    preprocess: Preprocess,
-    generator: Generator,
-    augmentation: Augmentation,
-) -> tuple[Tensor, Tensor]:
-    """Augmented inputs (N, 3, h, w), channels_last, and truth (N, 1, h, w) of 0 and 1."""
-    inputs, truths = [], []
-    for cached in samples:
-        grid = random_grid(preprocess.size, generator, augmentation)
-        view = jitter_colour(sample(cached.image, grid), generator, augmentation)
-        pixels = view.round_().byte().permute(1, 2, 0).numpy()
-        inputs.append(torch.from_numpy(preprocess.normalise(pixels)))
-        truths.append((sample(cached.mask, grid) >= 125).float())
-    stacked = torch.stack(inputs).contiguous(memory_format=torch.channels_last)
-    return stacked, torch.stack(truths)
-
-
-def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters and BatchNorm statistics, in place."""
-    with torch.no_grad():
-        for mean, value in zip(
-            average.state_dict().values(), model.state_dict().values(), strict=True
-        ):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
-
-
-def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
+def _result(output: Path, history: list[EpochFigures]) -> TrainingResult:
+    best = best_of(history)
+    return TrainingResult(
+        checkpoint=output / BEST_FILE,
+        best_epoch=best.epoch,
+        best_val_iou=best.val_iou,
+        last_val_iou=history[-1].val_iou,
+        epochs=len(history),
+    )

@@ -1,0 +1,93 @@
+"""The verb that trains: one process, or each of those that ``torchrun`` starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from deploy.cli_inputs import Options, Result, contract_in
+from deploy.data import open_set
+from deploy.errors import UsageError
+from deploy.preprocess import Preprocess
+from deploy.runtimes.registry import usable_cores
+from deploy.sharding import shard_from_environment
+
+log = logging.getLogger(__name__)
+
+DEVICES = ("cpu", "cuda")
+
+
+def train(options: Options, arguments: Sequence[str]) -> Result:
+    """Train a network."""
+    import torch
+
+    from deploy.models.families import Architecture
+    from training.augment import AUGMENTATIONS
+    from training.loop import Settings
+    from training.loop import train as train_network
+    from training.recipe import Amp, Loss, Recipe, Schedule
+
+    kind = options.device.partition(":")[0]
+    if kind not in DEVICES:
+        raise UsageError(f"--device {options.device}; expected cpu, cuda or cuda:N")
+    recipe = Recipe(
+        arch=Architecture(options.arch),
+        epochs=options.epochs,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        schedule=Schedule(options.schedule),
+        warmup_share=options.warmup_share,
+        loss=Loss(options.loss),
+        amp=Amp(options.amp),
+        clip_norm=options.clip_norm,
+        ema=options.ema,
+        freeze_statistics_from=options.freeze_statistics_from,
+        sparsity=options.sparsity,
+        slim=options.slim,
+        patience=options.patience,
+        recurrence=options.recurrence,
+        width=options.width,
+        augmentation=AUGMENTATIONS[options.augment],
+        patch=options.patch,
+        pretrained=options.pretrained,
+        seed=options.seed,
+    )
+    with shard_from_environment(backend="nccl" if kind == "cuda" else "gloo") as shard:
+        torch.set_num_threads(options.threads or max(1, usable_cores() // shard.size))
+        result = train_network(
+            recipe,
+            train_set=open_set(options.data, "train"),
+            val_set=open_set(options.data, "val"),
+            preprocess=_contract(options),
+            output=options.output,
+            settings=Settings(
+                device=options.device,
+                shard=shard,
+                workers=options.workers,
+                tensorboard=options.tensorboard,
+                overwrite=options.overwrite,
+            ),
+        )
+        if shard.is_first:
+            log.info(
+                "%s: val IoU %.3f at epoch %d of %d",
+                result.checkpoint,
+                result.best_val_iou,
+                result.best_epoch,
+                result.epochs,
+            )
+    return 0, asdict(result)
+
+
+def _contract(options: Options) -> Preprocess:
+    """The input contract: as given, else the pretrained checkpoint's, else the published one."""
+    given = contract_in(options)
+    pretrained: Path | None = options.pretrained
+    if given is not None or pretrained is None:
+        return given or Preprocess()
+    from deploy.models.checkpoint import load_checkpoint
+
+    return load_checkpoint(pretrained, recurrence=options.recurrence).preprocess

@@ -1,0 +1,125 @@
+"""The figures of each epoch: a CSV file, a plot, and TensorBoard where it is asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import RunError
+
+log = logging.getLogger(__name__)
+
+HISTORY_FILE = "history.csv"
+CURVES_FILE = "curves.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFigures:
+    """One epoch.
+
+    Attributes:
+        epoch: from 1.
+        train_loss: mean over the steps, of all processes.
+        val_loss: mean over the validation images, of the averaged weights.
+        val_iou: published IoU in percent, of the averaged weights.
+        learning_rate: of the last step.
+        images_per_s: training images over the time of all steps, of all processes.
+        seconds: of the epoch with its validation.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_iou: float
+    learning_rate: float
+    images_per_s: float
+    seconds: float
+
+
+def best_of(history: Sequence[EpochFigures]) -> EpochFigures:
+    """The epoch with the best validation IoU, the first of equals."""
+    return max(history, key=lambda figures: (figures.val_iou, -figures.epoch))
+
+
+def write_history(history: Sequence[EpochFigures], folder: Path) -> None:
+    """Write ``history.csv``, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fieldnames=list(vars(history[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(vars(figures) for figures in history)
+    temporary = folder / (HISTORY_FILE + ".partial")
+    temporary.write_text(stream.getvalue(), encoding="utf-8")
+    temporary.replace(folder / HISTORY_FILE)
+
+
+def write_curves(history: Sequence[EpochFigures], folder: Path) -> bool:
+    """Write ``curves.png``: losses and validation IoU over the epochs.
+
+    Returns:
+        Whether it was written: not without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    epochs = [figures.epoch for figures in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, ious = figure.subplots(1, 2)
+    losses.plot(epochs, [f.train_loss for f in history], label="train (augmented)")
+    losses.plot(epochs, [f.val_loss for f in history], label="validation (averaged weights)")
+    losses.set(title="Loss", xlabel="epoch", ylim=(0, None))
+    losses.legend()
+    best = best_of(history)
+    ious.plot(epochs, [f.val_iou for f in history])
+    ious.plot([best.epoch], [best.val_iou], "o", label=f"best: {best.val_iou:.2f} at {best.epoch}")
+    ious.set(title="Validation IoU, percent", xlabel="epoch")
+    ious.legend()
+    for axes in (losses, ious):
+        axes.grid(alpha=0.3)
+    temporary = folder / (CURVES_FILE + ".partial")
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(folder / CURVES_FILE)
+    return True
+
+
+class Board:
+    """TensorBoard scalars in ``folder/tensorboard``; without ``enabled`` nothing is written.
+
+    Raises:
+        RunError: the tensorboard package is missing.
+    """
+
+    def __init__(self, folder: Path, *, enabled: bool) -> None:
+        self._writer: Any = None
+        if not enabled:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise RunError(
+                "--tensorboard needs the tensorboard package: pip install 'segdeploy[plots]'"
+            ) from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def add(self, figures: EpochFigures) -> None:
+        """Every figure of one epoch."""
+        if self._writer is None:
+            return
+        for name, value in vars(figures).items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, figures.epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._writer is not None:
+            self._writer.close()

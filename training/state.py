@@ -1,0 +1,101 @@
+"""What a training needs to go on after the last finished epoch, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.errors import InputError, UsageError
+from training.history import EpochFigures
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "state.pt"
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a training is, and what decided it.
+
+    Attributes:
+        settings: recipe, data and number of processes as JSON; a training goes on only with the
+            same.
+        history: figures of each finished epoch.
+        tensors: state dicts by name: network, average, optimiser, schedule, scaler.
+    """
+
+    settings: str
+    history: tuple[EpochFigures, ...]
+    tensors: dict[str, Any]
+
+
+NOT_BEGUN = Progress(settings="{}", history=(), tensors={})
+"""No epoch is finished: says whose the folder is before the first checkpoint is written."""
+
+
+def save_progress(progress: Progress, folder: Path) -> None:
+    """Write the state file; it appears whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    content = {
+        "version": STATE_VERSION,
+        "settings": progress.settings,
+        "history": [vars(figures) for figures in progress.history],
+        "tensors": progress.tensors,
+    }
+    temporary = folder / (STATE_FILE + ".partial")
+    torch.save(content, temporary)
+    temporary.replace(folder / STATE_FILE)
+
+
+def load_progress(folder: Path, *, settings: str) -> Progress | None:
+    """The state of the last finished epoch; ``None`` where no epoch was finished.
+
+    Raises:
+        InputError: the file is damaged or of another version.
+        UsageError: it belongs to a training with other settings; the message names them.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["version"]
+    except Exception as error:  # a damaged file makes the decoder raise nearly anything
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}); start over with --overwrite"
+        ) from error
+    if version != STATE_VERSION:
+        raise InputError(
+            f"{path} has version {version}, this release writes {STATE_VERSION}; "
+            "start over with --overwrite"
+        )
+    if not content["history"]:
+        return None
+    changed = _differences(json.loads(content["settings"]), json.loads(settings))
+    if changed:
+        raise UsageError(
+            f"{folder} holds a training with other settings ({'; '.join(changed)}). Go on with "
+            "the same, choose another folder, or start over with --overwrite"
+        )
+    return Progress(
+        settings=settings,
+        history=tuple(EpochFigures(**figures) for figures in content["history"]),
+        tensors=content["tensors"],
+    )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [
+        f"{key} was {old.get(key)}, is {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

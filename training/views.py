@@ -1,0 +1,152 @@
+"""Random views of an image set, each made by its seed, epoch and place alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from deploy.data import Sample, SegmentationSet
+from deploy.preprocess import MASK_THRESHOLD, Preprocess
+from training.augment import jitter_colour, random_grid, sample
+from training.recipe import Recipe
+
+CACHE_BYTES = 2 * 2**30
+"""Decoded images are kept up to this much; the rest is decoded again whenever it is drawn."""
+
+PATCH_TRIES = 20
+"""Places tried for a patch whose centre lies inside the field of view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """Native-resolution tensors of one sample: uint8 (3, H, W) RGB, and (1, H, W) of 0..255.
+
+    ``field`` is ``None`` where the sample has no field of view.
+    """
+
+    image: Tensor
+    mask: Tensor
+    field: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors."""
+        return sum(t.nbytes for t in (self.image, self.mask, self.field) if t is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Inputs float32 (N, 3, h, w), truth and field (N, 1, h, w) of 0 and 1."""
+
+    inputs: Tensor
+    truth: Tensor
+    field: Tensor | None
+
+
+class Views(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
+    """A view for each (epoch, image) pair.
+
+    Views depend on seed, epoch and image alone: not on the batch, the process or the worker.
+
+    Raises:
+        InputError: an image or mask cannot be read.
+    """
+
+    def __init__(self, samples: SegmentationSet, recipe: Recipe, preprocess: Preprocess) -> None:
+        self.samples = tuple(samples)
+        self.recipe = recipe
+        self.preprocess = preprocess
+        self.has_fields = any(s.field_path is not None for s in self.samples)
+        self.cache: dict[int, Pixels] = {}
+        room = CACHE_BYTES
+        for index, each in enumerate(self.samples):
+            pixels = _read(each)
+            room -= pixels.nbytes
+            if room < 0:
+                break
+            self.cache[index] = pixels
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The view of one image in one epoch: inputs (3, h, w), truth and field (1, h, w)."""
+        epoch, index = place
+        seed = (self.recipe.seed * 100_003 + epoch) * 1_000_003 + index
+        generator = Generator().manual_seed(seed % 2**63)
+        pixels = self.cache[index] if index in self.cache else _read(self.samples[index])
+        augmentation = self.recipe.augmentation
+        grid = random_grid(self.preprocess.size, generator, augmentation)
+        if self.recipe.patch is not None:
+            grid = _window(grid, self.recipe.patch, pixels.field, generator)
+        view = jitter_colour(sample(pixels.image, grid), generator, augmentation)
+        channels_last = view.round_().byte().permute(1, 2, 0).numpy()
+        inputs = torch.from_numpy(self.preprocess.normalise(channels_last))
+        truth = (sample(pixels.mask, grid) >= MASK_THRESHOLD).float()
+        if not self.has_fields:
+            return inputs, truth, None
+        if pixels.field is None:
+            return inputs, truth, torch.ones_like(truth)
+        return inputs, truth, (sample(pixels.field, grid) >= MASK_THRESHOLD).float()
+
+    def batches(self, places: Sequence[Sequence[tuple[int, int]]], *, workers: int) -> Loader:
+        """Batches of views, in order.
+
+        Args:
+            places: (epoch, image) pairs of each batch.
+            workers: processes that make views; 0 makes them in this one.
+        """
+        return Loader(
+            self,
+            batch_sampler=places,  # type: ignore[arg-type]  # the stubs want indices to be numbers
+            num_workers=workers,
+            collate_fn=_stacked,
+        )
+
+
+Loader = DataLoader[tuple[Tensor, Tensor, Tensor | None]]
+
+
+def epoch_order(count: int, *, seed: int, epoch: int, batch: int) -> Iterator[list[int]]:
+    """Every image once, in an order made by seed and epoch, in batches; the last may be short."""
+    generator = Generator().manual_seed(seed * 100_003 + epoch)
+    for indices in torch.randperm(count, generator=generator).split(batch):
+        yield indices.tolist()
+
+
+def _read(each: Sample) -> Pixels:
+    field = None
+    if each.field_path is not None:
+        field = torch.from_numpy(each.field()).byte()[None] * 255
+    return Pixels(
+        image=torch.from_numpy(each.image().transpose(2, 0, 1).copy()),
+        mask=torch.from_numpy(each.mask().copy())[None],
+        field=field,
+    )
+
+
+def _window(grid: Tensor, side: int, field: Tensor | None, generator: Generator) -> Tensor:
+    """A square part of a sampling grid, at a random place whose centre the field contains."""
+    height, width = grid.shape[1] - side + 1, grid.shape[2] - side + 1
+    for _ in range(PATCH_TRIES):
+        top = int(torch.randint(height, (1,), generator=generator))
+        left = int(torch.randint(width, (1,), generator=generator))
+        part = grid[:, top : top + side, left : left + side]
+        centre = part[:, side // 2 : side // 2 + 1, side // 2 : side // 2 + 1]
+        if field is None or float(sample(field, centre)) >= MASK_THRESHOLD:
+            break
+    return part
+
+
+def _stacked(views: list[tuple[Tensor, Tensor, Tensor | None]]) -> Batch:
+    fields = [field for _, _, field in views if field is not None]
+    inputs = torch.stack([view[0] for view in views])
+    return Batch(
+        inputs=inputs.contiguous(memory_format=torch.channels_last),
+        truth=torch.stack([view[1] for view in views]),
+        field=torch.stack(fields) if fields else None,
+    )
