@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from deploy import cli_verbs
 
         code, result = cli_verbs.VERBS[options.verb](options, arguments)
-        if options.format == "json":
+        if options.format == "json" and result:  # of several processes one has the result
             print_json(result)
         return code
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy import __version__
+from deploy.cli_align_flags import align_flags
 from deploy.cli_flags import (
     LAYOUTS,
     REWRITES,
@@ -260,6 +261,11 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         "segdeploy parity -m net.fp16.onnx net.int8.ort-x86.onnx --reference best.safetensors "
         "--data dsb2018",
         _parity,
+    ),
+    "align": (
+        "check that two implementations compute the same, layer by layer or step by step",
+        "segdeploy align layers -c best.safetensors --data dsb2018",
+        align_flags,
     ),
     "benchmark": (
         "time models side by side, interleaved in one run",

@@ -71,14 +71,15 @@ def train(options: Options, arguments: Sequence[str]) -> Result:
                 overwrite=options.overwrite,
             ),
         )
-        if shard.is_first:
-            log.info(
-                "%s: val IoU %.3f at epoch %d of %d",
-                result.checkpoint,
-                result.best_val_iou,
-                result.best_epoch,
-                result.epochs,
-            )
+        if not shard.is_first:
+            return 0, {}
+        log.info(
+            "%s: val IoU %.3f at epoch %d of %d",
+            result.checkpoint,
+            result.best_val_iou,
+            result.best_epoch,
+            result.epochs,
+        )
     return 0, asdict(result)
 
 

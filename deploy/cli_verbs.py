@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from benchmarks.environment import describe as describe_environment
 from benchmarks.report import load_report, verdict_text, write_report
 from calibration.estimate import Method
-from deploy import bundled, cli_artifacts, cli_benchmark, cli_compare, cli_doctor, cli_train
+from deploy import (
+    bundled,
+    cli_align,
+    cli_artifacts,
+    cli_benchmark,
+    cli_compare,
+    cli_doctor,
+    cli_train,
+)
 from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from deploy.data import open_set
 from deploy.prepare import prepare_raw
@@ -95,6 +103,7 @@ VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
     "doctor": cli_doctor.doctor,
     "data": data,
     "train": cli_train.train,
+    "align": cli_align.align,
     "export": cli_artifacts.export_model,
     "simplify": cli_artifacts.simplify_model,
     "convert": cli_artifacts.convert,

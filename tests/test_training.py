@@ -22,7 +22,8 @@ from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess, resize
 from training.augment import MILD, STRONG, Augmentation, jitter_colour, random_grid, sample
 from training.evaluate import ValidationSet, evaluate
-from training.loop import FILES, Settings, TrainingResult, train
+from training.folder import FILES
+from training.loop import Settings, TrainingResult, train
 from training.losses import bce_dice
 from training.recipe import Recipe
 

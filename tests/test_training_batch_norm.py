@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +14,7 @@ from training.batch_norm import (
     reestimate_statistics,
     share_statistics,
 )
+from training.batch_norm_study import main
 
 
 def network() -> nn.Sequential:
@@ -66,3 +70,25 @@ def test_sharing_keeps_keys_values_and_mode() -> None:
     assert torch.equal(made(INPUTS), shared(INPUTS))
     with pytest.raises(ValueError, match="process group"):
         shared.train()(INPUTS)
+
+
+def test_the_study_trains_every_form_and_keeps_what_is_finished(
+    image_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(image_set), "-o", str(tmp_path / "out"), "--format", "json"]
+    arguments += ["--width", "1", "--epochs", "1", "--threads", "1"]
+    assert main(arguments) == 0
+    shown = capfd.readouterr()
+    forms = json.loads(shown.out)["forms"]
+    averaged = [form["averaged_weights"] for form in forms]
+    assert averaged == [True, True, False, False] + [True, False] * 2
+    assert [form["statistics"].split(",")[-1] for form in forms[:2]] == [
+        "moving to the end",
+        " then estimated again",
+    ]
+    assert all(0 <= form["last_val_iou"] <= 100 for form in forms)
+    assert shown.err.count("\n") == 2 + len(forms)
+    states = {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/*/state.pt")}
+    assert main(arguments) == 0
+    assert json.loads(capfd.readouterr().out)["forms"] == forms
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/*/state.pt")} == states

@@ -16,7 +16,8 @@ from deploy.data import open_set
 from deploy.errors import InputError, UsageError
 from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess
-from training.loop import FILES, Settings, TrainingResult, train
+from training.folder import FILES
+from training.loop import Settings, TrainingResult, train
 from training.recipe import Amp, Loss, Recipe, Schedule
 
 TINY = Preprocess(size=(32, 32))

@@ -28,7 +28,8 @@ from deploy.runtimes.registry import usable_cores
 from training.augment import MILD
 from training.batch_norm import reestimate_statistics
 from training.evaluate import ValidationSet, evaluate
-from training.loop import LAST_FILE, Settings, train
+from training.folder import LAST_FILE
+from training.loop import Settings, train
 from training.losses import bce_dice
 from training.recipe import Recipe
 

@@ -6,46 +6,35 @@ again with the same settings, and ends with the same bits.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from deploy.data import SegmentationSet
+from deploy.data import Sample, SegmentationSet
 from deploy.errors import RunError, UsageError
 from deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
     build_network,
     load_checkpoint,
-    save_checkpoint,
 )
 from deploy.preprocess import Preprocess
+from deploy.progress import bar
 from deploy.sharding import WHOLE, Shard
 from training.evaluate import ValidationSet, evaluate
-from training.history import (
-    CURVES_FILE,
-    HISTORY_FILE,
-    Board,
-    EpochFigures,
-    best_of,
-    write_curves,
-    write_history,
-)
+from training.folder import BEST_FILE, claim, write_epoch
+from training.history import CURVES_FILE, Board, EpochFigures, best_of
 from training.recipe import Recipe
-from training.state import NOT_BEGUN, STATE_FILE, Progress, load_progress, save_progress
+from training.state import Progress, identity_of, load_progress, save_progress
 from training.step import Stepper
 from training.views import Views, epoch_order
 
 log = logging.getLogger(__name__)
-
-BEST_FILE = "best.safetensors"
-LAST_FILE = "last.safetensors"
-FILES = (BEST_FILE, LAST_FILE, HISTORY_FILE, CURVES_FILE, STATE_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,21 +103,23 @@ def train(
     shard = settings.shard
     if recipe.patch is not None and recipe.patch > min(preprocess.size):
         raise UsageError(f"patch is {recipe.patch}, larger than the input {preprocess.size}")
-    identity = _identity(recipe, train_set, val_set, preprocess, shard)
-    _claim(output, settings)
+    identity = identity_of(recipe, train_set, val_set, preprocess, processes=shard.size)
+    if shard.is_first:
+        claim(output, overwrite=settings.overwrite)
+    shard.gathered(None)  # no process reads the folder before it is ready
     progress = load_progress(output, settings=identity)
     history = list(progress.history) if progress is not None else []
     if _finished(recipe, history):
-        log.info("%s: already finished after %d epochs", output, len(history))
+        _announce(settings, f"{output}: already finished after {len(history)} epochs")
         return _result(output, history)
     torch.manual_seed(recipe.seed)
-    views = Views(train_set, recipe, preprocess)
+    views = Views(train_set, recipe, preprocess, progress=_reading(settings))
     validation = ValidationSet.of(val_set, preprocess, shard=shard)
     steps = recipe.epochs * len(_batches(recipe, len(views), shard, epoch=1))
     stepper = Stepper(recipe, _initial(recipe), steps=steps, device=_device(settings), shard=shard)
     if progress is not None:
         stepper.load_state(progress.tensors)
-        log.info("%s: going on after epoch %d", output, len(history))
+        _announce(settings, f"{output}: going on after epoch {len(history)}")
     board = Board(output, enabled=settings.tensorboard and shard.is_first)
     while not _finished(recipe, history):
         history.append(
@@ -136,16 +127,29 @@ def train(
         )
         board.add(history[-1])
         if shard.is_first:
-            _write(stepper, history, preprocess, output)
+            write_epoch(stepper.average, recipe, history, preprocess, output)
             save_progress(
                 Progress(settings=identity, history=tuple(history), tensors=stepper.state()), output
             )
             if not settings.quiet:
                 _say(recipe, history)
     board.close()
-    if shard.is_first and not (output / CURVES_FILE).exists():
-        log.info("no %s: that needs pip install 'segdeploy[plots]'", CURVES_FILE)
+    if not (output / CURVES_FILE).exists():
+        _announce(settings, f"no {CURVES_FILE}: that needs pip install 'segdeploy[plots]'")
     return _result(output, history)
+
+
+def _announce(settings: Settings, words: str) -> None:
+    """Say something once, and not where the caller wants quiet."""
+    if settings.shard.is_first and not settings.quiet:
+        log.info("%s", words)
+
+
+def _reading(settings: Settings) -> Callable[[Iterable[Sample]], Iterable[Sample]]:
+    """A bar while the images are read."""
+    if settings.quiet or not settings.shard.is_first:
+        return iter
+    return lambda samples: bar(samples, "read", unit="image")
 
 
 def _epoch(
@@ -157,19 +161,19 @@ def _epoch(
     stepper.begin_epoch(epoch, size=views.preprocess.size)
     everywhere = _batches(recipe, len(views), shard, epoch=epoch)
     mine = [[(epoch, i) for i in shard.part(indices)] for indices in everywhere]
-    bar = tqdm(
+    shown = tqdm(
         views.batches(mine, workers=settings.workers),
         desc=f"epoch {epoch}/{recipe.epochs}",
         disable=True if settings.quiet or not shard.is_first else None,
         leave=False,
     )
     losses = []
-    for batch, indices in zip(bar, everywhere, strict=True):
+    for batch, indices in zip(shown, everywhere, strict=True):
         try:
             losses.append(stepper.step(batch, images_everywhere=len(indices)))
         except RunError as error:
             raise RunError(f"epoch {epoch}: {error}") from error
-        bar.set_postfix(loss=f"{losses[-1] * shard.size:.3f}")
+        shown.set_postfix(loss=f"{losses[-1] * shard.size:.3f}")
     stepper.end_epoch()
     trained = time.perf_counter()
     scores = evaluate(stepper.average, validation, stepper.loss)
@@ -215,44 +219,6 @@ def _device(settings: Settings) -> torch.device:
     return device
 
 
-def _identity(
-    recipe: Recipe,
-    train_set: SegmentationSet,
-    val_set: SegmentationSet,
-    preprocess: Preprocess,
-    shard: Shard,
-) -> str:
-    """What two trainings must share to be the same, as JSON."""
-    data = {
-        "processes": shard.size,
-        "preprocess": preprocess.to_json(),
-        "train_images": train_set.sha256(),
-        "val_images": val_set.sha256(),
-    }
-    return json.dumps(json.loads(recipe.to_json()) | data, sort_keys=True)
-
-
-def _claim(output: Path, settings: Settings) -> None:
-    """Make the folder ready: what an earlier training left goes, or is refused.
-
-    Raises:
-        UsageError: checkpoints without the state to go on from.
-    """
-    if settings.shard.is_first:
-        output.mkdir(parents=True, exist_ok=True)
-        if settings.overwrite:
-            for name in FILES:
-                (output / name).unlink(missing_ok=True)
-        if (output / BEST_FILE).exists() and not (output / STATE_FILE).exists():
-            raise UsageError(
-                f"{output / BEST_FILE} exists, but no {STATE_FILE} to go on from; choose another "
-                "folder, or start over with --overwrite"
-            )
-        if not (output / STATE_FILE).exists():
-            save_progress(NOT_BEGUN, output)
-    settings.shard.gathered(None)  # no process reads the folder before it is ready
-
-
 def _finished(recipe: Recipe, history: list[EpochFigures]) -> bool:
     """Whether all epochs are done, or the last ones brought nothing."""
     if len(history) >= recipe.epochs:
@@ -260,23 +226,6 @@ def _finished(recipe: Recipe, history: list[EpochFigures]) -> bool:
     if recipe.patience is None or not history:
         return False
     return len(history) - best_of(history).epoch >= recipe.patience
-
-
-def _write(
-    stepper: Stepper, history: list[EpochFigures], preprocess: Preprocess, output: Path
-) -> None:
-    """Checkpoints and figures of the epoch that just ended."""
-    figures = history[-1]
-    metadata = {
-        "recipe": stepper.recipe.to_json(),
-        "epoch": str(figures.epoch),
-        "val_iou": f"{figures.val_iou:.3f}",
-    }
-    names = [LAST_FILE, *([BEST_FILE] if best_of(history) is figures else [])]
-    for name in names:
-        save_checkpoint(stepper.average, output / name, preprocess=preprocess, metadata=metadata)
-    write_history(history, output)
-    write_curves(history, output)
 
 
 def _say(recipe: Recipe, history: list[EpochFigures]) -> None:

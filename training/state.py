@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
+from deploy.data import SegmentationSet
 from deploy.errors import InputError, UsageError
+from deploy.preprocess import Preprocess
 from training.history import EpochFigures
+from training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,28 @@ class Progress:
 
 NOT_BEGUN = Progress(settings="{}", history=(), tensors={})
 """No epoch is finished: says whose the folder is before the first checkpoint is written."""
+
+
+def identity_of(
+    recipe: Recipe,
+    train_set: SegmentationSet,
+    val_set: SegmentationSet,
+    preprocess: Preprocess,
+    *,
+    processes: int,
+) -> str:
+    """What two trainings must share to be the same, as JSON.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
+    data = {
+        "processes": processes,
+        "preprocess": preprocess.to_json(),
+        "train_images": train_set.sha256(),
+        "val_images": val_set.sha256(),
+    }
+    return json.dumps(json.loads(recipe.to_json()) | data, sort_keys=True)
 
 
 def save_progress(progress: Progress, folder: Path) -> None:

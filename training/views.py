@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,14 +56,21 @@ class Views(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         InputError: an image or mask cannot be read.
     """
 
-    def __init__(self, samples: SegmentationSet, recipe: Recipe, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        samples: SegmentationSet,
+        recipe: Recipe,
+        preprocess: Preprocess,
+        *,
+        progress: Callable[[Iterable[Sample]], Iterable[Sample]] = iter,
+    ) -> None:
         self.samples = tuple(samples)
         self.recipe = recipe
         self.preprocess = preprocess
         self.has_fields = any(s.field_path is not None for s in self.samples)
         self.cache: dict[int, Pixels] = {}
         room = CACHE_BYTES
-        for index, each in enumerate(self.samples):
+        for index, each in enumerate(progress(self.samples)):
             pixels = _read(each)
             room -= pixels.nbytes
             if room < 0:

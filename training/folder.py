@@ -1,0 +1,77 @@
+"""The folder of a training: whose it is, and what each epoch writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.errors import UsageError
+from deploy.models.checkpoint import Network, save_checkpoint
+from deploy.preprocess import Preprocess
+from training.history import (
+    CURVES_FILE,
+    HISTORY_FILE,
+    EpochFigures,
+    best_of,
+    write_curves,
+    write_history,
+)
+from training.recipe import Recipe
+from training.state import NOT_BEGUN, STATE_FILE, save_progress
+
+BEST_FILE = "best.safetensors"
+LAST_FILE = "last.safetensors"
+FILES = (BEST_FILE, LAST_FILE, HISTORY_FILE, CURVES_FILE, STATE_FILE)
+
+
+def claim(output: Path, *, overwrite: bool) -> None:
+    """Make the folder ready: what an earlier training left goes, stays, or is refused.
+
+    Raises:
+        UsageError: checkpoints without the state to go on from.
+        OSError: the folder cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for name in FILES:
+            (output / name).unlink(missing_ok=True)
+    if (output / STATE_FILE).exists():
+        return
+    if (output / BEST_FILE).exists():
+        raise UsageError(
+            f"{output / BEST_FILE} exists, but no {STATE_FILE} to go on from; choose another "
+            "folder, or start over with --overwrite"
+        )
+    save_progress(NOT_BEGUN, output)
+
+
+def write_epoch(
+    average: Network,
+    recipe: Recipe,
+    history: Sequence[EpochFigures],
+    preprocess: Preprocess,
+    output: Path,
+) -> None:
+    """Checkpoints and figures of the epoch that just ended, each file whole or not at all.
+
+    Args:
+        average: the weights that were evaluated.
+        recipe: goes into the checkpoints' metadata.
+        history: of all epochs so far.
+        preprocess: the input contract.
+        output: the folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    figures = history[-1]
+    metadata = {
+        "recipe": recipe.to_json(),
+        "epoch": str(figures.epoch),
+        "val_iou": f"{figures.val_iou:.3f}",
+    }
+    is_best = best_of(history).epoch == figures.epoch
+    for name in (LAST_FILE, BEST_FILE) if is_best else (LAST_FILE,):
+        save_checkpoint(average, output / name, preprocess=preprocess, metadata=metadata)
+    write_history(history, output)
+    write_curves(history, output)
