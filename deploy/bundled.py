@@ -7,9 +7,6 @@ from pathlib import Path
 
 from deploy.errors import InputError
 
-_CHECKPOINTS = {"unet_plus_plus": "unet_plus_plus_dsb2018.safetensors"}
-"""Architecture, by its command-line name, to file."""
-
 
 def sample() -> Path:
     """The bundled DSB2018 sample: 50 calibration (train) and 64 evaluation (test) images.
@@ -23,15 +20,13 @@ def sample() -> Path:
 def checkpoint(arch: str) -> Path:
     """The bundled trained checkpoint of a network.
 
+    Args:
+        arch: its command-line name, "r2u_net" or "unet_plus_plus".
+
     Raises:
-        InputError: there is none for this network, or the installation lacks it.
+        InputError: the installation lacks it.
     """
-    if arch not in _CHECKPOINTS:
-        raise InputError(
-            f"no checkpoint of {arch} is bundled; give yours with -c FILE "
-            "(.pth, .pt or .safetensors)"
-        )
-    return _existing(_CHECKPOINTS[arch])
+    return _existing(f"{arch}_dsb2018.safetensors")
 
 
 def _existing(name: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from deploy import bundled
 from deploy.cli_align_flags import FLAGS_OF
 from deploy.cli_align_layers import layers
-from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of
+from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
 from deploy.data import open_set
 from deploy.errors import UsageError
 from deploy.runtimes.registry import usable_cores
@@ -46,7 +46,7 @@ def dump(options: Options) -> Result:
         if (value := getattr(options, name)) is not None
     }
     found = checkpoint_dump(
-        checkpoint_of(options, options.checkpoint or bundled.checkpoint("unet_plus_plus")),
+        given_or_bundled(options),
         open_set(options.data or bundled.sample(), "train"),
         StepsRecipe(**given),
         device=options.device or "cpu",

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from deploy import bundled
 from deploy.artifact import Artifact
 from deploy.cli_compare import require_same_inputs
-from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of
+from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
 from deploy.data import open_set
 from deploy.errors import UsageError
 from deploy.onnx_file import contract_of, describe
@@ -95,7 +95,7 @@ def _sides(
     from training.align_pytorch import PyTorchValues
 
     torch.set_num_threads(execution.threads)
-    checkpoint = checkpoint_of(options, options.checkpoint or bundled.checkpoint("unet_plus_plus"))
+    checkpoint = given_or_bundled(options)
     if options.model:
         candidate = describe(options.model)
         if contract_of(candidate) != checkpoint.preprocess:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from deploy import bundled
 from deploy.artifact import Artifact, Precision
 from deploy.cli_flags import AUTO
 from deploy.errors import InputError, UsageError
@@ -42,6 +43,12 @@ def checkpoint_of(options: Options, path: Path) -> Checkpoint:
         logits=options.logits,
         preprocess=contract_in(options),
     )
+
+
+def given_or_bundled(options: Options) -> Checkpoint:
+    """The checkpoint of ``-c``; without one the bundled checkpoint of ``--arch``, or UNet++."""
+    arch = options.arch or "unet_plus_plus"
+    return checkpoint_of(options, options.checkpoint or bundled.checkpoint(arch))
 
 
 def contract_in(options: Options) -> Preprocess | None:

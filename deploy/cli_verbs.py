@@ -23,7 +23,7 @@ from deploy import (
     cli_doctor,
     cli_train,
 )
-from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
+from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
 from deploy.data import open_set
 from deploy.prepare import prepare_raw
 from deploy.progress import bar
@@ -62,11 +62,9 @@ def report(options: Options, arguments: Sequence[str]) -> Result:
 
 def run_all(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
-    from deploy.models.families import Architecture
     from deploy.pipeline import run
 
-    arch = Architecture(options.arch or Architecture.UNET_PLUS_PLUS)
-    checkpoint = checkpoint_of(options, options.checkpoint or bundled.checkpoint(arch.value))
+    checkpoint = given_or_bundled(options)
     data_root = options.data or bundled.sample()
     calibration = open_set(options.calib_data or data_root, "train")
     machine = describe_environment()

@@ -25,7 +25,7 @@ from deploy.cli_parser import build_parser, verbs
 from deploy.errors import InputError, UsageError
 from deploy.layouts.registry import LAYOUT_NAMES
 from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import save_checkpoint
+from deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from deploy.models.families import Architecture
 from deploy.onnx_file import load_model, save_model
 from deploy.preprocess import Preprocess
@@ -489,11 +489,6 @@ MISTAKES = {
         2,
         "give the same here",
     ),
-    "no bundled R2U-Net": (
-        "run --arch r2u_net",
-        3,
-        "no checkpoint of r2u_net is bundled; give yours with -c FILE",
-    ),
     "file as run folder": (
         "run -c {files}/unet.safetensors --data {data} -o {tmp}/notes.txt",
         2,
@@ -637,9 +632,12 @@ class TestBundled:
         splits = [row.split(",")[1] for row in rows]
         assert (splits.count("train"), splits.count("test")) == (50, 64)
 
-    def test_what_is_not_bundled_says_what_to_give(self) -> None:
-        with pytest.raises(InputError, match="give yours with -c FILE"):
-            bundled.checkpoint(Architecture.R2U_NET)
+    @pytest.mark.parametrize("arch", list(Architecture))
+    def test_each_network_has_a_trained_checkpoint(self, arch: Architecture) -> None:
+        loaded = load_checkpoint(bundled.checkpoint(arch.value))
+        assert loaded.arch is arch
+        assert loaded.recurrence == (2 if arch is Architecture.R2U_NET else None)
+        assert loaded.preprocess == Preprocess()
 
     def test_an_incomplete_installation_is_an_input_error(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -58,12 +58,12 @@ def test_the_main_job_keeps_the_accuracy_of_the_bundled_checkpoint(
 
 
 @pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")
-@pytest.mark.parametrize("name", ["bundled", "unetzoo_unetpp_dsb2018", "unetzoo_r2unet_dsb2018"])
+@pytest.mark.parametrize("name", ["unet_plus_plus", "r2u_net", "unetzoo_unetpp_dsb2018"])
 def test_every_artefact_keeps_its_accuracy_on_the_whole_test_split(
     name: str, tmp_path: Path
 ) -> None:
-    if name == "bundled":
-        path = bundled.checkpoint("unet_plus_plus")
+    if not name.startswith("unetzoo"):
+        path = bundled.checkpoint(name)
     elif CHECKPOINTS is None:
         pytest.skip("SEGDEPLOY_CHECKPOINTS does not point to the public-layout checkpoints")
     else:

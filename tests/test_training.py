@@ -326,6 +326,7 @@ def test_a_diverged_training_stops_and_leaves_no_broken_checkpoint(
         {"clip_norm": -1.0},
         {"sparsity": -0.1},
         {"slim": 1.0},
+        {"slim": 0.5, "epochs": 1},
         {"patch": 40},
     ],
 )

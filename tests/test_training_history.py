@@ -28,6 +28,8 @@ HISTORY = [epoch(1, 50.0), epoch(2, 80.0), epoch(3, 80.0), epoch(4, 79.0)]
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:
     assert best_of(HISTORY).epoch == 2
+    assert best_of(HISTORY, since=3).epoch == 3
+    assert best_of(HISTORY, since=9).epoch == 4
 
 
 def test_the_history_is_read_back_as_it_was(tmp_path: Path) -> None:

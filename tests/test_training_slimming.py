@@ -18,8 +18,11 @@ from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess
 from deploy.rewrite import RewriteName, rewrite
 from training.batch_norm import batch_norms
+from training.loop import Settings, train
+from training.recipe import Recipe
 from training.slimming import (
     choose_silent,
+    complete_from,
     importance_of_step,
     share_at,
     silence,
@@ -155,4 +158,26 @@ def test_the_share_grows_to_its_target_in_half_of_the_epochs() -> None:
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[9] < 0.4
-    assert shares[10:] == [pytest.approx(0.4)] * 10
+    assert shares[10:] == [0.4] * 10
+    assert complete_from(Recipe(epochs=20, slim=0.4)) == 11
+    assert complete_from(Recipe(epochs=2, slim=0.4)) == 2
+
+
+def test_the_best_epoch_is_one_that_is_slim(image_set: Path, tmp_path: Path) -> None:
+    """Epochs before do not count, however good: every layer of the best has lost channels."""
+    recipe = Recipe(epochs=4, batch=4, width=4, slim=0.3, ema=0.0)
+    result = train(
+        recipe,
+        train_set=open_set(image_set, "train"),
+        val_set=open_set(image_set, "val"),
+        preprocess=Preprocess(size=(32, 32)),
+        output=tmp_path,
+        settings=Settings(quiet=True),
+    )
+    assert result.best_epoch >= 3
+    norms = dict(batch_norms(load_checkpoint(result.checkpoint).network))
+    silent = sum(int((norm.weight == 0).sum()) for norm in norms.values())
+    assert silent > 0.1 * sum(norm.num_features for norm in norms.values())
+    for norm in norms.values():
+        assert (norm.bias[norm.weight == 0] == 0).all()
+        assert (norm.weight != 0).any()

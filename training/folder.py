@@ -17,6 +17,7 @@ from training.history import (
     write_history,
 )
 from training.recipe import Recipe
+from training.slimming import complete_from
 from training.state import NOT_BEGUN, STATE_FILE, save_progress
 
 BEST_FILE = "best.safetensors"
@@ -70,8 +71,8 @@ def write_epoch(
         "epoch": str(figures.epoch),
         "val_iou": f"{figures.val_iou:.3f}",
     }
-    is_best = best_of(history).epoch == figures.epoch
+    is_best = best_of(history, since=complete_from(recipe)).epoch == figures.epoch
     for name in (LAST_FILE, BEST_FILE) if is_best else (LAST_FILE,):
         save_checkpoint(average, output / name, preprocess=preprocess, metadata=metadata)
     write_history(history, output)
-    write_curves(history, output)
+    write_curves(history, output, since=complete_from(recipe))

@@ -41,9 +41,15 @@ class EpochFigures:
     seconds: float
 
 
-def best_of(history: Sequence[EpochFigures]) -> EpochFigures:
-    """The epoch with the best validation IoU, the first of equals."""
-    return max(history, key=lambda figures: (figures.val_iou, -figures.epoch))
+def best_of(history: Sequence[EpochFigures], *, since: int = 1) -> EpochFigures:
+    """The epoch with the best validation IoU, the first of equals.
+
+    Args:
+        history: at least one epoch.
+        since: the first epoch that counts; as long as there is none, the last epoch is taken.
+    """
+    counted = [figures for figures in history if figures.epoch >= since] or history[-1:]
+    return max(counted, key=lambda figures: (figures.val_iou, -figures.epoch))
 
 
 def write_history(history: Sequence[EpochFigures], folder: Path) -> None:
@@ -61,8 +67,13 @@ def write_history(history: Sequence[EpochFigures], folder: Path) -> None:
     temporary.replace(folder / HISTORY_FILE)
 
 
-def write_curves(history: Sequence[EpochFigures], folder: Path) -> bool:
+def write_curves(history: Sequence[EpochFigures], folder: Path, *, since: int = 1) -> bool:
     """Write ``curves.png``: losses and validation IoU over the epochs.
+
+    Args:
+        history: at least one epoch.
+        folder: where to write.
+        since: the first epoch that may be the best.
 
     Returns:
         Whether it was written: not without matplotlib.
@@ -78,7 +89,7 @@ def write_curves(history: Sequence[EpochFigures], folder: Path) -> bool:
     losses.plot(epochs, [f.val_loss for f in history], label="validation (averaged weights)")
     losses.set(title="Loss", xlabel="epoch", ylim=(0, None))
     losses.legend()
-    best = best_of(history)
+    best = best_of(history, since=since)
     ious.plot(epochs, [f.val_iou for f in history])
     ious.plot([best.epoch], [best.val_iou], "o", label=f"best: {best.val_iou:.2f} at {best.epoch}")
     ious.set(title="Validation IoU, percent", xlabel="epoch")

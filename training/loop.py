@@ -30,6 +30,7 @@ from training.evaluate import ValidationSet, evaluate
 from training.folder import BEST_FILE, claim, write_epoch
 from training.history import CURVES_FILE, Board, EpochFigures, best_of
 from training.recipe import Recipe
+from training.slimming import complete_from
 from training.state import Progress, identity_of, load_progress, save_progress
 from training.step import Stepper
 from training.views import Views, epoch_order
@@ -111,7 +112,7 @@ def train(
     history = list(progress.history) if progress is not None else []
     if _finished(recipe, history):
         _announce(settings, f"{output}: already finished after {len(history)} epochs")
-        return _result(output, history)
+        return _result(recipe, output, history)
     torch.manual_seed(recipe.seed)
     views = Views(train_set, recipe, preprocess, progress=_reading(settings))
     validation = ValidationSet.of(val_set, preprocess, shard=shard)
@@ -136,7 +137,7 @@ def train(
     board.close()
     if not (output / CURVES_FILE).exists():
         _announce(settings, f"no {CURVES_FILE}: that needs pip install 'segdeploy[plots]'")
-    return _result(output, history)
+    return _result(recipe, output, history)
 
 
 def _announce(settings: Settings, words: str) -> None:
@@ -225,11 +226,12 @@ def _finished(recipe: Recipe, history: list[EpochFigures]) -> bool:
         return True
     if recipe.patience is None or not history:
         return False
-    return len(history) - best_of(history).epoch >= recipe.patience
+    since = complete_from(recipe)
+    return len(history) - max(since, best_of(history, since=since).epoch) >= recipe.patience
 
 
 def _say(recipe: Recipe, history: list[EpochFigures]) -> None:
-    figures, best = history[-1], best_of(history)
+    figures, best = history[-1], best_of(history, since=complete_from(recipe))
     log.info(
         "epoch %d/%d: loss %.4f, val loss %.4f, val IoU %.3f (best %.3f at %d), "
         "%.1f images/s, %.1f s",
@@ -245,8 +247,8 @@ def _say(recipe: Recipe, history: list[EpochFigures]) -> None:
     )
 
 
-def _result(output: Path, history: list[EpochFigures]) -> TrainingResult:
-    best = best_of(history)
+def _result(recipe: Recipe, output: Path, history: list[EpochFigures]) -> TrainingResult:
+    best = best_of(history, since=complete_from(recipe))
     return TrainingResult(
         checkpoint=output / BEST_FILE,
         best_epoch=best.epoch,

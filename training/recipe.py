@@ -102,6 +102,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not allowed(value):
                 raise UsageError(f"{name} is {value}; expected {expected}")
+        if self.slim and self.epochs < 2:
+            raise UsageError(f"slim is {self.slim} over one epoch; channels need 2 to fall silent")
 
     def to_json(self) -> str:
         """All settings as one line of JSON, by name."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batch_norm import batch_norms
+from training.recipe import Recipe
 
 BLOCK = 16
 """Channels fall silent in blocks of this, as processors compute them."""
@@ -92,6 +93,21 @@ def share_at(epoch: int, *, epochs: int, target: float) -> float:
     """
     ramp = max(1.0, epochs * RAMP_SHARE)
     return target * (1 - (1 - min(1.0, (epoch - 1) / ramp)) ** 3)
+
+
+def complete_from(recipe: Recipe) -> int:
+    """The first epoch whose network is as slim as asked; only from there on one can be the best.
+
+    Example:
+        >>> complete_from(Recipe(epochs=10, slim=0.4)), complete_from(Recipe(epochs=10))
+        (6, 1)
+    """
+    if not recipe.slim:
+        return 1
+    epochs = range(1, recipe.epochs + 1)
+    return next(
+        e for e in epochs if share_at(e, epochs=recipe.epochs, target=recipe.slim) == recipe.slim
+    )
 
 
 def choose_silent(
