@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.accuracy import score
 from benchmarks.entries import entries_for
 from benchmarks.parity_run import parity_section
 from calibration.estimate import Method
@@ -17,10 +18,11 @@ from deploy.artifact import sha256_of
 from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
 from deploy.cli import main
+from deploy.cost import onnx_cost
 from deploy.data import open_set
 from deploy.export import export
 from deploy.models.checkpoint import load_checkpoint
-from deploy.rewrite import rewrite, summary
+from deploy.rewrite import RewriteName, rewrite, summary
 from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.pytorch import PyTorchRuntime
 from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
@@ -35,6 +37,9 @@ FP32_DIFFERENCE = 1e-5
 FP16_LOSS = 0.05
 INT8_LOSS = 0.10
 """Percentage points of IoU."""
+
+SLIM_LOSS = {120: 0.10, 64: 0.30}
+"""Likewise, by number of images: the bundled sample is smaller, and chance larger."""
 
 DSB2018 = os.environ.get("SEGDEPLOY_DSB2018")
 CHECKPOINTS = os.environ.get("SEGDEPLOY_CHECKPOINTS")
@@ -58,17 +63,11 @@ def test_the_main_job_keeps_the_accuracy_of_the_bundled_checkpoint(
 
 
 @pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")
-@pytest.mark.parametrize("name", ["unet_plus_plus", "r2u_net", "unetzoo_unetpp_dsb2018"])
+@pytest.mark.parametrize("arch", ["unet_plus_plus", "r2u_net"])
 def test_every_artefact_keeps_its_accuracy_on_the_whole_test_split(
-    name: str, tmp_path: Path
+    arch: str, tmp_path: Path
 ) -> None:
-    if not name.startswith("unetzoo"):
-        path = bundled.checkpoint(name)
-    elif CHECKPOINTS is None:
-        pytest.skip("SEGDEPLOY_CHECKPOINTS does not point to the public-layout checkpoints")
-    else:
-        path = Path(CHECKPOINTS) / f"{name}.pth"
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(bundled.checkpoint(arch))
     images = open_set(Path(str(DSB2018)), "test")
     calibration = open_set(Path(str(DSB2018)), "train").take(50, seed=0)
 
@@ -81,7 +80,7 @@ def test_every_artefact_keeps_its_accuracy_on_the_whole_test_split(
         threads=usable_cores(),
     )
     rewritten = rewrite(source, tmp_path / "net.opt.onnx", activity=activity)
-    print(name, summary(rewritten))
+    print(arch, summary(rewritten))
     artifacts = {
         "fp32": source,
         "fp32 rewritten": rewritten,
@@ -127,9 +126,50 @@ def test_every_artefact_keeps_its_accuracy_on_the_whole_test_split(
         progress=lambda items, label: items,
     )
     for row in section["rows"]:
-        print(name, row["name"], row["scores"]["iou"], row["delta_iou_percentage_points"])
+        print(arch, row["name"], row["scores"]["iou"], row["delta_iou_percentage_points"])
     assert section["images"] == 120
     require_kept(section["rows"])
+
+
+@pytest.mark.skipif(CHECKPOINTS is None, reason="SEGDEPLOY_CHECKPOINTS is not set")
+@pytest.mark.parametrize("name", ["unetzoo_unetpp_dsb2018", "unetzoo_r2unet_dsb2018"])
+def test_a_public_checkpoint_becomes_the_same_network_in_onnx(name: str, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(Path(str(CHECKPOINTS)) / f"{name}.pth")
+    artifact = export(checkpoint, tmp_path / "net.onnx")
+    images = open_set(bundled.sample(), "test").take(12, seed=0)
+    inputs, truths = images.inputs(checkpoint.preprocess), images.truths(checkpoint.preprocess)
+    execution = Execution(threads=usable_cores())
+    reference = infer_each(PyTorchRuntime(checkpoint, execution=execution), inputs)
+    with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
+        found = infer_each(runtime, inputs)
+    assert np.abs(found - reference).max() <= FP32_DIFFERENCE
+    assert score(found, truths).iou > 60
+
+
+@pytest.mark.parametrize("arch", ["unet_plus_plus", "r2u_net"])
+def test_the_slim_checkpoint_takes_less_work_for_the_same_accuracy(
+    arch: str, tmp_path: Path
+) -> None:
+    """Against the other bundled checkpoint of its network."""
+    whole = bundled.checkpoint(arch)
+    slim = load_checkpoint(whole.with_name(f"{arch}_slim_dsb2018.safetensors"))
+    exported = export(slim, tmp_path / "slim.fp32.onnx")
+    activity = channel_activity(
+        exported.path,
+        open_set(bundled.sample(), "train").samples,
+        preprocess=slim.preprocess,
+        threads=usable_cores(),
+    )
+    names = (RewriteName.RECURRENT_SUM, RewriteName.DEAD_CHANNELS)
+    rewritten = rewrite(exported, tmp_path / "slim.opt.onnx", names=names, activity=activity)
+    assert onnx_cost(rewritten.path).macs <= 0.6 * onnx_cost(exported.path).macs
+    images = open_set(Path(DSB2018) if DSB2018 else bundled.sample(), "test")
+    inputs, truths = images.inputs(slim.preprocess), images.truths(slim.preprocess)
+    execution = Execution(threads=usable_cores())
+    with open_runtime(RuntimeName.ONNXRUNTIME, rewritten, execution=execution) as runtime:
+        found = score(infer_each(runtime, inputs), truths).iou
+    reference = PyTorchRuntime(load_checkpoint(whole), execution=execution)
+    assert found >= score(infer_each(reference, inputs), truths).iou - SLIM_LOSS[len(images)]
 
 
 def require_kept(rows: list[dict[str, object]]) -> None:

@@ -104,6 +104,7 @@ def train(
     shard = settings.shard
     if recipe.patch is not None and recipe.patch > min(preprocess.size):
         raise UsageError(f"patch is {recipe.patch}, larger than the input {preprocess.size}")
+    device = _device(settings)
     identity = identity_of(recipe, train_set, val_set, preprocess, processes=shard.size)
     if shard.is_first:
         claim(output, overwrite=settings.overwrite)
@@ -117,7 +118,7 @@ def train(
     views = Views(train_set, recipe, preprocess, progress=_reading(settings))
     validation = ValidationSet.of(val_set, preprocess, shard=shard)
     steps = recipe.epochs * len(_batches(recipe, len(views), shard, epoch=1))
-    stepper = Stepper(recipe, _initial(recipe), steps=steps, device=_device(settings), shard=shard)
+    stepper = Stepper(recipe, _initial(recipe), steps=steps, device=device, shard=shard)
     if progress is not None:
         stepper.load_state(progress.tensors)
         _announce(settings, f"{output}: going on after epoch {len(history)}")
