@@ -35,6 +35,7 @@ def train(options: Options, arguments: Sequence[str]) -> Result:
     recipe = Recipe(
         arch=Architecture(options.arch),
         epochs=options.epochs,
+        passes=options.passes,
         batch=options.batch,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,

@@ -18,7 +18,7 @@ from deploy.cli_flags import (
 LOSSES = ("bce-dice", "bce-lovasz")
 SCHEDULES = ("one-cycle", "cosine", "step", "constant")
 AMPS = ("off", "bf16", "fp16")
-AUGMENTATIONS = ("strong", "mild", "light")
+AUGMENTATIONS = ("wide", "strong", "mild", "light")
 
 
 def train_flags(verb: Group) -> None:
@@ -42,7 +42,15 @@ def train_flags(verb: Group) -> None:
 
 
 def _schedule(verb: Group) -> None:
-    verb.add_argument("--epochs", type=positive_int, default=60, help="default: 60")
+    verb.add_argument(
+        "--epochs",
+        type=positive_int,
+        default=60,
+        help="scored and saved after each (default: 60)",
+    )
+    verb.add_argument(
+        "--passes", type=positive_int, default=1, help="over the images in an epoch (default: 1)"
+    )
     verb.add_argument(
         "--batch", type=positive_int, default=8, help="images a step and process (default: 8)"
     )
@@ -69,7 +77,8 @@ def _regularisation(verb: Group) -> None:
         "--augment",
         choices=AUGMENTATIONS,
         default="strong",
-        help="strong to learn from few images, mild and light to finish (default: strong)",
+        help="wide for long trainings on few images, strong for shorter ones, mild and light to "
+        "finish (default: strong)",
     )
     verb.add_argument(
         "--patch", type=positive_int, help="train on squares of this side (default: whole views)"

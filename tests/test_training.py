@@ -20,7 +20,7 @@ from deploy.errors import InputError, RunError, UsageError
 from deploy.models.checkpoint import Network, build_network, load_checkpoint
 from deploy.models.families import Architecture
 from deploy.preprocess import Preprocess, resize
-from training.augment import MILD, STRONG, Augmentation, jitter_colour, random_grid, sample
+from training.augment import MILD, STRONG, WIDE, Augmentation, jitter_colour, random_grid, sample
 from training.evaluate import ValidationSet, evaluate
 from training.folder import FILES
 from training.loop import Settings, TrainingResult, train
@@ -94,7 +94,7 @@ def test_views_turn_and_mirror() -> None:
     assert seen == {(quarter, sign) for quarter in range(4) for sign in (False, True)}
 
 
-@pytest.mark.parametrize("augmentation", [STRONG, MILD])
+@pytest.mark.parametrize("augmentation", [WIDE, STRONG, MILD])
 def test_a_view_departs_from_the_image_no_further_than_it_may(augmentation: Augmentation) -> None:
     """Zoom, stretch and shift, measured on the grids with the elastic field switched off."""
     still = dataclasses.replace(augmentation, elastic_std=0.0)
@@ -108,6 +108,18 @@ def test_a_view_departs_from_the_image_no_further_than_it_may(augmentation: Augm
             assert narrow * least - 1e-4 <= side.norm() <= wide / least + 1e-4
         centre = grid.mean(dim=(0, 1)).abs().max()
         assert centre <= augmentation.shift + max(0.0, 1 - narrow) + 1e-5
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_a_stain_turns_light_and_dark_around_in_each_channel(seed: int) -> None:
+    ramp = torch.linspace(0, 255, 64).expand(3, 8, 64)
+    stain = dataclasses.replace(WIDE, colour=0.0, stain=1.0)
+    stained = jitter_colour(ramp, generator(seed), stain)
+    assert (stained.diff(dim=2) <= 0).all()
+    assert stained[:, :, 0].eq(255).all()
+    assert stained[:, :, -1].eq(0).all()
+    assert not torch.equal(stained[0], stained[1])  # each channel has a gamma of its own
 
 
 @settings(max_examples=20, deadline=None)
@@ -226,6 +238,14 @@ def test_a_checkpoint_states_the_recurrence_it_was_trained_with(
     changes = {"arch": Architecture.R2U_NET, "recurrence": 1, "epochs": 1, "width": 2}
     result = run(image_set, tmp_path / "out", **changes)
     assert load_checkpoint(result.checkpoint).recurrence == 1
+
+
+def test_two_epochs_are_one_of_two_passes(image_set: Path, tmp_path: Path) -> None:
+    run(image_set, tmp_path / "epochs", epochs=2)
+    run(image_set, tmp_path / "passes", epochs=1, passes=2)
+    assert [len(history(tmp_path / name)) for name in ("epochs", "passes")] == [2, 1]
+    epochs, passes = (weights(tmp_path / n / "last.safetensors") for n in ("epochs", "passes"))
+    assert all(torch.equal(epochs[key], passes[key]) for key in epochs)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(

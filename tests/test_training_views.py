@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from PIL import Image
 import training.views
 from deploy.data import open_set
 from deploy.preprocess import Preprocess
-from training.augment import Augmentation
+from training.augment import PASTED, Augmentation
 from training.recipe import Recipe
-from training.views import Views, epoch_order
+from training.views import Pixels, Views, pass_order
 
 TINY = Preprocess(size=(32, 32))
 STILL = Augmentation(
@@ -23,21 +24,19 @@ STILL = Augmentation(
 
 
 @given(st.integers(1, 50), st.integers(0, 9), st.integers(1, 9), st.integers(1, 60))
-def test_an_epoch_shows_every_image_once(count: int, seed: int, epoch: int, batch: int) -> None:
-    order = list(epoch_order(count, seed=seed, epoch=epoch, batch=batch))
+def test_a_pass_shows_every_image_once(count: int, seed: int, turn: int, batch: int) -> None:
+    order = list(pass_order(count, seed=seed, turn=turn, batch=batch))
     assert sorted(i for indices in order for i in indices) == list(range(count))
     assert all(len(indices) == batch for indices in order[:-1])
-    assert order == list(epoch_order(count, seed=seed, epoch=epoch, batch=batch))
+    assert order == list(pass_order(count, seed=seed, turn=turn, batch=batch))
 
 
-def test_another_epoch_has_another_order() -> None:
-    orders = {
-        tuple(next(epoch_order(50, seed=s, epoch=e, batch=50))) for s in (0, 1) for e in (1, 2)
-    }
+def test_another_pass_has_another_order() -> None:
+    orders = {tuple(next(pass_order(50, seed=s, turn=t, batch=50))) for s in (0, 1) for t in (1, 2)}
     assert len(orders) == 4
 
 
-def test_a_view_depends_on_seed_epoch_and_image_alone(image_set: Path) -> None:
+def test_a_view_depends_on_seed_pass_and_image_alone(image_set: Path) -> None:
     samples = open_set(image_set, "train")
     views = Views(samples, Recipe(), TINY)
     again = Views(samples, Recipe(), TINY)
@@ -98,6 +97,29 @@ def test_patches_are_parts_of_the_view(image_set: Path) -> None:
         assert found
         places.add(found[0])
     assert len(places) > 1
+
+
+def test_a_mixed_view_shows_a_rectangle_of_another_image(image_set: Path) -> None:
+    """Dark empty images, and one that is bright and all nucleus."""
+    mixed = replace(STILL, mix=1.0)
+    views = Views(open_set(image_set, "train"), Recipe(augmentation=mixed), TINY)
+    for index, pixels in views.cache.items():
+        value = 255 if index == 1 else 0
+        views.cache[index] = Pixels(
+            image=torch.full_like(pixels.image, value),
+            mask=torch.full_like(pixels.mask, value),
+            field=None,
+        )
+    shares = []
+    for turn in range(1, 41):
+        inputs, truth, _ = views[turn, 0]
+        assert torch.equal(inputs[0] > 0, truth[0] > 0)  # image and mask change together
+        rows, columns = truth[0].any(dim=1), truth[0].any(dim=0)
+        assert torch.equal(truth[0] > 0, rows[:, None] & columns[None])
+        if truth.any():
+            shares += [rows.float().mean().item(), columns.float().mean().item()]
+    assert len(shares) > 4
+    assert PASTED[0] - 0.02 <= min(shares) < max(shares) <= PASTED[1] + 0.02
 
 
 def test_patches_lie_in_the_field_of_view(image_set: Path) -> None:

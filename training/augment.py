@@ -30,6 +30,9 @@ class Augmentation:
         shift: largest shift, in half sides of the image, beyond what the zoom leaves free.
         elastic_std: standard deviation of the elastic field, in half sides.
         colour: strength of the colour changes; 1 is the full range, 0 none.
+        stain: share of views whose light and dark change places, each channel with a gamma of its
+            own, so that fluorescence looks like stained tissue and the other way round.
+        mix: share of views into which a rectangle of another image's view is pasted.
     """
 
     zoom: tuple[float, float]
@@ -38,8 +41,20 @@ class Augmentation:
     shift: float
     elastic_std: float
     colour: float
+    stain: float = 0.0
+    mix: float = 0.0
 
 
+WIDE = Augmentation(
+    zoom=(0.35, 1.4),
+    anisotropy=0.25,
+    tilt_radians=math.pi / 6,
+    shift=0.2,
+    elastic_std=0.03,
+    colour=1.0,
+    stain=0.2,
+    mix=0.5,
+)
 STRONG = Augmentation(
     zoom=(0.6, 1.3),
     anisotropy=0.15,
@@ -64,8 +79,14 @@ LIGHT = Augmentation(
     elastic_std=0.005,
     colour=0.25,
 )
-AUGMENTATIONS = {"strong": STRONG, "mild": MILD, "light": LIGHT}
-"""By their command-line names: strong to learn from few images, then closer to what is."""
+AUGMENTATIONS = {"wide": WIDE, "strong": STRONG, "mild": MILD, "light": LIGHT}
+"""By their command-line names: wide for long trainings on few images, then closer to what is."""
+
+STAIN_GAMMA = 2.5
+"""Largest gamma of a channel in a stained view; the smallest is its inverse."""
+
+PASTED = (0.25, 0.75)
+"""Sides of a pasted rectangle, as shares of the view's sides."""
 
 
 def random_grid(
@@ -110,7 +131,7 @@ def sample(image: Tensor, grid: Tensor) -> Tensor:
 def jitter_colour(
     view: Tensor, generator: Generator, augmentation: Augmentation = STRONG
 ) -> Tensor:
-    """Random gamma, contrast, brightness, channel gain, greyscale, and noise.
+    """Random stain, greyscale, gamma, contrast, brightness, channel gain, and noise.
 
     Args:
         view: float32 (3, height, width) in 0..255.
@@ -123,6 +144,9 @@ def jitter_colour(
     strength = augmentation.colour
     u = torch.rand(8, generator=generator).tolist()
     image = (view / 255).clamp(0, 1)
+    if u[6] < augmentation.stain:
+        gammas = torch.rand(3, 1, 1, generator=generator) * 2 - 1
+        image = (1 - image) ** (gammas * math.log(STAIN_GAMMA)).exp()
     if u[0] < 0.15 * strength:
         image = image.mean(dim=0, keepdim=True).expand(3, -1, -1)
     image = image ** math.exp((2 * u[1] - 1) * 0.4 * strength)
@@ -135,3 +159,27 @@ def jitter_colour(
         image = image + torch.randn(image.shape, generator=generator) * 0.03 * u[5]
     coloured: Tensor = image.clamp(0, 1) * 255
     return coloured
+
+
+def paste_window(
+    size: tuple[int, int], generator: Generator, augmentation: Augmentation
+) -> tuple[slice, slice] | None:
+    """Where another view is pasted: rows and columns, or ``None`` where this view stays whole.
+
+    Args:
+        size: (height, width) of the view.
+        generator: the source of randomness.
+        augmentation: its ``mix`` is the share of views that do not stay whole.
+    """
+    if augmentation.mix == 0:
+        return None
+    u = torch.rand(5, generator=generator).tolist()
+    if u[0] >= augmentation.mix:
+        return None
+    least, most = PASTED
+    windows = []
+    for length, share, place in zip(size, u[1:3], u[3:5], strict=True):
+        side = max(1, round(length * (least + share * (most - least))))
+        start = int(place * (length - side + 1))
+        windows.append(slice(start, start + side))
+    return windows[0], windows[1]

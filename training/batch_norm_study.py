@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from deploy.cli import guarded, print_json
-from deploy.cli_flags import positive_int
+from deploy.cli_flags import count, positive_int
 from deploy.data import SegmentationSet, open_set
 from deploy.models.checkpoint import load_checkpoint
 from deploy.models.families import Architecture
@@ -58,7 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         forms = []
         log.info("| statistics | averaged weights | val IoU, last epoch | best epoch |")
         log.info("| --- | --- | ---: | ---: |")
-        for form in study(options.data, options.output, width=options.width, epochs=options.epochs):
+        every = study(
+            options.data,
+            options.output,
+            width=options.width,
+            epochs=options.epochs,
+            settings=Settings(device=options.device, workers=options.workers, quiet=True),
+        )
+        for form in every:
             forms.append(asdict(form))
             log.info("%s", _row(form))
         if options.format == "json":
@@ -68,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded("training.batch_norm_study", run)
 
 
-def study(data: Path, output: Path, *, width: int, epochs: int) -> Iterator[Form]:
+def study(
+    data: Path, output: Path, *, width: int, epochs: int, settings: Settings
+) -> Iterator[Form]:
     """Train every form, each in a folder of its own under ``output``; what is finished is kept.
 
     Args:
@@ -76,6 +85,7 @@ def study(data: Path, output: Path, *, width: int, epochs: int) -> Iterator[Form
         output: folder for the trainings.
         width: channels of the first level.
         epochs: of each training.
+        settings: how each training runs.
 
     Raises:
         InputError: the images cannot be read.
@@ -107,7 +117,7 @@ def study(data: Path, output: Path, *, width: int, epochs: int) -> Iterator[Form
                 val_set=val_set,
                 preprocess=Preprocess(),
                 output=folder,
-                settings=Settings(quiet=True),
+                settings=settings,
             )
             averaged = ema != INSTANT
             yield Form(
@@ -150,6 +160,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=positive_int, default=12, help="default: 12")
     parser.add_argument("--epochs", type=positive_int, default=12, help="default: 12")
     parser.add_argument("--threads", type=positive_int, help="default: all cores")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument(
+        "--workers", type=count, default=0, help="processes that make views (default: 0, none)"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser
 

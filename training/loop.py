@@ -33,7 +33,7 @@ from training.recipe import Recipe
 from training.slimming import complete_from
 from training.state import Progress, identity_of, load_progress, save_progress
 from training.step import Stepper
-from training.views import Views, epoch_order
+from training.views import Views, pass_order
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Settings:
     """How to run a training, beside the recipe.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``cuda:N`` (CUDA: not run on hardware).
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         shard: which of how many processes this is.
         workers: processes that make views; 0 makes them in this one.
         tensorboard: also write TensorBoard events.
@@ -162,7 +162,7 @@ def _epoch(
     started = time.perf_counter()
     stepper.begin_epoch(epoch, size=views.preprocess.size)
     everywhere = _batches(recipe, len(views), shard, epoch=epoch)
-    mine = [[(epoch, i) for i in shard.part(indices)] for indices in everywhere]
+    mine = [shard.part(places) for places in everywhere]
     shown = tqdm(
         views.batches(mine, workers=settings.workers),
         desc=f"epoch {epoch}/{recipe.epochs}",
@@ -170,9 +170,9 @@ def _epoch(
         leave=False,
     )
     losses = []
-    for batch, indices in zip(shown, everywhere, strict=True):
+    for batch, places in zip(shown, everywhere, strict=True):
         try:
-            losses.append(stepper.step(batch, images_everywhere=len(indices)))
+            losses.append(stepper.step(batch, images_everywhere=len(places)))
         except RunError as error:
             raise RunError(f"epoch {epoch}: {error}") from error
         shown.set_postfix(loss=f"{losses[-1] * shard.size:.3f}")
@@ -191,11 +191,22 @@ def _epoch(
     )
 
 
-def _batches(recipe: Recipe, count: int, shard: Shard, *, epoch: int) -> list[list[int]]:
-    """Images of each step over all processes; a last step without one for each is left out."""
-    size = recipe.batch * shard.size
-    order = epoch_order(count, seed=recipe.seed, epoch=epoch, batch=size)
-    return [indices for indices in order if len(indices) >= shard.size]
+def _batches(
+    recipe: Recipe, count: int, shard: Shard, *, epoch: int
+) -> list[list[tuple[int, int]]]:
+    """The (pass, image) pairs of each step over all processes.
+
+    A last step of a pass without an image for each process is left out.
+    """
+    first = (epoch - 1) * recipe.passes + 1
+    return [
+        [(turn, index) for index in indices]
+        for turn in range(first, first + recipe.passes)
+        for indices in pass_order(
+            count, seed=recipe.seed, turn=turn, batch=recipe.batch * shard.size
+        )
+        if len(indices) >= shard.size
+    ]
 
 
 def _initial(recipe: Recipe) -> Network:
@@ -215,9 +226,11 @@ def _device(settings: Settings) -> torch.device:
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RunError(f"--device {settings.device}: this machine or torch build has no CUDA")
-    if settings.device == "cuda":  # not run on hardware
+    if settings.device == "cuda":
         device = torch.device("cuda", settings.shard.rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # all batches but the last have one shape
     return device
 
 

@@ -46,14 +46,12 @@ def bce_lovasz(logits: Tensor, truth: Tensor, field: Tensor | None = None) -> Te
         field: the same shape, 1 inside the field of view and 0 outside; ``None``: 1 everywhere.
     """
     logits = _at_least_single(logits)
-    images = zip(logits, truth, truth if field is None else field, strict=True)
-    hinges = [
-        _lovasz_hinge(x.flatten(), t.flatten())
-        if field is None
-        else _lovasz_hinge(x[f > 0], t[f > 0])
-        for x, t, f in images
-    ]
-    return 0.5 * _bce(logits, truth, field) + 0.5 * torch.stack(hinges).mean()
+    if field is None:
+        hinges = _lovasz_hinge(logits.flatten(1), truth.flatten(1))
+    else:
+        images = zip(logits, truth, field, strict=True)
+        hinges = torch.cat([_lovasz_hinge(x[f > 0][None], t[f > 0][None]) for x, t, f in images])
+    return 0.5 * _bce(logits, truth, field) + 0.5 * hinges.mean()
 
 
 LOSSES: dict[Loss, LossFunction] = {Loss.BCE_DICE: bce_dice, Loss.BCE_LOVASZ: bce_lovasz}
@@ -73,17 +71,21 @@ def _bce(logits: Tensor, truth: Tensor, field: Tensor | None) -> Tensor:
 
 
 def _lovasz_hinge(logits: Tensor, truth: Tensor) -> Tensor:
-    """The Lovász hinge of one image.
+    """The Lovász hinge of each image.
 
     Args:
-        logits: (pixels,).
-        truth: (pixels,), 0 or 1.
+        logits: (N, pixels).
+        truth: (N, pixels), 0 or 1.
+
+    Returns:
+        (N,).
     """
     errors = 1 - logits * (2 * truth - 1)
-    ordered, order = torch.sort(errors, descending=True)
-    positive = truth[order]
-    intersection = positive.sum() - positive.cumsum(0)
-    union = positive.sum() + (1 - positive).cumsum(0)
+    ordered, order = torch.sort(errors, dim=1, descending=True)
+    positive = truth.gather(1, order)
+    total = positive.sum(dim=1, keepdim=True)
+    intersection = total - positive.cumsum(1)
+    union = total + (1 - positive).cumsum(1)
     jaccard_loss = 1 - intersection / union
-    growth = torch.cat([jaccard_loss[:1], jaccard_loss.diff()])
-    return torch.dot(functional.relu(ordered), growth)
+    growth = torch.cat([jaccard_loss[:, :1], jaccard_loss.diff(dim=1)], dim=1)
+    return (functional.relu(ordered) * growth).sum(dim=1)

@@ -47,7 +47,8 @@ class Recipe:
 
     Attributes:
         arch: the network.
-        epochs: passes over the train split.
+        epochs: after each the network is scored and the state saved.
+        passes: passes over the train split in an epoch.
         batch: images a step and process; n processes make steps of n times as many.
         learning_rate: the largest; AdamW.
         weight_decay: AdamW's.
@@ -77,6 +78,7 @@ class Recipe:
 
     arch: Architecture = Architecture.UNET_PLUS_PLUS
     epochs: int = 60
+    passes: int = 1
     batch: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -114,7 +116,9 @@ def _plain(value: object) -> str:
     return value.value if isinstance(value, Enum) else str(value)
 
 
-_COUNTS = ("epochs", "batch", "freeze_statistics_from", "patience", "recurrence", "width")
+_COUNTS = (
+    *("epochs", "passes", "batch", "freeze_statistics_from", "patience", "recurrence", "width"),
+)
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     *((name, lambda value: value >= 1, "at least 1") for name in _COUNTS),
     ("learning_rate", lambda value: 0 < value < math.inf, "a number above 0"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from deploy.errors import RunError
 from deploy.models.checkpoint import Network
@@ -50,6 +51,7 @@ class Stepper:
         # torch's stubs lack memory_format
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average: Network = copy.deepcopy(self.network).eval()
+        self._lerp = get_ema_multi_avg_fn(recipe.ema)
         self.loss = LOSSES[recipe.loss]
         self.silent: Silent = {}
         self.importance = importance_of_step(self.network)
@@ -130,13 +132,15 @@ class Stepper:
 
     def _update_average(self) -> None:
         """Exponential moving average of parameters and BatchNorm statistics, in place."""
-        values = self.network.state_dict().values()
+        mean = [*self.average.parameters(), *self.average.buffers()]
+        now = [*self.network.parameters(), *self.network.buffers()]
+        pairs = list(zip(mean, now, strict=True))
         with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), values, strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - self.recipe.ema)
-                else:
-                    mean.copy_(value)
+            floating = [(m, n) for m, n in pairs if m.is_floating_point()]
+            self._lerp([m for m, _ in floating], [n for _, n in floating], None)
+            for m, n in pairs:
+                if not m.is_floating_point():
+                    m.copy_(n)
 
     def _choose_silent(self, epoch: int, size: tuple[int, int]) -> None:
         """Silence what mattered least in the epoch before; begin to count again."""

@@ -1,4 +1,4 @@
-"""Random views of an image set, each made by its seed, epoch and place alone."""
+"""Random views of an image set, each made by its seed, pass and image alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from deploy.data import Sample, SegmentationSet
 from deploy.preprocess import MASK_THRESHOLD, Preprocess
-from training.augment import jitter_colour, random_grid, sample
+from training.augment import jitter_colour, paste_window, random_grid, sample
 from training.recipe import Recipe
 
 CACHE_BYTES = 2 * 2**30
@@ -48,9 +48,9 @@ class Batch:
 
 
 class Views(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
-    """A view for each (epoch, image) pair.
+    """A view for each (pass, image) pair.
 
-    Views depend on seed, epoch and image alone: not on the batch, the process or the worker.
+    Views depend on seed, pass and image alone: not on the batch, the process or the worker.
 
     Raises:
         InputError: an image or mask cannot be read.
@@ -81,30 +81,43 @@ class Views(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         return len(self.samples)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The view of one image in one epoch: inputs (3, h, w), truth and field (1, h, w)."""
-        epoch, index = place
-        seed = (self.recipe.seed * 100_003 + epoch) * 1_000_003 + index
+        """The view of one image in one pass: inputs (3, h, w), truth and field (1, h, w)."""
+        turn, index = place
+        seed = (self.recipe.seed * 100_003 + turn) * 1_000_003 + index
         generator = Generator().manual_seed(seed % 2**63)
+        view = self._cut(index, generator)
+        size = (view[0].shape[1], view[0].shape[2])
+        window = paste_window(size, generator, self.recipe.augmentation)
+        if window is not None:
+            other = self._cut(int(torch.randint(len(self), (1,), generator=generator)), generator)
+            for whole, pasted in zip(view, other, strict=True):
+                whole[:, window[0], window[1]] = pasted[:, window[0], window[1]]
+        colours, truth, *fields = view
+        channels_last = colours.round_().byte().permute(1, 2, 0).numpy()
+        inputs = torch.from_numpy(self.preprocess.normalise(channels_last))
+        return inputs, truth, fields[0] if fields else None
+
+    def _cut(self, index: int, generator: Generator) -> list[Tensor]:
+        """A random view: colours (3, h, w) in 0..255, truth and, if the set has any, field."""
         pixels = self.cache[index] if index in self.cache else _read(self.samples[index])
         augmentation = self.recipe.augmentation
         grid = random_grid(self.preprocess.size, generator, augmentation)
         if self.recipe.patch is not None:
             grid = _window(grid, self.recipe.patch, pixels.field, generator)
-        view = jitter_colour(sample(pixels.image, grid), generator, augmentation)
-        channels_last = view.round_().byte().permute(1, 2, 0).numpy()
-        inputs = torch.from_numpy(self.preprocess.normalise(channels_last))
-        truth = (sample(pixels.mask, grid) >= MASK_THRESHOLD).float()
-        if not self.has_fields:
-            return inputs, truth, None
-        if pixels.field is None:
-            return inputs, truth, torch.ones_like(truth)
-        return inputs, truth, (sample(pixels.field, grid) >= MASK_THRESHOLD).float()
+        colours = jitter_colour(sample(pixels.image, grid), generator, augmentation)
+        view = [colours, (sample(pixels.mask, grid) >= MASK_THRESHOLD).float()]
+        if self.has_fields:
+            inside = torch.ones_like(view[1])
+            if pixels.field is not None:
+                inside = (sample(pixels.field, grid) >= MASK_THRESHOLD).float()
+            view.append(inside)
+        return view
 
     def batches(self, places: Sequence[Sequence[tuple[int, int]]], *, workers: int) -> Loader:
         """Batches of views, in order.
 
         Args:
-            places: (epoch, image) pairs of each batch.
+            places: (pass, image) pairs of each batch.
             workers: processes that make views; 0 makes them in this one.
         """
         return Loader(
@@ -118,9 +131,9 @@ class Views(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
 Loader = DataLoader[tuple[Tensor, Tensor, Tensor | None]]
 
 
-def epoch_order(count: int, *, seed: int, epoch: int, batch: int) -> Iterator[list[int]]:
-    """Every image once, in an order made by seed and epoch, in batches; the last may be short."""
-    generator = Generator().manual_seed(seed * 100_003 + epoch)
+def pass_order(count: int, *, seed: int, turn: int, batch: int) -> Iterator[list[int]]:
+    """Every image once, in an order made by seed and pass, in batches; the last may be short."""
+    generator = Generator().manual_seed(seed * 100_003 + turn)
     for indices in torch.randperm(count, generator=generator).split(batch):
         yield indices.tolist()
 
