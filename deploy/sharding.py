@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +61,10 @@ WHOLE = Shard()
 def shard_from_environment(*, backend: str = "gloo") -> Iterator[Shard]:
     """The shard ``torchrun`` assigned to this process; the only one without torchrun.
 
+    No thread of the process group outlives the context. One that does may let go of a tensor
+    while the interpreter ends, which aborts the process ("terminate called without an active
+    exception") after all its work is done.
+
     Args:
         backend: of ``torch.distributed``: gloo for CPUs, nccl for GPUs (not run on hardware).
     """
@@ -68,8 +74,16 @@ def shard_from_environment(*, backend: str = "gloo") -> Iterator[Shard]:
         return
     import torch.distributed
 
+    # Default arguments of this module keep the group that exists when it is imported for ever,
+    # and DistributedDataParallel imports it: so it comes first.
+    import torch.distributed.nn.functional
+
     torch.distributed.init_process_group(backend)
     try:
         yield Shard(rank=torch.distributed.get_rank(), size=size)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # their variables hold the group, too
+        raise
     finally:
+        gc.collect()  # a reference cycle of the caller may hold it as well
         torch.distributed.destroy_process_group()

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable
+import hashlib
+import io
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+import deploy.simplify
 from deploy.models import R2UNet, UNetPlusPlus
 from deploy.models.checkpoint import Network, save_checkpoint
 from deploy.preprocess import Preprocess
@@ -103,6 +110,75 @@ def write_image_set(root: Path, splits: list[str], *, seed: int = 3) -> Path:
         writer.writerow(["image_id", "split"])
         writer.writerows(zip(names, splits, strict=True))
     return root
+
+
+class Reuse:
+    """Exports and simplified graphs of this session, by all that decides them.
+
+    Tracing and onnxsim take seconds even for tiny networks, and many tests need the same few
+    files. Both are deterministic, which tests marked ``uncached`` prove on the real functions.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.enabled = True
+        self._export = torch.onnx.export
+        self._simplify = deploy.simplify._run_onnxsim
+        self._run = subprocess.run
+
+    def export(self, network: nn.Module, *arguments: object, **options: object) -> object:
+        """``torch.onnx.export`` without a file; what cannot be pickled is exported afresh."""
+        pickled = io.BytesIO()
+        try:
+            torch.save((network, arguments), pickled)  # instance attributes, too
+        except Exception:  # pickle raises many: a class of a test's own, a lambda
+            pickled.truncate(0)
+        if not self.enabled or len(arguments) != 1 or not pickled.getvalue():
+            return self._export(network, *arguments, **options)
+
+        def make() -> onnx.ModelProto:
+            return self._export(network, *arguments, **options).model_proto
+
+        key = [pickled.getvalue(), repr(sorted(options.items())).encode()]
+        return SimpleNamespace(model_proto=self._made(key, make))
+
+    def simplify(self, source: Path, time_limit_s: float) -> onnx.ModelProto:
+        """onnxsim's result, unless a test limits or replaces the process it runs in."""
+
+        def make() -> onnx.ModelProto:
+            return self._simplify(source, time_limit_s)
+
+        usual = time_limit_s == deploy.simplify.TIME_LIMIT_S and subprocess.run is self._run
+        if not self.enabled or not usual:
+            return make()
+        return self._made([b"onnxsim", source.read_bytes()], make)
+
+    def _made(self, key: list[bytes], make: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
+        path = self.folder / f"{hashlib.sha256(b'|'.join(key)).hexdigest()}.onnx"
+        if not path.exists():
+            partial = path.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(make().SerializeToString())
+            partial.replace(path)
+        return onnx.load_model_from_string(path.read_bytes())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reuse]:
+    base = tmp_path_factory.getbasetemp()  # parallel workers share the folder above theirs
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reuse"
+    folder.mkdir(exist_ok=True)
+    reuse = Reuse(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.onnx.export", reuse.export)
+        patch.setattr("deploy.simplify._run_onnxsim", reuse.simplify)
+        yield reuse
+
+
+@pytest.fixture(autouse=True)
+def _uncached(request: pytest.FixtureRequest, _reuse: Reuse) -> Iterator[None]:
+    _reuse.enabled = request.node.get_closest_marker("uncached") is None
+    yield
+    _reuse.enabled = True
 
 
 @pytest.fixture

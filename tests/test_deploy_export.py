@@ -169,6 +169,7 @@ def test_the_artifact_describes_the_file(exported: dict[str, Exported]) -> None:
     assert (artifact.sha256, artifact.parent) == (sha256_of(artifact.path), None)
 
 
+@pytest.mark.uncached
 def test_exporting_again_gives_the_same_bytes_changes_nothing_and_prints_nothing(
     exported: dict[str, Exported], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,7 @@ class TestSimplify:
         ]
         assert names[0] == names[1]
 
+    @pytest.mark.uncached
     def test_two_runs_give_the_same_bytes(
         self, exported: Artifact, simplified: Artifact, tmp_path: Path
     ) -> None:

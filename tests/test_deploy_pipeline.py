@@ -196,6 +196,7 @@ class TestReuse:
         assert report == json.loads((copied / "report.json").read_text())
         jsonschema.validate(report, json.loads(SCHEMA.read_text()))
 
+    @pytest.mark.uncached
     def test_a_changed_file_is_made_again_to_the_same_bytes(
         self, inputs: Path, finished: Path, copied: Path
     ) -> None:

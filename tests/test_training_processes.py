@@ -93,7 +93,8 @@ with shard_from_environment() as shard:
 
 
 def torchrun(*arguments: str) -> None:
-    done = subprocess.run([*TORCHRUN, *arguments], capture_output=True, text=True, check=False)
+    command = [*TORCHRUN, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -151,3 +152,55 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(
         assert a["val_iou"] == pytest.approx(b["val_iou"], abs=0.5)
     keys = set(load_file(two / "last.safetensors"))
     assert keys == set(build_network(Architecture.UNET_PLUS_PLUS, width=4).state_dict())
+
+
+THREADS_AFTERWARDS = """
+import json, os, sys
+from pathlib import Path
+import torch
+from deploy.models.checkpoint import build_network
+from deploy.models.families import Architecture
+from deploy.sharding import shard_from_environment
+from training.recipe import Amp, Recipe
+from training.step import Stepper
+from training.views import Batch
+
+def threads():
+    return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+
+def train(shard):
+    recipe = Recipe(arch=Architecture.UNET_PLUS_PLUS, amp=Amp.OFF)
+    network = build_network(recipe.arch, width=1)
+    stepper = Stepper(recipe, network, steps=1, device=torch.device("cpu"), shard=shard)
+    stepper.begin_epoch(1, size=(16, 16))
+    x = torch.ones(1, 3, 16, 16)
+    stepper.step(Batch(inputs=x, truth=x[:, :1], field=None), images_everywhere=2)
+    found["within"] = threads()
+    if shard.is_first:
+        raise RuntimeError("this process cannot go on")
+
+torch.set_num_threads(1)
+found = {"before": threads()}
+try:
+    with shard_from_environment() as shard:
+        train(shard)
+except RuntimeError as error:
+    found["after"] = threads()  # while the error, and what it refers to, is still there
+found.setdefault("after", threads())
+Path(sys.argv[1], os.environ["RANK"]).write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are named in /proc")
+def test_no_thread_outlives_the_processes_work(tmp_path: Path) -> None:
+    """A thread that does can abort a process that has done all it had to do.
+
+    The first process fails after its training step, the other does not.
+    """
+    script = tmp_path / "script.py"
+    script.write_text(THREADS_AFTERWARDS, encoding="utf-8")
+    torchrun(str(script), str(tmp_path))
+    for rank in ("0", "1"):
+        found = json.loads((tmp_path / rank).read_text(encoding="utf-8"))
+        assert any("gloo" in name for name in found["within"]), found
+        assert found["after"] == found["before"], found
