@@ -32,6 +32,7 @@ from deploy.cli_flags import (
     threads_flag,
     timing_flags,
 )
+from deploy.cli_package_flags import package_flags
 from deploy.cli_train_flags import train_flags
 
 
@@ -271,6 +272,11 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         "time models side by side, interleaved in one run",
         "segdeploy benchmark -m net.sim.onnx net.int8.ort-x86.onnx --reference best.safetensors",
         _benchmark,
+    ),
+    "package": (
+        "write a folder for another toolchain, with everything it needs, read back and checked",
+        "segdeploy package --target tensorrt -m net.int8.tensorrt.onnx net.fp16.onnx -o net-trt",
+        package_flags,
     ),
     "report": (
         "write report.md and report.html again from report.json",

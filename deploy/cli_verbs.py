@@ -21,6 +21,7 @@ from deploy import (
     cli_benchmark,
     cli_compare,
     cli_doctor,
+    cli_package,
     cli_train,
 )
 from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
@@ -110,6 +111,7 @@ VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
     "quantize": cli_artifacts.quantize,
     "parity": cli_compare.parity,
     "benchmark": cli_benchmark.benchmark,
+    "package": cli_package.package_models,
     "report": report,
     "run": run_all,
 }

@@ -174,7 +174,7 @@ class _QdqWriter:
             self.before[node.name] = own
         for node in self.graph.node:
             kept = node.op_type == "Conv" and node.name in self.exclude
-            if kept and activations and len(node.input) > 2:
+            if kept and activations and len(node.input) > 2 and self.profile.quantize_bias:
                 self._keep_in_float(node)
 
     def quantize_activations(self, activations: dict[str, QuantParams]) -> None:

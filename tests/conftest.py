@@ -18,12 +18,14 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
 import deploy.simplify
 from deploy.models import R2UNet, UNetPlusPlus
 from deploy.models.checkpoint import Network, save_checkpoint
+from deploy.onnx_file import save_model, set_metadata
 from deploy.preprocess import Preprocess
 
 N = TypeVar("N", bound=Network)
@@ -197,6 +199,69 @@ def randomise() -> Callable[[Network], Network]:
 def make_image_set() -> Callable[[Path, list[str]], Path]:
     """Function (folder, one split per image) -> folder that writes a prepared image set."""
     return write_image_set
+
+
+def write_small_onnx(path: Path, preprocess: Preprocess = TINY, *, batch: int | str = "n") -> Path:
+    """A U-shaped network of four convolutions in opset 18, with the metadata of an export.
+
+    Written node by node, so that a test about files need not wait for an exporter.
+    """
+    draw = np.random.default_rng(11)
+    height, width = preprocess.size
+    stored = [helper.make_tensor("scales", TensorProto.FLOAT, [4], [1, 1, 2, 2])]
+
+    def conv(name: str, source: str, channels: tuple[int, int], kernel: int) -> onnx.NodeProto:
+        shape = (channels[1], channels[0], kernel, kernel)
+        weight = draw.normal(0, 1.5 / np.sqrt(channels[0] * kernel**2), shape)
+        bias = draw.normal(0, 0.1, channels[1])
+        for suffix, values in (("weight", weight), ("bias", bias)):
+            named = numpy_helper.from_array(values.astype(np.float32), f"{name}.{suffix}")
+            stored.append(named)
+        inputs = [source, f"{name}.weight", f"{name}.bias"]
+        pads = [kernel // 2] * 4
+        return helper.make_node(
+            "Conv", inputs, [name], name=name, pads=pads, kernel_shape=[kernel, kernel]
+        )
+
+    resize = helper.make_node(
+        "Resize",
+        ["low/Relu", "", "scales"],
+        ["up"],
+        name="up",
+        mode="linear",
+        coordinate_transformation_mode="align_corners",
+        antialias=0,
+        keep_aspect_ratio_policy="stretch",
+    )
+    nodes = [
+        conv("high", "image", (3, 4), 3),
+        helper.make_node("Relu", ["high"], ["high/Relu"], name="high/Relu"),
+        helper.make_node(
+            "MaxPool", ["high/Relu"], ["pool"], name="pool", kernel_shape=[2, 2], strides=[2, 2]
+        ),
+        conv("low", "pool", (4, 8), 3),
+        helper.make_node("Relu", ["low"], ["low/Relu"], name="low/Relu"),
+        resize,
+        helper.make_node("Concat", ["up", "high/Relu"], ["both"], name="both", axis=1),
+        conv("merge", "both", (12, 4), 3),
+        helper.make_node("Relu", ["merge"], ["merge/Relu"], name="merge/Relu"),
+        conv("head", "merge/Relu", (4, 1), 1),
+        helper.make_node("Sigmoid", ["head"], ["probability"], name="sigmoid"),
+    ]
+    ends = [("image", [batch, 3, height, width]), ("probability", [batch, 1, height, width])]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ends]
+    graph = helper.make_graph(nodes, "small", values[:1], values[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    entries = {"arch": "unet_plus_plus", "task": "semantic segmentation", "classes": "nucleus"}
+    set_metadata(model, entries | {"preprocess": preprocess.to_json(), "precision": "fp32"})
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture
+def small_onnx() -> Callable[..., Path]:
+    """Function (path, contract, batch=...) -> path that writes a small float ONNX file."""
+    return write_small_onnx
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,94 @@
+"""``segdeploy package``: a folder with everything another toolchain needs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from calibration.estimate import Method
+from calibration.table import CalibrationTable
+from deploy.artifact import sha256_of
+from deploy.cli_inputs import GATE_FAILED, Options, Result
+from deploy.data import open_set, require_disjoint
+from deploy.errors import UsageError
+from deploy.onnx_file import load_model
+from deploy.packaging.base import CHECKSUMS, PackageTarget, Request, Source
+from deploy.packaging.package import package, require_free
+from deploy.packaging.registry import package_target
+from deploy.targets.tensorrt_rules import rejected
+
+log = logging.getLogger(__name__)
+
+
+def package_models(options: Options, arguments: Sequence[str]) -> Result:
+    """Write a package and say what is in it, or check models only."""
+    target = package_target(options.target)
+    if options.check:
+        return _check(target, options)
+    if options.output is None:
+        raise UsageError("give the folder to write with -o, or --check to look at the models only")
+    require_free(options.output.resolve(), overwrite=options.overwrite)
+    written = package(
+        _request(options), target=target, output=options.output, overwrite=options.overwrite
+    )
+    size = sum(file.bytes for file in written.files)
+    log.info(
+        "%s: %d files, %.1f MB, for %s",
+        options.output,
+        len(written.files),
+        size / 1e6,
+        target.title,
+    )
+    log.info("check: cd %s && sha256sum -c %s", options.output, CHECKSUMS)
+    for step in written.contents.steps:
+        log.info("%s: %s", step.what, step.command)
+    for limit in written.contents.not_run:
+        log.info("not run on hardware: %s", limit)
+    return 0, asdict(written)
+
+
+def _check(target: PackageTarget, options: Options) -> Result:
+    """Say which nodes the toolchain would refuse."""
+    if target.check is None:
+        raise UsageError(f"--check: {target.title} has no rules about graphs here")
+    found = {path: target.check(load_model(path)) for path in options.model}
+    refused = {path: len({f.node for f in rejected(finds)}) for path, finds in found.items()}
+    for path, findings in found.items():
+        log.info("%s: %s refuses %d nodes", path, target.title, refused[path])
+        for finding in findings:
+            log.info("  %s", finding)
+    rows = [
+        {
+            "file": str(path),
+            "node": finding.node,
+            "rule": finding.rule.value,
+            "refused": finding.rule.rejects,
+            "found": finding.found,
+            "fix": finding.fix,
+        }
+        for path, findings in found.items()
+        for finding in findings
+    ]
+    code = GATE_FAILED if any(refused.values()) else 0
+    return code, {"target": target.name, "accepted": not code, "findings": rows}
+
+
+def _request(options: Options) -> Request:
+    calibration = open_set(options.calib_data, "train") if options.calib_data else None
+    if calibration is not None:
+        calibration = calibration.take(options.num_samples, seed=options.seed)
+    evaluation = open_set(options.data, "test") if options.data else None
+    if calibration is not None and evaluation is not None:
+        require_disjoint(calibration, evaluation)
+    table = options.calibration
+    return Request(
+        sources=tuple(Source.open(path) for path in options.model),
+        calibration=calibration,
+        evaluation=evaluation,
+        table=CalibrationTable.read(table) if table else None,
+        table_sha256=sha256_of(table) if table else None,
+        method=Method(options.method) if options.method else None,
+        exclude=tuple(options.exclude),
+        batches=tuple(options.batch),
+    )

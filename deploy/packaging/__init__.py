@@ -1,0 +1,1 @@
+"""Packages: folders that hand a finished model to another toolchain, complete and checked."""

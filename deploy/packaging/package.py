@@ -1,0 +1,166 @@
+"""Write a package: whole or not at all, checked by reading it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deploy.artifact import sha256_of
+from deploy.errors import InputError, UsageError
+from deploy.packaging.base import (
+    CHECKSUMS,
+    MANIFEST,
+    README,
+    Contents,
+    Package,
+    PackageFile,
+    PackageTarget,
+    Request,
+    Step,
+)
+from deploy.packaging.checksums import files_of, verify_checksums, write_checksums
+from deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
+
+
+def package(
+    request: Request, *, target: PackageTarget, output: Path, overwrite: bool = False
+) -> Package:
+    """Write everything a toolchain needs into one folder.
+
+    Written beside ``output`` under a temporary name, read back, then renamed: a folder of that
+    name is always complete. Same request, same bytes.
+
+    Args:
+        request: models, images, calibration.
+        target: the toolchain.
+        output: folder to write.
+        overwrite: replace a package that is there.
+
+    Raises:
+        UsageError: the folder exists, or something the target needs was not given.
+        InputError: a model or an image set the target cannot take, or the written folder reads
+            back as something else.
+        OSError: the folder cannot be written.
+    """
+    output = output.resolve()
+    require_free(output, overwrite=overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    temporary.mkdir()
+    try:
+        contents = target.write(request, temporary)
+        content = manifest(request, target, contents, _listed(temporary))
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        page = readme(content, title=target.title)
+        (temporary / README).write_text(page, encoding="utf-8")
+        write_checksums(temporary)
+        found = reread(temporary, target=target)
+        _put(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return replace(found, folder=output)
+
+
+def reread(folder: Path, *, target: PackageTarget) -> Package:
+    """Read a written package back, every file of it.
+
+    Raises:
+        InputError: no package of this target, a file that is missing, changed or not listed, or
+            one that its own format's parser refuses.
+    """
+    content = read_manifest(folder)
+    if content["target"] != target.name:
+        raise InputError(f"{folder} is a package for {content['target']}, not for {target.name}")
+    verify_checksums(folder)
+    found = Package(
+        target=target.name,
+        folder=folder,
+        files=_listed(folder),
+        contents=_contents(content["contents"]),
+        document=content["document"],
+    )
+    if [vars(file) for file in found.files] != content["files"]:
+        raise InputError(f"{folder / MANIFEST} and the files beside it do not fit together")
+    page = (folder / README).read_text(encoding="utf-8")
+    for step in found.contents.steps:
+        if step.command not in page:
+            raise InputError(f"{folder / README} lacks the command {step.command!r}")
+    target.verify(folder)
+    return found
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a package.
+
+    Raises:
+        InputError: there is none, or it is of another release.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); is {folder} a package?") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path} has schema version {version!r}; expected {SCHEMA_VERSION}")
+    return dict(content)
+
+
+def require_free(output: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that exists, and with ``overwrite`` one that is no package.
+
+    Raises:
+        UsageError: naming the folder.
+    """
+    if not output.exists():
+        return
+    if not overwrite:
+        raise UsageError(f"-o {output} exists; choose another, or --overwrite to replace it")
+    replaceable = output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))
+    if not replaceable:
+        raise UsageError(
+            f"-o {output} is no package (it holds no {MANIFEST}); --overwrite replaces packages "
+            "only. Choose another folder"
+        )
+
+
+def _put(temporary: Path, output: Path) -> None:
+    """Rename into place; what was there goes once the new folder has its name."""
+    if not output.exists():
+        temporary.rename(output)
+        return
+    old = output.with_name(f".{output.name}.{os.getpid()}.replaced")
+    output.rename(old)
+    try:
+        temporary.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _listed(folder: Path) -> tuple[PackageFile, ...]:
+    own = {MANIFEST, README, CHECKSUMS}
+    return tuple(
+        PackageFile(
+            path=path, sha256=sha256_of(folder / path), bytes=(folder / path).stat().st_size
+        )
+        for path in files_of(folder)
+        if path not in own
+    )
+
+
+def _contents(stored: object) -> Contents:
+    if not isinstance(stored, dict):
+        raise InputError(f"{MANIFEST} lists no contents; package the model again")
+    return Contents(
+        steps=tuple(Step(**step) for step in stored["steps"]),
+        executed=tuple(stored["executed"]),
+        not_run=tuple(stored["not_run"]),
+        notes=tuple(stored["notes"]),
+    )

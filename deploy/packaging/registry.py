@@ -1,0 +1,36 @@
+"""Which toolchains a model can be packaged for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.errors import UsageError
+from deploy.packaging.ascend import ASCEND
+from deploy.packaging.base import Package, PackageTarget
+from deploy.packaging.package import read_manifest, reread
+from deploy.packaging.tensorrt import TENSORRT
+from deploy.packaging.vacc import VACC
+
+PACKAGE_TARGETS = {target.name: target for target in (ASCEND, TENSORRT, VACC)}
+
+
+def package_target(name: str) -> PackageTarget:
+    """Look a toolchain up.
+
+    Raises:
+        UsageError: no such target; the message lists the names.
+    """
+    if name not in PACKAGE_TARGETS:
+        names = ", ".join(sorted(PACKAGE_TARGETS))
+        raise UsageError(f"package target {name!r} is unknown; choose from {names}")
+    return PACKAGE_TARGETS[name]
+
+
+def verify_package(folder: Path) -> Package:
+    """Read any package back: checksums, and every file by a parser of its format.
+
+    Raises:
+        InputError: naming the first file that is not as it was written.
+        UsageError: a package for a target this release does not know.
+    """
+    return reread(folder, target=package_target(str(read_manifest(folder)["target"])))
