@@ -21,12 +21,21 @@ DISPLAY_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One model file on one runtime; ``skipped`` says why it cannot run here."""
+    """One model file on one runtime.
+
+    Attributes:
+        label: of the file, for the table.
+        artifact: the file.
+        runtime: what runs it.
+        skipped: why it cannot run here.
+        optional: whether a runtime that does not take the file is a skipped row, not an error.
+    """
 
     label: str
     artifact: Artifact
     runtime: RuntimeName
     skipped: str | None
+    optional: bool = False
 
     @property
     def name(self) -> str:
@@ -71,6 +80,27 @@ def entries_for(
                 Entry(label=label, artifact=artifact, runtime=runtime, skipped=state.reason)
             )
     return tuple(entries)
+
+
+def entries_everywhere(artifacts: Mapping[str, Artifact]) -> tuple[Entry, ...]:
+    """Pair every model file with every runtime, whatever device an int8 file was made for.
+
+    A runtime that is not installed, or does not take the file, becomes a skipped row.
+
+    Args:
+        artifacts: label to model file.
+    """
+    return tuple(
+        Entry(
+            label=label,
+            artifact=artifact,
+            runtime=runtime,
+            skipped=availability(runtime).reason,
+            optional=True,
+        )
+        for label, artifact in artifacts.items()
+        for runtime in default_runtimes()
+    )
 
 
 def require_ready(runtimes: Sequence[RuntimeName]) -> None:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-from scipy.stats import bootstrap
-
 from benchmarks.accuracy import Scores
+from benchmarks.paired_interval import paired_interval
+from benchmarks.verdict import Evidence, Verdict, kept_percent
 from deploy.errors import InputError, UsageError
-
-CONFIDENCE = 0.95
-"""Coverage of the interval around delta."""
-
-RESAMPLES = 9999
-"""Bootstrap resamples behind the interval."""
 
 WORST_IMAGES = 6
 """How many images a report shows unless it asks for another number."""
@@ -40,6 +32,11 @@ class ImageParity:
     def delta(self) -> float:
         """Candidate minus reference IoU, percentage points."""
         return self.candidate_iou - self.reference_iou
+
+    @property
+    def disagreement_percent(self) -> float:
+        """Share of pixels whose class differs from the reference, percent."""
+        return 100.0 * self.differing / self.pixels
 
     @property
     def collapsed(self) -> bool:
@@ -96,8 +93,12 @@ class ParityReport:
 
     @cached_property
     def ci95(self) -> tuple[float, float]:
-        """95 % interval of ``delta``, percentage points: paired bootstrap over the images."""
-        return paired_interval([image.delta for image in self.images], seed=self.seed)
+        """95 % interval of ``delta``, percentage points: paired bootstrap over the images.
+
+        Cut where no change of IoU can lie, which the interval of a handful of images reaches.
+        """
+        low, high = paired_interval([image.delta for image in self.images], seed=self.seed)
+        return max(low, -100.0), min(high, 100.0)
 
     @property
     def disagreement_percent(self) -> float:
@@ -116,18 +117,32 @@ class ParityReport:
         return bool(self.collapsed_images)
 
     @property
+    def reference_iou_kept_percent(self) -> float | None:
+        """Candidate over reference IoU, percent; ``None`` of a reference of 0."""
+        return kept_percent(self.reference_scores.iou, self.candidate_scores.iou)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the interval says about the budget."""
+        low, high = self.ci95
+        return Evidence(
+            delta=self.delta, low=low, high=high, max_drop=self.max_drop, images=len(self.images)
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """A collapse where there is one, else what the interval proves."""
+        return Verdict.COLLAPSED if self.collapsed else self.evidence.verdict
+
+    @property
     def passed(self) -> bool:
-        """No foreground collapse, and ``delta`` itself (not its interval) within ``max_drop``."""
-        return not self.failures
+        """It is proven that the budget is kept, and nothing collapsed."""
+        return self.verdict is Verdict.KEPT
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why the verdict is negative, one sentence each; empty when it passed."""
-        reasons = []
-        if self.delta < -self.max_drop:
-            reasons.append(
-                f"IoU changed by {self.delta:+.3f} points, more than the {self.max_drop:g} allowed"
-            )
+        """Why it did not pass and what would prove it, one sentence each; empty when it did."""
+        reasons = [self.evidence.failure] if self.evidence.failure else []
         if self.collapsed:
             names = ", ".join(self.collapsed_images[:WORST_IMAGES])
             more = len(self.collapsed_images) - WORST_IMAGES
@@ -142,28 +157,3 @@ class ParityReport:
         """The ``count`` images that lost most IoU; of equals, those with more changed pixels."""
         ranked = sorted(self.images, key=lambda image: (image.delta, -image.differing, image.name))
         return tuple(ranked[:count])
-
-
-def paired_interval(differences: Sequence[float], *, seed: int) -> tuple[float, float]:
-    """95 % bias-corrected, accelerated bootstrap interval of the mean of paired differences.
-
-    Identical differences have no spread to resample: their interval is the value itself.
-
-    Example:
-        >>> paired_interval([0.0, 0.0, 0.0], seed=0)
-        (0.0, 0.0)
-
-    Source: Efron, "Better Bootstrap Confidence Intervals", JASA 1987.
-    """
-    values = np.asarray(differences, np.float64)
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    interval = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="BCa",
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import Scores, score
-from benchmarks.accuracy_images import ImageScores, PerImage, score_images
-from benchmarks.definitions import PER_IMAGE
+from benchmarks.accuracy_images import score_images
 from benchmarks.entries import Entry
-from benchmarks.parity import ParityReport, compare
+from benchmarks.parity import compare
+from benchmarks.parity_rows import Row, candidate_row, reference_row, skipped_row
+from benchmarks.predictions import Predictions
 from deploy.errors import InputError
 from deploy.interface import Interface, interface_of
 from deploy.runtimes.base import Execution, Runtime, infer_each
@@ -38,8 +38,9 @@ def parity_section(
     progress: Progress[NDArray[Any]],
     pixels: NDArray[np.uint8] | None = None,
     fields: NDArray[np.bool_] | None = None,
+    predictions: Sequence[Predictions] = (),
 ) -> dict[str, Any]:
-    """Score the reference and every entry.
+    """Score the reference, every entry, and what devices returned.
 
     Args:
         reference: an open runtime, usually PyTorch in fp32.
@@ -56,6 +57,7 @@ def parity_section(
             needed where there is such a model.
         fields: bool (N, H, W), the fields of view; pixels outside count nowhere. ``None`` where
             every pixel counts.
+        predictions: outputs of the same images that were made elsewhere.
 
     Returns:
         The ``parity`` section of ``report.json``, the reference's row first.
@@ -67,38 +69,49 @@ def parity_section(
     """
     inputs = {Interface.TENSOR: images, Interface.IMAGE: pixels}
     expected = _foreground(reference, reference_name, inputs, progress)
+
+    def judged(
+        identity: Row, found: NDArray[np.float32], *, executed: str | None, ranks: bool
+    ) -> Row:
+        report = compare(
+            reference_name,
+            identity["name"],
+            expected,
+            found,
+            truths,
+            max_drop=max_drop,
+            image_names=names,
+            field=fields,
+            seed=seed,
+        )
+        alone = score_images(found, truths, fields)
+        return candidate_row(identity, executed, report, alone, ranks=ranks)
+
     rows = [_reference_row(reference, reference_name, expected, truths, fields)]
     for entry in entries:
-        if entry.skipped:
-            rows.append(_row(entry, executed=None, report=None))
-            continue
-        with open_runtime(entry.runtime, entry.artifact, execution=execution) as runtime:
+        with ExitStack() as stack:
+            runtime = _opened(stack, entry, execution)
+            if isinstance(runtime, str):
+                rows.append(skipped_row(entry.identity(), runtime))
+                continue
             found = _foreground(runtime, entry.name, inputs, progress)
-            report = compare(
-                reference_name,
-                entry.name,
-                expected,
-                found,
-                truths,
-                max_drop=max_drop,
-                image_names=names,
-                field=fields,
-                seed=seed,
-            )
-            row = _row(entry, executed=runtime.executed.words, report=report)
-            images_alone = score_images(found, truths, fields)
-            rows.append(row | _scores(runtime, report.candidate_scores, images_alone))
+            executed, ranks = runtime.executed.words, _ranks(runtime)
+            rows.append(judged(entry.identity(), found, executed=executed, ranks=ranks))
+    for given in predictions:
+        found, identity = given.probability, given.identity()
+        rows.append(judged(identity, found, executed=None, ranks=given.ranks))
     return {
         "reference": reference_name,
         "max_drop_percentage_points": max_drop,
         "images": len(images),
+        "image_names": list(names),
         "field_of_view_percent": None if fields is None else 100.0 * float(fields.mean()),
         "rows": rows,
     }
 
 
 def gate_passed(section: dict[str, Any]) -> bool:
-    """Whether every row that ran stayed within the budget, and at least one ran."""
+    """Whether every candidate that was compared passed, and at least one was."""
     judged = [row["passed"] for row in section["rows"] if row["passed"] is not None]
     return bool(judged) and all(judged)
 
@@ -120,20 +133,22 @@ def _foreground(
     return infer_each(runtime, progress(images, name))
 
 
-def _scores(runtime: Runtime, scores: Scores, images: ImageScores) -> dict[str, Any]:
-    """Scores as columns; a mask does not rank its pixels, so it has no area under the curve."""
-    ranks = interface_of(runtime.inputs, runtime.outputs) is not Interface.IMAGE
-    return {
-        "scores": asdict(scores if ranks else replace(scores, auc=None)),
-        "image_scores": {
-            name: _image_score(getattr(images, name)) if ranks or name != "auc_per_image" else None
-            for name in PER_IMAGE
-        },
-    }
+def _opened(stack: ExitStack, entry: Entry, execution: Execution) -> Runtime | str:
+    """The entry's runtime, closed with the stack; or why it is skipped."""
+    if entry.skipped:
+        return entry.skipped
+    try:
+        runtime = open_runtime(entry.runtime, entry.artifact, execution=execution)
+    except InputError as error:
+        if not entry.optional:
+            raise
+        return f"{entry.runtime.value} does not take this file: {error}"
+    return stack.enter_context(runtime)
 
 
-def _image_score(score: PerImage) -> dict[str, Any]:
-    return {"mean": score.mean, "left_out": score.left_out, "values": list(score.values)}
+def _ranks(runtime: Runtime) -> bool:
+    """Whether a model gives probabilities, and not masks."""
+    return interface_of(runtime.inputs, runtime.outputs) is not Interface.IMAGE
 
 
 def _reference_row(
@@ -142,44 +157,14 @@ def _reference_row(
     probability: NDArray[np.float32],
     truths: NDArray[np.bool_],
     fields: NDArray[np.bool_] | None,
-) -> dict[str, Any]:
-    images = score_images(probability, truths, fields)
-    return {
+) -> Row:
+    executed = reference.executed.words
+    identity = {
         "name": name,
         "file": None,
         "target": None,
         "runtime": reference.name,
-        "precision_requested": reference.executed.words,
-        "precision_executed": reference.executed.words,
-        **_scores(reference, score(probability, truths, fields), images),
-        "delta_iou_percentage_points": None,
-        "ci95_percentage_points": None,
-        "disagreement_percent": None,
-        "passed": None,
-        "skipped": None,
-        "worst_images": [],
-        "iou_per_image_percent": list(images.iou.values),
+        "precision_requested": executed,
     }
-
-
-def _row(entry: Entry, *, executed: str | None, report: ParityReport | None) -> dict[str, Any]:
-    """A row without its scores, which a model that ran adds."""
-    return entry.identity() | {
-        "precision_executed": executed,
-        "scores": None,
-        "image_scores": None,
-        "delta_iou_percentage_points": report.delta if report else None,
-        "ci95_percentage_points": list(report.ci95) if report else None,
-        "disagreement_percent": report.disagreement_percent if report else None,
-        "passed": report.passed if report else None,
-        "skipped": entry.skipped,
-        "worst_images": [
-            {
-                "name": image.name,
-                "reference_iou": image.reference_iou,
-                "candidate_iou": image.candidate_iou,
-            }
-            for image in (report.worst_images() if report else ())
-        ],
-        "iou_per_image_percent": list(report.candidate_iou_per_image) if report else None,
-    }
+    ranks = _ranks(reference)
+    return reference_row(identity, executed, probability, truths, fields, ranks=ranks)

@@ -130,18 +130,24 @@ def _judgement(report: dict[str, Any]) -> str:
         return "No candidate was compared, so what the conversion cost is unknown."
     failed = [row for row in judged if not row["passed"]]
     shown = failed or [min(judged, key=lambda row: float(row["delta_iou_percentage_points"]))]
-    changes = "; ".join(
-        f"{row['name']}, {figure(row['delta_iou_percentage_points'], 'points')}"
-        f" (95 % interval {interval(row['ci95_percentage_points'])})"
-        for row in shown
-    )
+    changes = "; ".join(_change(row) for row in shown)
     skipped = ", ".join(row["name"] for row in rows if row["skipped"] is not None)
     return (
         f"{len(judged) - len(failed)} of {len(judged)} candidates keep the budget of at most "
         f"{parity['max_drop_percentage_points']:g} percentage points of IoU below "
         f"{parity['reference']} on {parity['images']} images. "
-        f"{'Outside' if failed else 'Lowest change'}: {changes}."
+        f"{'Not kept' if failed else 'Lowest change'}: {changes}."
         + (f" Not measured: {skipped}." if skipped else "")
+    )
+
+
+def _change(row: dict[str, Any]) -> str:
+    """What happened to a row: why it did not pass, or by how much it changed."""
+    if row.get("failures"):
+        return f"{row['name']}, {'; '.join(row['failures'])}"
+    return (
+        f"{row['name']}, {figure(row['delta_iou_percentage_points'], 'points')}"
+        f" (95 % interval {interval(row['ci95_percentage_points'])})"
     )
 
 

@@ -35,6 +35,8 @@ ACCURACY: Columns = (
     ("IoU %", "scores.iou", "percent"),
     ("Change, points", "delta_iou_percentage_points", "points"),
     ("95 % interval", "interval", None),
+    ("% of reference", "reference_iou_kept_percent", "percent"),
+    ("MLPerf line", "line", None),
     ("Pixels changed %", "disagreement_percent", "share"),
     ("Runs in", "precision_executed", None),
 )

@@ -12,6 +12,15 @@ ABSENT = "\N{EN DASH}"
 NAMED = 8
 """Layers named on a page; ``report.json`` has them all."""
 
+NEWER: dict[str, Any] = {
+    "verdict": None,
+    "failures": (),
+    "collapsed_images": (),
+    "reference_iou_kept_percent": None,
+    "mlperf_lines_reached_percent": None,
+}
+"""Keys of a row of parity that older reports do not have."""
+
 FIGURES: dict[str, tuple[float, str]] = {
     "percent": (1, ".2f"),
     "share": (1, ".3f"),
@@ -76,20 +85,41 @@ def chosen_row(report: dict[str, Any], section: str) -> dict[str, Any] | None:
 
 
 def compared_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured rows of parity, with the verdict and the interval in words."""
-    words = {True: "pass", False: "FAIL"}
+    """The measured rows of parity, with the verdict, the interval and the line in words.
+
+    What older reports do not hold is null or empty.
+    """
     return [
-        row
+        NEWER
+        | row
         | {
             "interval": interval(row["ci95_percentage_points"]),
-            "verdict": words.get(
-                row["passed"],
-                "reference" if row["name"] == report["parity"]["reference"] else "not judged",
-            ),
+            "line": line_reached(row.get("mlperf_lines_reached_percent")),
+            "verdict": _verdict(row, reference=report["parity"]["reference"]),
         }
         for row in section_rows(report, "parity")
         if row["skipped"] is None
     ]
+
+
+def line_reached(lines: list[float] | None) -> str:
+    """The highest of MLPerf's accuracy lines that a candidate reaches.
+
+    Example:
+        >>> line_reached([99.0, 99.9]), line_reached([])
+        ('99.9 %', 'below 99 %')
+    """
+    if lines is None:
+        return ABSENT
+    return f"{max(lines):g} %" if lines else "below 99 %"
+
+
+def _verdict(row: dict[str, Any], *, reference: str) -> str:
+    """In words, in capitals where the row did not pass."""
+    if row["passed"] is None:
+        return "reference" if row["name"] == reference else "not judged"
+    word = row.get("verdict") or ("pass" if row["passed"] else "fail")
+    return str(word if row["passed"] else word.upper())
 
 
 def worst_rows(report: dict[str, Any], count: int) -> list[dict[str, Any]]:

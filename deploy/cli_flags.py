@@ -58,9 +58,11 @@ def model_flag(verb: Group) -> None:
     verb.add_argument("-m", "--model", type=Path, required=True, help="ONNX file")
 
 
-def models_flag(verb: Group) -> None:
+def models_flag(verb: Group, *, required: bool = True) -> None:
     """Several ONNX files."""
-    verb.add_argument("-m", "--model", type=Path, nargs="+", required=True, help="ONNX files")
+    verb.add_argument(
+        "-m", "--model", type=Path, nargs="+", required=required, default=(), help="ONNX files"
+    )
 
 
 def output_flag(
@@ -108,13 +110,13 @@ def exclude_flag(verb: Group) -> None:
     )
 
 
-def runtime_flag(verb: Group) -> None:
+def runtime_flag(verb: Group, *, default: str = "what each file suits and is here") -> None:
     """Runtimes to run on."""
     verb.add_argument(
         "--runtime",
         choices=(AUTO, *RUNTIMES),
         nargs="+",
-        help="auto: measure, and take the fastest here (default: what each file suits and is here)",
+        help=f"auto: measure, and take the fastest here (default: {default})",
     )
 
 
@@ -123,8 +125,9 @@ def max_drop_flag(verb: Group) -> None:
     verb.add_argument(
         "--max-drop",
         type=not_negative,
-        default=0.1,
-        help="largest loss of IoU that passes, percentage points (default: 0.1)",
+        default=0.2,
+        help="largest loss of IoU that passes, percentage points; the whole 95 %% interval of the "
+        "change must be within it (default: 0.2)",
     )
 
 

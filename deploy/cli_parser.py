@@ -33,6 +33,7 @@ from deploy.cli_flags import (
     timing_flags,
 )
 from deploy.cli_package_flags import package_flags
+from deploy.cli_parity_flags import parity_flags
 from deploy.cli_train_flags import train_flags
 
 
@@ -159,19 +160,6 @@ def _quantize(verb: Group) -> None:
     exclude_flag(verb)
 
 
-def _parity(verb: Group) -> None:
-    models_flag(verb)
-    verb.add_argument(
-        "--reference", type=Path, required=True, help="checkpoint or ONNX file to compare with"
-    )
-    checkpoint_details(verb)
-    evaluation_data(verb)
-    runtime_flag(verb)
-    max_drop_flag(verb)
-    seed_flag(verb)
-    threads_flag(verb)
-
-
 def _benchmark(verb: Group) -> None:
     models_flag(verb)
     verb.add_argument("--reference", type=Path, help="checkpoint to time in PyTorch eager as 1x")
@@ -258,10 +246,10 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         _quantize,
     ),
     "parity": (
-        "compare models with a reference on the same images; exit code 1 beyond the budget",
+        "compare candidates with a reference on the same images; exit code 1 unless all are kept",
         "segdeploy parity -m net.fp16.onnx net.int8.ort-x86.onnx --reference best.safetensors "
         "--data dsb2018",
-        _parity,
+        parity_flags,
     ),
     "align": (
         "check that two implementations compute the same, layer by layer or step by step",

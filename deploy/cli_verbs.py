@@ -19,9 +19,9 @@ from deploy import (
     cli_align,
     cli_artifacts,
     cli_benchmark,
-    cli_compare,
     cli_doctor,
     cli_package,
+    cli_parity,
     cli_train,
 )
 from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
@@ -109,7 +109,7 @@ VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
     "rewrite": cli_artifacts.rewrite_model,
     "calibrate": cli_artifacts.calibrate_model,
     "quantize": cli_artifacts.quantize,
-    "parity": cli_compare.parity,
+    "parity": cli_parity.parity,
     "benchmark": cli_benchmark.benchmark,
     "package": cli_package.package_models,
     "report": report,

@@ -483,13 +483,69 @@ def test_verdict_of_a_failed_run(tmp_path: Path) -> None:
     assert verdict_text(report) == (
         "FAIL. 2 of 3 candidates keep the budget of at most 0.1 percentage points of IoU below "
         "PyTorch fp32 on 64 images. "
-        "Outside: int8 ort-x86 on ONNX Runtime, -1.250 (95 % interval -1.500 to -1.000). "
+        "Not kept: int8 ort-x86 on ONNX Runtime, -1.250 (95 % interval -1.500 to -1.000). "
         "Not measured: int8 openvino-cpu on OpenVINO. "
         "No artefact is recommended."
     )
     page, text = pages(report, tmp_path)
     assert " FAIL " in page.text
     assert "| FAIL |" in text
+
+
+def judged_report(**int8: Any) -> dict[str, Any]:
+    """A report whose rows hold a verdict, as they do since the interval decides."""
+    report = sample_report()
+    for row in report["parity"]["rows"]:
+        row |= {"verdict": "kept" if row["passed"] else None, "failures": []}
+        row |= {"collapsed_images": [], "reference_iou_kept_percent": None}
+        row["mlperf_lines_reached_percent"] = None
+    report["parity"]["rows"][3] |= {
+        "reference_iou_kept_percent": 99.96125,
+        "mlperf_lines_reached_percent": [99.0, 99.9],
+    } | int8
+    return report | {"passed": not int8, "recommendation": None}
+
+
+def test_the_share_of_the_reference_and_its_line_stand_in_the_table(tmp_path: Path) -> None:
+    _, text = pages(judged_report(), tmp_path)
+    assert "| kept | 79.97 | -0.031 | -0.085 to +0.022 | 99.96 | 99.9 % |" in text
+    validator().validate(load_report(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "failure"),
+    [
+        ("not proven", "not proven: which leaves open whether it is more; about 300 images"),
+        ("lost", "lost: IoU changed by -1.250 points"),
+        ("collapsed", "foreground collapse on 1 of 64 images (only background): cells_03"),
+    ],
+)
+def test_a_candidate_that_did_not_pass_is_named_with_its_reason(
+    verdict: str, failure: str, tmp_path: Path
+) -> None:
+    gone = ["cells_03"] if verdict == "collapsed" else []
+    changes = {"passed": False, "verdict": verdict, "failures": [failure]}
+    report = judged_report(**changes, collapsed_images=gone)
+    assert f"Not kept: int8 ort-x86 on ONNX Runtime, {failure}. " in verdict_text(report)
+    page, text = pages(report, tmp_path)
+    assert f"| {verdict.upper()} |" in text
+    assert f" {verdict.upper()} " in page.text
+    validator().validate(load_report(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("verdict", "fine"),
+        ("collapsed_images", 1),
+        ("mlperf_lines_reached_percent", [98]),
+        ("reference_iou_kept_percent", -1),
+        ("failures", "lost"),
+    ],
+)
+def test_schema_rejects_a_broken_judgement(key: str, value: Any) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        validator().validate(judged_report(**{key: value}))
 
 
 def test_verdict_without_a_comparison() -> None:

@@ -333,9 +333,15 @@ class TestExitCodes:
             *("--threads", 1, "--runtime", "onnxruntime", "--format", "json"),
         )
         assert found.code == 1
-        assert "LOST TOO MUCH" in found.err
-        assert "FAIL (budget 0.1 points of IoU)" in found.err
-        assert json.loads(found.out)["rows"][1]["passed"] is False
+        assert "COLLAPSED\n  " in found.err
+        assert "foreground collapse on 4 of 4 images (only background predicted): " in found.err
+        assert "FAIL (budget 0.2 points of IoU)" in found.err
+        row = json.loads(found.out)["rows"][1]
+        assert (row["passed"], row["verdict"], len(row["collapsed_images"])) == (
+            False,
+            "collapsed",
+            4,
+        )
 
     def test_4_when_a_stage_fails(self, segdeploy: Command, files: Path, tmp_path: Path) -> None:
         huge = spoiled(files / "net.sim.onnx", tmp_path / "huge.onnx", bias=1e6)

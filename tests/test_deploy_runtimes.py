@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
-from benchmarks.entries import entries_for, require_ready
+from benchmarks.entries import entries_everywhere, entries_for, require_ready
 from benchmarks.environment import describe as describe_environment
 from benchmarks.parity_run import gate_passed, parity_section
 from benchmarks.speed_run import speed_section
@@ -654,6 +654,19 @@ class TestEntries:
     @pytest.mark.usefixtures("with_openvino")
     def test_int8_for_an_unknown_target_runs_everywhere(self) -> None:
         assert len(entries_for({"mine": made_for("my-board")}, None)) == len(CPU_RUNTIMES)
+
+    @pytest.mark.usefixtures("with_openvino")
+    def test_for_evidence_every_file_runs_on_every_runtime(self) -> None:
+        found = entries_everywhere(self.files)
+        pairs = {(entry.label, entry.runtime) for entry in found}
+        assert len(found) == len(pairs) == len(self.files) * len(CPU_RUNTIMES)
+        assert all(entry.optional and entry.skipped is None for entry in found)
+
+    @pytest.mark.usefixtures("without_openvino")
+    def test_for_evidence_a_missing_runtime_is_a_skipped_row_too(self) -> None:
+        skipped = [entry for entry in entries_everywhere(self.files) if entry.skipped]
+        assert [entry.label for entry in skipped] == list(self.files)
+        assert {entry.runtime for entry in skipped} == {RuntimeName.OPENVINO}
 
     @pytest.mark.usefixtures("without_openvino")
     def test_a_missing_runtime_is_a_skipped_row_with_its_reason(self) -> None:

@@ -1,0 +1,160 @@
+"""The verb that compares accuracy: parity, of model files and of outputs a device returned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.entries import Entry, entries_everywhere, entries_for
+from benchmarks.parity_run import gate_passed, parity_section
+from benchmarks.predictions import Predictions, Values, read_predictions
+from benchmarks.report_rows import compared_rows, figure
+from deploy import bundled
+from deploy.artifact import Artifact
+from deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
+from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
+from deploy.data import SegmentationSet, open_set
+from deploy.errors import InputError, UsageError
+from deploy.onnx_file import contract_of, describe
+from deploy.preprocess import Preprocess
+from deploy.progress import bar
+from deploy.runtimes.base import Execution, Runtime
+from deploy.runtimes.registry import RuntimeName, open_runtime, usable_cores
+
+log = logging.getLogger(__name__)
+
+WORST = 3
+"""Images that the text names for each candidate; JSON has more."""
+
+
+def parity(options: Options, arguments: Sequence[str]) -> Result:
+    """Compare candidates with a reference; exit code 1 unless every one is proven to be kept."""
+    _require_candidates(options)
+    artifacts = artifacts_of(options.model)
+    images = open_set(options.data or bundled.sample(), "test")
+    execution = Execution(threads=options.threads or usable_cores())
+    reference, name, preprocess = _reference(options, execution)
+    if artifacts:
+        require_same_inputs(options.reference, preprocess, common_contract(artifacts))
+    predictions = _predictions(options, images, preprocess)
+    section = parity_section(
+        reference,
+        name,
+        _entries(options, artifacts),
+        images=images.inputs(preprocess),
+        pixels=images.pixels(preprocess),
+        truths=images.truths(preprocess),
+        fields=images.fields(preprocess),
+        names=[sample.name for sample in images],
+        max_drop=options.max_drop,
+        seed=options.seed,
+        execution=execution,
+        progress=lambda items, label: bar(items, label, unit="image"),
+        predictions=predictions,
+    )
+    _require_compared(section)
+    _say(section)
+    passed = gate_passed(section)
+    log.info("%s (budget %g points of IoU)", "PASS" if passed else "FAIL", options.max_drop)
+    return 0 if passed else GATE_FAILED, section
+
+
+def _require_candidates(options: Options) -> None:
+    """Refuse flags that leave nothing to compare, or that nothing reads."""
+    folders, names = options.predictions, options.predictions_name
+    if not options.model and not folders:
+        raise UsageError("nothing to compare; give -m FILE, --predictions DIR, or both")
+    if options.runtime and not options.model:
+        raise UsageError("--runtime is for the files of -m, and there are none")
+    if (names or options.predictions_order) and not folders:
+        raise UsageError("--predictions-name and --predictions-order need --predictions DIR")
+    if names and len(names) != len(folders):
+        raise UsageError(
+            f"--predictions-name has {len(names)} names for {len(folders)} folders; give one each"
+        )
+    shown = names or [folder.resolve().name for folder in folders]
+    if len(set(shown)) != len(shown):
+        raise UsageError(
+            f"two of the predictions are called {shown}; tell them apart with --predictions-name"
+        )
+
+
+def _require_compared(section: dict[str, Any]) -> None:
+    """Refuse a table of nothing but skipped rows."""
+    candidates = section["rows"][1:]
+    if all(row["skipped"] for row in candidates):
+        reasons = "; ".join(f"{row['name']}: {row['skipped']}" for row in candidates)
+        raise InputError(f"nothing could be compared: {reasons}")
+
+
+def _entries(options: Options, artifacts: dict[str, Artifact]) -> tuple[Entry, ...]:
+    """Every file on the runtimes asked for; without such, on every one that takes it."""
+    runtimes = runtimes_of(options)
+    return entries_everywhere(artifacts) if runtimes is None else entries_for(artifacts, runtimes)
+
+
+def _predictions(
+    options: Options, images: SegmentationSet, preprocess: Preprocess
+) -> list[Predictions]:
+    """What the devices returned, in the order of the images."""
+    return [
+        read_predictions(
+            folder,
+            [sample.name for sample in images],
+            size=preprocess.size,
+            values=Values(options.predictions_are),
+            order=options.predictions_order,
+            name=options.predictions_name[index] if options.predictions_name else None,
+        )
+        for index, folder in enumerate(options.predictions)
+    ]
+
+
+def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Preprocess]:
+    """The reference, its name, and the inputs it expects."""
+    from deploy.runtimes.pytorch import PyTorchRuntime
+
+    path: Path = options.reference
+    if path.suffix == ".onnx":
+        artifact = describe(path)
+        runtime = open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution)
+        return runtime, f"{path.name} on ONNX Runtime", contract_of(artifact)
+    checkpoint = checkpoint_of(options, path)
+    return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32", checkpoint.preprocess
+
+
+def _say(section: dict[str, Any]) -> None:
+    """What was found, a line for each row; below it what did not pass, and the worst images."""
+    for row in compared_rows({"parity": section}):
+        log.info("%s", _line(row))
+        for failure in row["failures"]:
+            log.info("  %s", failure)
+        lost = [image for image in row["worst_images"] if _change(image) < 0][:WORST]
+        if lost:
+            named = ", ".join(f"{image['name']} {_change(image):+.2f}" for image in lost)
+            log.info("  worst images: %s", named)
+    for row in section["rows"]:
+        if row["skipped"]:
+            log.info("%s: skipped, %s", row["name"], row["skipped"])
+
+
+def _change(image: dict[str, Any]) -> float:
+    return float(image["candidate_iou"] - image["reference_iou"])
+
+
+def _line(row: dict[str, Any]) -> str:
+    scores = ", ".join(
+        f"{label} {figure(row['scores'][key], 'share')}"
+        for label, key in (("IoU", "iou"), ("mIoU", "miou"), ("Dice", "dice"))
+    )
+    if row["passed"] is None:
+        return f"{row['name']}: {scores} ({row['verdict']})"
+    low, high = row["ci95_percentage_points"]
+    kept = figure(row["reference_iou_kept_percent"], "share")
+    return (
+        f"{row['name']}: {scores}, delta {row['delta_iou_percentage_points']:+.3f} "
+        f"[{low:+.3f}, {high:+.3f}], {kept} % of the reference (MLPerf line: {row['line']}), "
+        f"{row['disagreement_percent']:.3f} % of pixels differ, {row['verdict']}"
+    )

@@ -1,0 +1,211 @@
+"""``segdeploy parity``: models and returned outputs beside a reference, and its gate."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import parity_run
+from deploy.cli_inputs import GATE_FAILED
+from deploy.cli_parity import parity
+from deploy.cli_parity_flags import VALUES, parity_flags
+from deploy.data import open_set
+from deploy.errors import InputError, UsageError
+from deploy.export import export
+from deploy.models import UNetPlusPlus
+from deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from deploy.onnx_file import describe, load_model, save_model
+from deploy.preprocess import Preprocess
+from deploy.runtimes.base import Execution, infer_each
+from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+
+# jsonschema ships no type stubs.
+jsonschema: Any = importlib.import_module("jsonschema")
+
+TINY = Preprocess(size=(32, 32))
+ONE_THREAD = Execution(threads=1)
+ROW_OF_A_FILE = ("name", "file", "runtime", "precision_requested", "precision_executed")
+
+Run = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> Path:
+    """An fp32 ONNX file; its checkpoint lies beside it."""
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(_tiny_unet, folder / "net.safetensors", preprocess=TINY)
+    return export(load_checkpoint(folder / "net.safetensors"), folder / "net.onnx").path
+
+
+@pytest.fixture
+def outputs(model: Path, image_set: Path, tmp_path: Path) -> Path:
+    """What a device would return: the probability of each test image, as a file of its name."""
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    images = open_set(image_set, "test")
+    with open_runtime(RuntimeName.ONNXRUNTIME, describe(model), execution=ONE_THREAD) as runtime:
+        found = infer_each(runtime, images.inputs(TINY))
+    for sample, probability in zip(images, found, strict=True):
+        np.savez(folder / f"{sample.name}.npz", output_0=probability[None, None])
+    return folder
+
+
+@pytest.fixture
+def run(model: Path, image_set: Path, caplog: pytest.LogCaptureFixture) -> Run:
+    """Function (words) -> exit code and the section, of the test images; text is in ``caplog``."""
+    caplog.set_level(logging.INFO)
+    schema = json.loads(
+        Path(parity_run.__file__).with_name("report.schema.json").read_text("utf-8")
+    )
+    part = schema["properties"]["parity"] | {"$defs": schema["$defs"]}
+
+    def call(*words: object, reference: object = model) -> tuple[int, dict[str, Any]]:
+        parser = argparse.ArgumentParser(prog="segdeploy parity")
+        parity_flags(parser)
+        common = ("--reference", reference, "--data", image_set, "--threads", 1)
+        code, section = parity(parser.parse_args([str(word) for word in (*words, *common)]), [])
+        jsonschema.validate(json.loads(json.dumps(section, allow_nan=False)), part)
+        return code, section
+
+    return call
+
+
+def without_foreground(source: Path, output: Path) -> Path:
+    """The network with a last bias that leaves nothing above a half."""
+    network = load_model(source)
+    for tensor in network.graph.initializer:
+        if tensor.name.endswith("final4.bias"):
+            tensor.raw_data = np.float32(-50).tobytes()
+            save_model(network, output)
+            return output
+    raise AssertionError([tensor.name for tensor in network.graph.initializer])
+
+
+def test_by_default_a_file_runs_on_every_runtime_that_is_here(run: Run, model: Path) -> None:
+    code, section = run("-m", model)
+    assert code == 0
+    assert len(section["image_names"]) == section["images"] == 4
+    ran = {row["runtime"] for row in section["rows"][1:] if row["skipped"] is None}
+    assert ran == {name.value for name in RuntimeName if availability(name).ready}
+    assert {row["verdict"] for row in section["rows"][1:] if row["skipped"] is None} == {"kept"}
+
+
+def test_returned_outputs_get_the_row_and_verdict_of_the_model_that_made_them(
+    run: Run, model: Path, outputs: Path
+) -> None:
+    code, section = run(
+        *("-m", model, "--runtime", "onnxruntime"),
+        *("--predictions", outputs, "--predictions-name", "card"),
+    )
+    _, file, device = section["rows"]
+    assert code == 0
+    assert device["name"] == "card"
+    assert {k: v for k, v in device.items() if k not in ROW_OF_A_FILE} == {
+        k: v for k, v in file.items() if k not in ROW_OF_A_FILE
+    }
+
+
+def test_outputs_alone_take_the_inputs_of_the_reference(
+    run: Run, model: Path, outputs: Path
+) -> None:
+    code, section = run("--predictions", outputs, reference=model.with_name("net.safetensors"))
+    assert code == 0
+    assert [row["name"] for row in section["rows"]] == ["PyTorch fp32", "outputs"]
+
+
+def test_outputs_without_foreground_fail_the_gate_and_the_images_are_named(
+    run: Run, outputs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = sorted(outputs.iterdir())[0]
+    np.savez(lost, output_0=np.full((1, 1, 32, 32), 0.49, np.float32))
+    code, section = run("--predictions", outputs, "--max-drop", 100)
+    assert code == GATE_FAILED
+    row = section["rows"][1]
+    assert (row["verdict"], row["collapsed_images"]) == ("collapsed", [lost.stem])
+    assert row["worst_images"][0]["name"] == lost.stem
+    assert row["worst_images"][0]["collapsed"]
+    assert f"foreground collapse on 1 of 4 images (only background predicted): {lost.stem}" in (
+        caplog.text
+    )
+    assert "FAIL (budget 100 points of IoU)" in caplog.text
+
+
+def test_a_model_that_sees_only_background_fails_on_every_image(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    dark = without_foreground(model, tmp_path / "dark.onnx")
+    code, section = run("-m", dark, "--runtime", "onnxruntime", "--max-drop", 100)
+    assert code == GATE_FAILED
+    assert section["rows"][1]["collapsed_images"] == section["image_names"]
+    assert section["rows"][1]["mlperf_lines_reached_percent"] == []
+
+
+def test_what_is_not_proven_fails_and_says_what_would_prove_it(
+    run: Run, outputs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A little worse on one image, a little better on another: four images cannot tell."""
+    worse, better, *_ = sorted(outputs.iterdir())
+    for path, shift in ((worse, -0.05), (better, 0.02)):
+        with np.load(path) as held:
+            np.savez(path, output_0=np.clip(held["output_0"] + np.float32(shift), 0, 1))
+    ends = run("--predictions", outputs)[1]["rows"][1]["ci95_percentage_points"]
+    code, section = run("--predictions", outputs, "--max-drop", -ends[0] / 2)
+    row = section["rows"][1]
+    assert code == GATE_FAILED
+    assert row["verdict"] == "not proven"
+    assert row["failures"][0].startswith("not proven: IoU changed by ")
+    assert "(now 4) would prove it" in row["failures"][0]
+    assert row["failures"][0] in caplog.text
+    enough = row["failures"][0].split("--max-drop ")[1]
+    assert run("--predictions", outputs, "--max-drop", enough)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "nothing to compare; give -m FILE, --predictions DIR, or both"),
+        ("--predictions o --runtime openvino", "--runtime is for the files of -m"),
+        ("-m n.onnx --predictions-name a", "need --predictions DIR"),
+        ("-m n.onnx --predictions-order a.txt", "need --predictions DIR"),
+        ("--predictions o p --predictions-name a", "has 1 names for 2 folders"),
+        ("--predictions o p --predictions-name a a", "two of the predictions are called"),
+        ("--predictions a/o b/o", "two of the predictions are called"),
+    ],
+)
+def test_flags_that_make_no_sense_together(run: Run, words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(*words.split())
+
+
+def test_files_that_no_runtime_takes_are_an_error_with_the_reasons(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*file: object, execution: Execution) -> object:
+        raise InputError("no kernel for this operator")
+
+    monkeypatch.setattr(parity_run, "open_runtime", refuse)
+    with pytest.raises(InputError, match=r"nothing could be compared: net on ONNX Runtime: .*no k"):
+        run("-m", model)
+
+
+def test_a_reference_of_other_inputs_is_refused(
+    run: Run, model: Path, tmp_path: Path, tiny_unet: UNetPlusPlus
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(tiny_unet, other, preprocess=Preprocess(size=(48, 48)))
+    with pytest.raises(UsageError, match="expects"):
+        run("-m", model, reference=other)
+
+
+def test_the_parser_knows_what_arrays_may_hold() -> None:
+    from benchmarks.predictions import Values
+
+    assert tuple(value.value for value in Values) == VALUES
