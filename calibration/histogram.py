@@ -149,6 +149,36 @@ class TensorHistogram:
         kept = self.zeros + self.magnitudes.count_up_to(edges)
         return UniformHistogram(counts=np.diff(kept, prepend=0.0), width=width)
 
+    def signed_uniform(self, num_bins: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The values, sign and all, in equal bins from the smallest to the largest: for a chart.
+
+        A bin holds what lies above its lower and at or below its upper edge, the first one its
+        lower edge too. Counts inside a bin of the grid are spread evenly and rounded; none is
+        lost. Where all values are equal there is one bin, without width.
+
+        Example:
+            >>> histogram = TensorHistogram.of(np.array([0, 0, 0.5, -1, 2, 4, 4], np.float32))
+            >>> edges, counts = histogram.signed_uniform(5)
+            >>> edges.tolist(), counts.tolist()
+            ([-1.0, 0.0, 1.0, 2.0, 3.0, 4.0], [3, 1, 1, 0, 2])
+
+        Returns:
+            Edges, float64 (bins + 1,), and counts, int64 (bins,).
+
+        Raises:
+            CalibrationError: fewer than 1 bin.
+        """
+        if num_bins < 1:
+            raise CalibrationError(f"no histogram of {num_bins} bins; give 1 or more")
+        if self.min == self.max:
+            return np.array([self.min, self.max]), np.array([self.total])
+        edges = np.linspace(self.min, self.max, num_bins + 1)
+        below = self.negative.total - self.negative.count_up_to(np.maximum(-edges, 0.0))
+        above = self.positive.count_up_to(np.maximum(edges, 0.0))
+        kept = np.rint(np.where(edges < 0, below, self.negative.total + self.zeros + above))
+        kept[0], kept[-1] = 0, self.total
+        return edges, np.diff(kept).astype(np.int64)
+
     def share_beyond(self, low: float, high: float) -> float:
         """The share of values below ``low`` or above ``high``, for ``low <= 0 <= high``.
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from calibration.estimate import Method, estimate
 from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
 from calibration.table import CalibrationTable
 from deploy.activations import Observation, plan_observation
+from deploy.ahead import run_ahead
 from deploy.artifact import Artifact
 from deploy.data import Sample, SegmentationSet
 from deploy.errors import InputError
@@ -151,7 +150,7 @@ def _collect(
         image = preprocess.apply(sample.image())[None]
         return Batch(names=(sample.name,), tensors=_run(session, image, tensors))
 
-    return collect(_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
+    return collect(run_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
 
 
 def _observing_session(path: Path, tensors: Iterable[str]) -> onnxruntime.InferenceSession:
@@ -192,17 +191,3 @@ def _run(
     fetched = [name for name in tensors if name != source]
     values = dict(zip(fetched, session.run(fetched, {source: image}), strict=True))
     return {name: image if name == source else values[name] for name in tensors}
-
-
-def _ahead(
-    observe: Callable[[Sample], Batch], samples: Iterable[Sample], workers: int
-) -> Iterator[Batch]:
-    """Run the model on ``workers`` images at a time, one less while the caller counts one."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        pending: deque[Future[Batch]] = deque()
-        for sample in samples:
-            pending.append(pool.submit(observe, sample))
-            if len(pending) >= workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

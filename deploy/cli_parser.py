@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploy import __version__
 from deploy.cli_align_flags import align_flags
+from deploy.cli_debug_flags import debug_flags
 from deploy.cli_flags import (
     LAYOUTS,
     REWRITES,
@@ -250,6 +251,12 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         "segdeploy parity -m net.fp16.onnx net.int8.ort-x86.onnx --reference best.safetensors "
         "--data dsb2018",
         parity_flags,
+    ),
+    "debug": (
+        "say which layers int8 hurts and why, worst first",
+        "segdeploy debug -m net.opt.onnx --calibration net.calib.json --target ort-x86\n  "
+        "segdeploy debug -m net.int8.onnx --reference net.opt.onnx -o debug.json",
+        debug_flags,
     ),
     "align": (
         "check that two implementations compute the same, layer by layer or step by step",

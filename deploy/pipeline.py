@@ -73,6 +73,9 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         artifacts[f"int8 {profile.name}"] = stages.run(
             "int8", f"int8.{profile.name}.onnx", quantize, parent=rewritten
         )
+    debug = None
+    if config.targets:
+        debug = stages.debug(rewritten, artifacts[f"int8 {config.targets[0].name}"])
     entries = entries_for(artifacts, config.runtimes)
     parity = stages.parity(entries)
     benchmark = stages.benchmark([e for e in entries if e.label != "fp32 exported"])
@@ -82,6 +85,7 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         model=fp32,
         table=table,
         stages=stages.rows,
+        debug=debug,
         parity=parity,
         benchmark=benchmark,
         passed=gate_passed(parity),
@@ -104,6 +108,6 @@ def plan(config: RunConfig, checkpoint: Checkpoint) -> str:
         f"calibrate ({config.method.value}) on {len(calibration)} images of "
         f"{calibration.root.resolve().name} ({calibration.split}), report on {len(evaluation)} of "
         f"{evaluation.root.resolve().name} ({evaluation.split})\n"
-        f"export, simplify, fp16, rewrite, calibrate, {targets}, parity (budget "
+        f"export, simplify, fp16, rewrite, calibrate, {targets}, debug, parity (budget "
         f"{config.max_drop:g} points of IoU), benchmark, report -> {config.output}"
     )

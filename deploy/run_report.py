@@ -32,6 +32,7 @@ def assemble(
     model: Artifact,
     table: CalibrationTable,
     stages: list[dict[str, Any]],
+    debug: dict[str, Any] | None,
     parity: dict[str, Any],
     benchmark: dict[str, Any],
     passed: bool,
@@ -44,6 +45,7 @@ def assemble(
         model: the float32 model whose cost is counted.
         table: the calibration.
         stages: rows of the stages, in order.
+        debug: the layer section; ``None`` where no int8 model was made.
         parity: the parity section.
         benchmark: the speed section.
         passed: the gate's verdict.
@@ -79,6 +81,7 @@ def assemble(
             "images": table.num_samples,
             "seconds": next(row["seconds"] for row in stages if row["name"] == "calibrate"),
         },
+        "debug": debug,
         "parity": parity,
         "cost": cost_section(model, checkpoint),
         "benchmark": benchmark,

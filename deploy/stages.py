@@ -24,6 +24,7 @@ from deploy import __version__
 from deploy.artifact import Artifact
 from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
+from deploy.debug_stage import debug_stage
 from deploy.errors import RunError
 from deploy.models.checkpoint import Checkpoint
 from deploy.onnx_file import describe
@@ -79,7 +80,7 @@ class StageRunner:
         self.outputs: dict[str, Pixels] = {}
         self.rows: list[dict[str, Any]] = []
         self.number = 0
-        self.total = 7 + len(config.targets)
+        self.total = 7 + len(config.targets) + bool(config.targets)
 
     def run(
         self,
@@ -159,6 +160,15 @@ class StageRunner:
         seconds = None if reused else time.perf_counter() - started
         self._note("calibrate", seconds, note=note)
         return table, path
+
+    def debug(self, reference: Artifact, int8: Artifact) -> dict[str, Any]:
+        """Say what int8 costs at each layer, on a few calibration images."""
+        started = time.perf_counter()
+        section = debug_stage(reference, int8, self.check_images, threads=self.config.threads)
+        layers, images = section["layers"], section["images"]
+        note = f"{len(layers)} layers over {images} images, worst {layers[0]['name']}"
+        self._note("debug", time.perf_counter() - started, note=note)
+        return section
 
     def parity(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """Score everything on the evaluation images."""

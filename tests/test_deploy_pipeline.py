@@ -142,6 +142,7 @@ class TestWhatARunWrites:
             "rewrite",
             "calibrate",
             "int8 ort-x86",
+            "debug",
             "parity",
             "benchmark",
         ]
@@ -161,6 +162,24 @@ class TestWhatARunWrites:
         assert report["recommendation"]["file"] in MADE
         assert report["command"].startswith("segdeploy run -c ")
         assert report["cost"]["published_gflops"] is None, "a tiny network is not the published one"
+
+    def test_the_report_says_what_int8_costs_at_each_layer(self, finished: Path) -> None:
+        report = json.loads((finished / "report.json").read_text())
+        debug = report["debug"]
+        assert (debug["file"], debug["reference"], debug["target"]) == (
+            f"{NAME}.int8.ort-x86.onnx",
+            f"{NAME}.opt.onnx",
+            "ort-x86",
+        )
+        assert debug["images"] == 6, "calibration images; the test images are for the report"
+        convolutions = {
+            node.name: len(node.input)
+            for node in load_model(finished / debug["reference"]).graph.node
+            if node.op_type == "Conv"
+        }
+        assert {layer["name"] for layer in debug["layers"]} == set(convolutions)
+        assert not [layer["name"] for layer in debug["layers"] if layer["fault"]]
+        assert set(debug["exclude"]) <= set(convolutions)
 
     def test_stage_checks_are_of_the_right_size(self, finished: Path) -> None:
         report = json.loads((finished / "report.json").read_text())
@@ -188,6 +207,7 @@ class TestReuse:
         assert captured.err.count(", reused") == 6
         found = statuses(copied)
         assert {name for name, status in found.items() if status == "done"} == {
+            "debug",
             "parity",
             "benchmark",
         }

@@ -23,7 +23,7 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -75,7 +75,7 @@ class OrtRuntime:
             self._session = _session(
                 artifact, session_options(artifact, execution), provider=provider
             )
-        except _LOAD_ERRORS as error:
+        except LOAD_ERRORS as error:
             raise InputError(f"ONNX Runtime cannot load {artifact.path}: {error}") from error
         if self._session.get_providers()[0] != provider:
             raise InputError(
@@ -99,7 +99,7 @@ class OrtRuntime:
         require_fit(self.inputs, feeds)
         try:
             values = self._session.run(None, dict(feeds))
-        except (*_LOAD_ERRORS, ValueError) as error:
+        except (*LOAD_ERRORS, ValueError) as error:
             raise RunError(f"ONNX Runtime failed: {error}") from error
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 

@@ -1,0 +1,1 @@
+"""Layers of an int8 model beside the float model it was made from."""

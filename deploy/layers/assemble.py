@@ -1,0 +1,141 @@
+"""From what was measured to one row for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from calibration.baselines import reachable_noise
+from calibration.histogram import TensorHistogram
+from calibration.noise import SILENCE, Noise
+from deploy.cost import onnx_cost
+from deploy.layers.constants import Constants
+from deploy.layers.effects import Effect
+from deploy.layers.pairs import IntegerRange, LayerPair, Rounding, integer_range
+from deploy.layers.parts import GraphView, Values
+from deploy.layers.rows import Bins, LayerError, RoundingError
+from deploy.layers.together import Together
+
+HISTOGRAM_BINS = 128
+
+
+def rows_of(
+    reference: GraphView,
+    candidate: GraphView,
+    pairs: Sequence[LayerPair],
+    *,
+    together: Together,
+    effects: Mapping[int, Effect],
+    image: Values,
+) -> tuple[LayerError, ...]:
+    """Everything about every layer, in the order they run.
+
+    Args:
+        reference: the float model.
+        candidate: its int8 model.
+        pairs: the layers.
+        together: both models whole, over all images.
+        effects: of each layer alone, by its position.
+        image: one of the images, (1, C, H, W), whose size the multiply-adds are for.
+
+    Raises:
+        InputError: a weight that the int8 model does not hold in the same shape.
+    """
+    macs, constants = _macs(reference, image), Constants(reference, candidate)
+    sites = _rounding_errors(candidate, together)
+    return tuple(
+        _layer_error(
+            pair,
+            position=position,
+            macs=macs[pair.name],
+            constants=constants,
+            histogram=together.inputs[pair.node.input[0]],
+            ends=integer_range(candidate, pair.twin.input[0]),
+            accumulated=together.layers.get(pair.name, SILENCE),
+            effect=effects[position],
+            roundings=tuple(sites[site] for site in pair.roundings),
+        )
+        for position, pair in enumerate(pairs)
+    )
+
+
+def _rounding_errors(candidate: GraphView, together: Together) -> dict[Rounding, RoundingError]:
+    """Each rounding beside what 8 bits can give its tensor."""
+    reachable = {
+        name: reachable_noise(together.inputs[name]).sqnr_db
+        for name in dict.fromkeys(site.tensor for site in together.roundings)
+    }
+    found = {}
+    for site, noise in together.roundings.items():
+        histogram, ends = together.inputs[site.tensor], integer_range(candidate, site.rounded)
+        found[site] = RoundingError(
+            tensor=site.tensor,
+            sqnr_db=noise.sqnr_db,
+            sqnr_reachable_db=reachable[site.tensor],
+            observed_min=histogram.min,
+            observed_max=histogram.max,
+            range_min=ends.low if ends else None,
+            range_max=ends.high if ends else None,
+            clipped_percent=_clipped_percent(histogram, ends),
+        )
+    return found
+
+
+def _layer_error(
+    pair: LayerPair,
+    *,
+    position: int,
+    macs: int,
+    constants: Constants,
+    histogram: TensorHistogram,
+    ends: IntegerRange | None,
+    accumulated: Noise,
+    effect: Effect,
+    roundings: tuple[RoundingError, ...],
+) -> LayerError:
+    """Everything about one layer."""
+    spread = constants.spread(pair)
+    return LayerError(
+        name=pair.name,
+        position=position,
+        macs=macs,
+        sqnr_alone_db=effect.output.sqnr_db,
+        disagreement_alone_percent=100 * effect.changed / effect.pixels,
+        sqnr_accumulated_db=accumulated.sqnr_db,
+        sqnr_input_db=effect.input.sqnr_db,
+        sqnr_weight_db=constants.noise(pair, 1).sqnr_db,
+        sqnr_weight_reachable_db=constants.reachable_db(pair),
+        sqnr_bias_db=constants.noise(pair, 2).sqnr_db,
+        sqnr_weight_per_channel_db=spread.per_channel_db,
+        sqnr_weight_per_tensor_db=spread.per_tensor_db,
+        weight_range_spread=spread.range_spread,
+        input=pair.node.input[0],
+        input_from=pair.origins,
+        observed_min=histogram.min,
+        observed_max=histogram.max,
+        range_min=ends.low if ends else None,
+        range_max=ends.high if ends else None,
+        clipped_percent=_clipped_percent(histogram, ends),
+        zero_percent=100 * histogram.zeros / histogram.total,
+        histogram=_bins(histogram),
+        roundings=roundings,
+    )
+
+
+def _clipped_percent(histogram: TensorHistogram, ends: IntegerRange | None) -> float:
+    """Values that clipping moves further than rounding would."""
+    if ends is None:
+        return 0.0
+    half = ends.step / 2
+    low, high = min(ends.low - half, 0.0), max(ends.high + half, 0.0)
+    return 100 * histogram.share_beyond(low, high)
+
+
+def _bins(histogram: TensorHistogram) -> Bins:
+    edges, counts = histogram.signed_uniform(HISTOGRAM_BINS)
+    return Bins(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+
+
+def _macs(view: GraphView, image: Values) -> dict[str, int]:
+    """Multiply-adds of each convolution, by the name it goes by here."""
+    cost = onnx_cost(view.model, size=(image.shape[2], image.shape[3]))
+    return {layer.name: layer.macs for layer in cost.layers}

@@ -1,0 +1,190 @@
+"""What was found at each layer, as values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FAULT_DB = 12.0
+"""SQNR behind what 8 bits can give, two bits, from which a scale may be wrong and not just coarse.
+
+Sharing a scale costs up to 3 dB, symmetric integers for values without sign 6, 7-bit weights 6.
+A scale that is 8 times too large costs 18.
+"""
+
+FAULT_WIDTH = 3.0
+FAULT_CLIPPED_PERCENT = 1.0
+"""Beside ``FAULT_DB``, what no calibration does to an activation: integers for more than 3 times
+its largest magnitude, or 1 % of the values clipped. The KL search gives up 20 dB now and then for a
+few values in a thousand, on purpose."""
+
+BIAS_REACHABLE_DB = 30.0
+"""What a bias in int32 has at the least, even one so small that its steps show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bins:
+    """Counts of values in equal bins from the smallest to the largest.
+
+    Attributes:
+        edges: one more than counts.
+        counts: values above an edge and at or below the next.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundingError:
+    """One rounding of an activation on the way to a layer.
+
+    Attributes:
+        tensor: that is rounded.
+        sqnr_db: with the integers of the int8 model, of its float values; ``None`` where exact.
+        sqnr_reachable_db: with 8 bits and the range of least squared error.
+        observed_min: smallest value in the float model.
+        observed_max: largest value.
+        range_min: smallest number its integers stand for; ``None`` where they are not known.
+        range_max: largest number.
+        clipped_percent: values further outside than half a step, which is lost to clipping.
+    """
+
+    tensor: str
+    sqnr_db: float | None
+    sqnr_reachable_db: float | None
+    observed_min: float
+    observed_max: float
+    range_min: float | None
+    range_max: float | None
+    clipped_percent: float
+
+    @property
+    def shortfall_db(self) -> float:
+        """How far it stays behind what 8 bits can give; 0 where it does not."""
+        return _gap(self.sqnr_reachable_db, self.sqnr_db)
+
+    @property
+    def fault(self) -> bool:
+        """Whether its scale is wrong: it loses two bits by a range that no calibration chooses."""
+        if self.shortfall_db < FAULT_DB:
+            return False
+        if self.range_min is None or self.range_max is None:
+            return True
+        largest = max(-self.observed_min, self.observed_max)
+        wide = max(-self.range_min, self.range_max) >= FAULT_WIDTH * largest
+        return wide or self.clipped_percent >= FAULT_CLIPPED_PERCENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerError:
+    """One convolution in int8, over all images. SQNRs are in dB; ``None`` where nothing changed.
+
+    Attributes:
+        name: of the node, as ``--exclude`` takes it.
+        position: among the convolutions that are quantized, in the order they run, from 0.
+        macs: multiply-adds for one image.
+        sqnr_alone_db: of the network's output with this layer alone in int8.
+        disagreement_alone_percent: pixels whose class that changes.
+        sqnr_accumulated_db: of this layer's output in the whole int8 model; also ``None`` where
+            that model does not hold it.
+        sqnr_input_db: of what this layer reads, rounded alone.
+        sqnr_weight_db: of its weight as the int8 model holds it.
+        sqnr_weight_reachable_db: what s8 gives with as many scales as the int8 model uses for it.
+        sqnr_bias_db: of its bias; also ``None`` where it has none.
+        sqnr_weight_per_channel_db: of its weight in s8 with one scale for each output channel.
+        sqnr_weight_per_tensor_db: with one scale for the whole weight.
+        weight_range_spread: largest over smallest peak of an output channel.
+        input: name of the tensor it reads.
+        input_from: the convolutions that make it, or the image.
+        observed_min: smallest value of it in the float model.
+        observed_max: largest value.
+        range_min: smallest number its integers stand for; ``None`` where they are not known.
+        range_max: largest number.
+        clipped_percent: its values further outside than half a step, which is lost to clipping.
+        zero_percent: its values that are zero.
+        histogram: of it.
+        roundings: all between the convolutions before and this one, its input's first: a Concat
+            or an Add may round more than once.
+    """
+
+    name: str
+    position: int
+    macs: int
+    sqnr_alone_db: float | None
+    disagreement_alone_percent: float
+    sqnr_accumulated_db: float | None
+    sqnr_input_db: float | None
+    sqnr_weight_db: float | None
+    sqnr_weight_reachable_db: float | None
+    sqnr_bias_db: float | None
+    sqnr_weight_per_channel_db: float | None
+    sqnr_weight_per_tensor_db: float | None
+    weight_range_spread: float | None
+    input: str
+    input_from: tuple[str, ...]
+    observed_min: float
+    observed_max: float
+    range_min: float | None
+    range_max: float | None
+    clipped_percent: float
+    zero_percent: float
+    histogram: Bins
+    roundings: tuple[RoundingError, ...]
+
+    @property
+    def faults(self) -> dict[str, float]:
+        """What has a wrong scale, ``input``, ``weight`` or ``bias``, and the dB that costs it."""
+        gaps = {
+            "weight": _gap(self.sqnr_weight_reachable_db, self.sqnr_weight_db),
+            "bias": _gap(BIAS_REACHABLE_DB, self.sqnr_bias_db),
+        }
+        found = {part: gap for part, gap in gaps.items() if gap >= FAULT_DB}
+        rounding = self.faulty_rounding
+        return found | ({"input": rounding.shortfall_db} if rounding else {})
+
+    @property
+    def faulty_rounding(self) -> RoundingError | None:
+        """The worst on the way to this layer with a wrong scale."""
+        faulty = [each for each in self.roundings if each.fault]
+        return max(faulty, key=lambda each: each.shortfall_db, default=None)
+
+    @property
+    def fault(self) -> str | None:
+        """The worst of ``faults``."""
+        return max(self.faults, key=lambda part: self.faults[part], default=None)
+
+    @property
+    def cause(self) -> str:
+        """Where most of the layer's own noise comes from: its fault, else input or weight."""
+        read = math.inf if self.sqnr_input_db is None else self.sqnr_input_db
+        weight = math.inf if self.sqnr_weight_db is None else self.sqnr_weight_db
+        return self.fault or ("input" if read <= weight else "weight")
+
+    @property
+    def rank(self) -> tuple[bool, float, float, int]:
+        """Sorts the worst first.
+
+        Faults come before layers that int8 merely costs something, then the least SQNR of the
+        network's output, the most pixels, the order they run in.
+        """
+        alone = math.inf if self.sqnr_alone_db is None else self.sqnr_alone_db
+        return self.fault is None, alone, -self.disagreement_alone_percent, self.position
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as ``layer_error`` of ``benchmarks/report.schema.json``."""
+        return asdict(self) | {
+            "cause": self.cause,
+            "fault": self.fault,
+            "input_from": list(self.input_from),
+            "roundings": [asdict(each) for each in self.roundings],
+            "histogram": {
+                "edges": list(self.histogram.edges),
+                "counts": list(self.histogram.counts),
+            },
+        }
+
+
+def _gap(reachable: float | None, found: float | None) -> float:
+    return max(reachable - found, 0.0) if reachable is not None and found is not None else 0.0
