@@ -13,10 +13,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cost_torch import torch_cost
 from benchmarks.parity import stage_check
 from calibration.estimate import Method
 from calibration.qparams import dequantize
@@ -29,6 +32,7 @@ from deploy.activations import (
 )
 from deploy.artifact import Artifact, Precision, sha256_of
 from deploy.calibrate import calibrate
+from deploy.cost import onnx_cost
 from deploy.data import Sample, SegmentationSet, open_set
 from deploy.errors import InputError, UsageError
 from deploy.export import export
@@ -154,6 +158,38 @@ class Graph:
 
 def attributes(node: onnx.NodeProto) -> dict[str, object]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+@pytest.mark.parametrize(("name", "head"), [("unet", 2), ("r2u", None)])
+def test_every_layer_costs_what_it_costs_in_pytorch(
+    chains: dict[str, Chain], name: str, head: int | None
+) -> None:
+    """Float as exported, simplified and int8; BatchNorm is folded, so convolutions are compared.
+
+    Each use of a shared int8 convolution has a bias of its own, in the scale of its own input.
+    """
+    chain = chains[name]
+    checkpoint = load_checkpoint(chain.exported.path.with_name("net.safetensors"), head=head)
+    network = checkpoint.probability()
+    layers = [x for x in torch_cost(network, (1, 3, 32, 32)).layers if x.op == "Conv"]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 32, 32))
+    for artifact in (chain.exported, chain.source, chain.int8):
+        cost = onnx_cost(artifact.path)
+        own_bias = artifact is chain.int8
+        assert sorted(
+            (x.name.partition("@")[0], x.macs, x.parameters, x.output_shape) for x in cost.layers
+        ) == sorted(
+            (
+                x.name.removeprefix("network."),
+                x.macs,
+                x.parameters or (x.output_shape[1] if own_bias else 0),
+                x.output_shape,
+            )
+            for x in layers
+        )
+        assert cost.flops == counter.get_total_flops()
+        assert cost.not_counted == ()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
