@@ -195,7 +195,7 @@ def randomise() -> Callable[[Network], Network]:
     return randomised
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_image_set() -> Callable[[Path, list[str]], Path]:
     """Function (folder, one split per image) -> folder that writes a prepared image set."""
     return write_image_set
@@ -258,7 +258,7 @@ def write_small_onnx(path: Path, preprocess: Preprocess = TINY, *, batch: int | 
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_onnx() -> Callable[..., Path]:
     """Function (path, contract, batch=...) -> path that writes a small float ONNX file."""
     return write_small_onnx

@@ -31,14 +31,18 @@ from deploy.to_int8 import to_int8
 TINY = Preprocess(size=(32, 32))
 
 
-@pytest.fixture
-def source(tmp_path: Path, small_onnx: Callable[..., Path]) -> Source:
-    return Source.open(small_onnx(tmp_path / "net.onnx"))
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, small_onnx: Callable[..., Path]) -> Source:
+    return Source.open(small_onnx(tmp_path_factory.mktemp("source") / "net.onnx"))
 
 
-@pytest.fixture
-def table(source: Source, image_set: Path) -> CalibrationTable:
-    images = open_set(image_set, "train").take(2, seed=0)
+@pytest.fixture(scope="module")
+def table(
+    source: Source,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_image_set: Callable[[Path, list[str]], Path],
+) -> CalibrationTable:
+    images = open_set(make_image_set(tmp_path_factory.mktemp("images"), ["train"] * 2), "train")
     return calibrate(source.artifact, images, preprocess=TINY, threads=1)
 
 

@@ -20,14 +20,18 @@ from deploy.targets.tensorrt_rules import WHY, Finding, Rule, check_qdq, rejecte
 from deploy.to_int8 import to_int8
 
 
-@pytest.fixture
-def source(tmp_path: Path, small_onnx: Callable[..., Path]) -> Artifact:
-    return describe(small_onnx(tmp_path / "net.onnx"))
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, small_onnx: Callable[..., Path]) -> Artifact:
+    return describe(small_onnx(tmp_path_factory.mktemp("source") / "net.onnx"))
 
 
-@pytest.fixture
-def table(source: Artifact, image_set: Path) -> CalibrationTable:
-    images = open_set(image_set, "train").take(2, seed=0)
+@pytest.fixture(scope="module")
+def table(
+    source: Artifact,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_image_set: Callable[[Path, list[str]], Path],
+) -> CalibrationTable:
+    images = open_set(make_image_set(tmp_path_factory.mktemp("images"), ["train"] * 2), "train")
     return calibrate(source, images, preprocess=contract_of(source), threads=1)
 
 

@@ -25,8 +25,6 @@ CHECKSUMS = "checksums.sha256"
 COMMANDS = 3
 """How many commands the README of every package holds."""
 
-DEFAULT_BATCHES = (1, 1, 8)
-
 _PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 
 FLAG_OF = {
@@ -126,7 +124,7 @@ class Request:
     table_sha256: str | None = None
     method: Method | None = None
     exclude: tuple[str, ...] = ()
-    batches: tuple[int, int, int] = DEFAULT_BATCHES
+    batches: tuple[int, int, int] = (1, 1, 8)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -202,7 +200,7 @@ class Request:
         Raises:
             UsageError: other batches were asked for.
         """
-        if self.batches not in (DEFAULT_BATCHES, (1, 1, 1)):
+        if self.batches not in (type(self).batches, (1, 1, 1)):
             asked = " ".join(map(str, self.batches))
             raise UsageError(f"--batch {asked}: this package is for one image a call; leave it out")
 
