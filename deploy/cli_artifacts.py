@@ -13,6 +13,7 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
 from deploy.cli_inputs import Options, Result, checkpoint_of, output_file
+from deploy.cli_mixed import quantize_mixed, wants_search
 from deploy.data import open_set
 from deploy.exchange import ExchangeFormat, export_table, import_table
 from deploy.onnx_file import contract_of, describe, require_fp32
@@ -101,8 +102,10 @@ def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
 
 
 def quantize(options: Options, arguments: Sequence[str]) -> Result:
-    """Write the int8 model of a target."""
+    """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
     output = output_file(options, options.model, options.calibration)
+    if wants_search(options):
+        return quantize_mixed(options, output)
     artifact = to_int8(
         describe(options.model),
         output,

@@ -33,6 +33,7 @@ from deploy.cli_flags import (
     threads_flag,
     timing_flags,
 )
+from deploy.cli_mixed_flags import quantize_flags
 from deploy.cli_package_flags import package_flags
 from deploy.cli_parity_flags import parity_flags
 from deploy.cli_train_flags import train_flags
@@ -148,19 +149,6 @@ def _calibrate(verb: Group) -> None:
     threads_flag(verb)
 
 
-def _quantize(verb: Group) -> None:
-    model_flag(verb)
-    output_flag(verb, "ONNX file to write", required=True)
-    verb.add_argument("--calibration", type=Path, required=True, help="table from `calibrate`")
-    verb.add_argument(
-        "--target",
-        choices=TARGETS,
-        default="ort-x86",
-        help="default: ort-x86 (ort-arm, ort-x86-no-vnni and tensorrt: not run on hardware)",
-    )
-    exclude_flag(verb)
-
-
 def _benchmark(verb: Group) -> None:
     models_flag(verb)
     verb.add_argument("--reference", type=Path, help="checkpoint to time in PyTorch eager as 1x")
@@ -243,8 +231,10 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
     "quantize": (
         "write the int8 model of a target from a calibration table",
         "segdeploy quantize -m net.sim.onnx --calibration net.calib.json --target ort-x86 "
-        "-o net.int8.ort-x86.onnx",
-        _quantize,
+        "-o net.int8.ort-x86.onnx\n"
+        "  segdeploy quantize -m net.sim.onnx --calibration net.calib.json -o net.int8.onnx "
+        "--max-drop 0.02 --time-budget 10m --data dsb2018 --reference best.safetensors",
+        quantize_flags,
     ),
     "parity": (
         "compare candidates with a reference on the same images; exit code 1 unless all are kept",

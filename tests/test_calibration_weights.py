@@ -3,10 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.qparams import dequantize, quantize
-from calibration.weights import INT32_LIMIT, bias_params, per_channel_weight, smallest_weight_scale
+from calibration.weights import (
+    INT32_LIMIT,
+    bias_params,
+    per_channel_weight,
+    quantize_weight,
+    smallest_weight_scale,
+)
 
 WEIGHTS = hnp.arrays(
     np.float32,
@@ -95,3 +102,43 @@ def test_one_scale_for_the_whole_weight():
     )
     assert params.axis is None
     assert quantize(np.array([1, -1], np.float32), params).tolist() == [4, -4]
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("shape", [(5, 7, 3, 3), (4, 16, 1, 1), (3, 1, 2, 2), (2, 1, 1, 1), (6, 9)])
+def test_errors_cancel_within_each_kernel_and_channel(shape: tuple[int, ...], reduce_range: bool):
+    weight = np.random.default_rng(len(shape) + shape[0]).normal(size=shape).astype(np.float32)
+    weight[0] = 0
+    params = per_channel_weight(weight, axis=0, reduce_range=reduce_range)
+    integers = quantize_weight(weight, params)
+    assert integers.dtype == np.int8
+    assert integers.shape == shape
+    assert integers.min() >= params.quant_min
+    assert integers.max() <= params.quant_max
+    scale = params.scale.astype(np.float64).reshape(-1, 1, 1)
+    steps = weight.astype(np.float64).reshape(*shape[:2], -1) / scale
+    error = integers.reshape(*shape[:2], -1) - steps
+    slack = 1e-4  # a scale is rounded to float32
+    assert np.abs(error).max() < 1 + slack
+    assert np.abs(error.sum(axis=2)).max() <= 1 + slack
+    assert np.abs(error.sum(axis=(1, 2))).max() <= 0.5 + slack
+    assert (integers[0] == 0).all()
+
+
+def test_a_weight_whose_errors_cancel_is_rounded_to_the_nearest():
+    weight = np.array([[[[0.25, -0.25], [3.0, 127.0]]]], np.float32)
+    params = per_channel_weight(weight, axis=0)
+    assert quantize_weight(weight, params).ravel().tolist() == [0, 0, 3, 127]
+
+
+def test_an_even_image_comes_out_closer_than_with_rounding_to_the_nearest():
+    generator = np.random.default_rng(3)
+    weight = generator.normal(size=(64, 16, 3, 3)).astype(np.float32)
+    params = per_channel_weight(weight, axis=0)
+    even = generator.uniform(0, 1, (16, 1, 1)) * np.ones((1, 3, 3))  # a plain patch a channel
+
+    def error(integers: NDArray[np.int8]) -> float:
+        lost = dequantize(integers, params).astype(np.float64) - weight
+        return float(np.square((lost * even).sum(axis=(1, 2, 3))).mean())
+
+    assert error(quantize_weight(weight, params)) < error(quantize(weight, params)) / 4

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.noise import Noise
-from deploy.layers.pairs import LayerPair, layer_name
+from deploy.layers.pairs import LayerPair, layer_name, shift_of
 from deploy.layers.parts import GraphPart, GraphView, Values
 from deploy.layers.steps import Step, behind_the_last_convolution, steps_of
 
@@ -130,7 +130,8 @@ class AloneNetwork:
         index, pair = self._pairs.get(layer_name(step.node), (None, None))
         if index in wanted and index is not None and pair is not None:
             rounded = self._rounded(pair.twin.input[0], rows.rounded)
-            noise[index] = Noise.between(rows.values[:1], rounded)
+            shift = shift_of(self._int8, pair.twin.input[0])
+            noise[index] = Noise.between(rows.values[:1], rounded - np.float32(shift))
             (own,) = self._parts[f"{step.output} in int8"](rounded)
             own = np.maximum(own, 0) if pair.rectified else own
             values, layers = np.concatenate([values, own]), (*layers, index)

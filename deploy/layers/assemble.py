@@ -10,7 +10,7 @@ from calibration.noise import SILENCE, Noise
 from deploy.cost import onnx_cost
 from deploy.layers.constants import Constants
 from deploy.layers.effects import Effect
-from deploy.layers.pairs import IntegerRange, LayerPair, Rounding, integer_range
+from deploy.layers.pairs import BIAS, IntegerRange, LayerPair, Rounding, integer_range
 from deploy.layers.parts import GraphView, Values
 from deploy.layers.rows import Bins, LayerError, RoundingError
 from deploy.layers.together import Together
@@ -104,7 +104,7 @@ def _layer_error(
         sqnr_input_db=effect.input.sqnr_db,
         sqnr_weight_db=constants.noise(pair, 1).sqnr_db,
         sqnr_weight_reachable_db=constants.reachable_db(pair),
-        sqnr_bias_db=constants.noise(pair, 2).sqnr_db,
+        sqnr_bias_db=constants.noise(pair, BIAS).sqnr_db,
         sqnr_weight_per_channel_db=spread.per_channel_db,
         sqnr_weight_per_tensor_db=spread.per_tensor_db,
         weight_range_spread=spread.range_spread,

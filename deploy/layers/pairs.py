@@ -11,6 +11,9 @@ import onnx
 from deploy.errors import InputError
 from deploy.layers.parts import GraphPart, GraphView, Values
 
+BIAS = 2
+"""Place of the bias among a convolution's inputs."""
+
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -120,14 +123,38 @@ def sole_relu(view: GraphView, node: onnx.NodeProto) -> onnx.NodeProto | None:
 
 
 def rounding_of(view: GraphView, name: str) -> str | None:
-    """The activation that Q and DQ in front of ``name`` round; ``None`` where they do not."""
+    """The activation that Q and DQ in front of ``name`` round; ``None`` where they do not.
+
+    A constant added just before Q (see ``deploy.pixel_levels``) belongs to the rounding.
+    """
     node, source = view.producer.get(name), name
     if node is None or node.op_type != "DequantizeLinear":
         return None
     while node is not None and node.op_type in _LINEAR:
         source = node.input[0]
         node = view.producer.get(source)
+    if node is not None and _is_shift(view, node):
+        source = node.input[0]
     return source if source in view.changing else None
+
+
+def shift_of(view: GraphView, name: str) -> float:
+    """What was added to an activation before it was rounded; 0 where nothing was."""
+    node = view.producer.get(name)
+    while node is not None and node.op_type in _LINEAR:
+        node = view.producer.get(node.input[0])
+    amount = view.constant(node.input[1]) if node is not None and _is_shift(view, node) else None
+    return 0.0 if amount is None else float(amount.item())
+
+
+def _is_shift(view: GraphView, node: onnx.NodeProto) -> bool:
+    """An Add of one constant number whose sum is only rounded."""
+    if node.op_type != "Add":
+        return False
+    amount = view.constant(node.input[1])
+    readers = view.readers.get(node.output[0], [])
+    rounded = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    return amount is not None and amount.size == 1 and rounded
 
 
 def rounding_parts(view: GraphView) -> dict[str, GraphPart]:
@@ -158,7 +185,10 @@ def integer_range(view: GraphView, name: str) -> IntegerRange | None:
     if scale is None or point is None or point.dtype.kind not in "iu":
         return None
     limits = np.iinfo(point.dtype)
-    ends = [(limit - point.astype(np.float64)) * scale for limit in (limits.min, limits.max)]
+    shift = shift_of(view, name)
+    ends = [
+        (limit - point.astype(np.float64)) * scale - shift for limit in (limits.min, limits.max)
+    ]
     return IntegerRange(
         low=float(ends[0].min()), high=float(ends[1].max()), step=float(scale.max())
     )
@@ -168,6 +198,8 @@ def constants_of(
     reference: GraphView, candidate: GraphView, pair: LayerPair, place: int
 ) -> tuple[Values, Values]:
     """A layer's weight (``place`` 1) or bias (2): in float, and what the integers stand for.
+
+    What a bias takes off again of a shifted input is not counted as noise.
 
     Raises:
         InputError: it is no constant, or the shapes differ.
@@ -183,6 +215,10 @@ def constants_of(
             f"input {place} of {pair.name} has shape {shapes[0]} in the float and {shapes[1]} in "
             "the int8 model; give as --reference the file it was quantized from"
         )
+    shift = shift_of(candidate, pair.twin.input[0]) if place == BIAS else 0.0
+    if shift:
+        _, weight = constants_of(reference, candidate, pair, 1)
+        found = found + np.float32(shift) * weight.sum(axis=tuple(range(1, weight.ndim)))
     return wanted, found
 
 

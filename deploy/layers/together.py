@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from calibration.counter import TensorCounter
 from calibration.errors import CalibrationError
 from calibration.histogram import TensorHistogram
 from calibration.noise import Noise
 from deploy.errors import RunError
-from deploy.layers.pairs import LayerPair, Rounding
+from deploy.layers.pairs import LayerPair, Rounding, shift_of
 from deploy.layers.parts import GraphPart, GraphView, Values
 
 
@@ -72,6 +74,7 @@ class TogetherNetworks:
         self._input = reference.input
         sites = dict.fromkeys(site for pair in pairs for site in pair.roundings)
         self._roundings = {site: roundings[site.rounded] for site in sites}
+        self._shifts = {site: shift_of(candidate, site.rounded) for site in sites}
         read = [pair.node.input[0] for pair in pairs] + [site.tensor for site in sites]
         self._read = tuple(dict.fromkeys(read))
         fetched = dict.fromkeys((*self._outputs.values(), *self._read))
@@ -102,7 +105,10 @@ class TogetherNetworks:
         return Together(
             layers=layers,
             roundings={
-                site: Noise.between(wanted[site.tensor], part(wanted[site.tensor])[0])
+                site: Noise.between(
+                    wanted[site.tensor],
+                    part(wanted[site.tensor])[0] - np.float32(self._shifts[site]),
+                )
                 for site, part in self._roundings.items()
             },
             inputs=inputs,

@@ -1,0 +1,259 @@
+"""Mixed precision under a budget: the fewest layers in float that keep it.
+
+Layers are ranked by what each does to the output alone in int8; the number of the worst that stay
+in float is found by trying. The best file so far is always in place, and what was found is kept, so
+that an interrupted search loses one trial at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from benchmarks.mixed_search import fewest_within, next_count
+from benchmarks.mixed_state import SearchState, Trial
+from benchmarks.parity import ParityReport
+from calibration.table import CalibrationTable
+from deploy.artifact import Artifact
+from deploy.float_region import float_region
+from deploy.layer_errors import layer_errors
+from deploy.onnx_file import load_model
+from deploy.targets.profiles import TargetProfile
+from deploy.to_int8 import to_int8
+
+log = logging.getLogger(__name__)
+
+RANKING_PARTS = 2
+"""Rankings that are averaged: each is kept when it is done, so an interruption costs one."""
+
+RANKING_IMAGES = 2
+"""Images a part."""
+
+T = TypeVar("T")
+Inputs = Sequence[NDArray[Any]]
+
+
+class _TimeUpError(Exception):
+    """The time budget ended inside a ranking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedResult:
+    """What a search ended with.
+
+    Attributes:
+        artifact: the file in place.
+        layers: convolutions in float, worst first.
+        exclude: nodes in float, as ``--exclude`` takes them: those, what they alone read, and what
+            was asked for.
+        trials: by number of float layers, ascending.
+        chosen: the trial of the file in place.
+        within: it keeps the budget.
+        finished: fewer layers were tried and lost too much; otherwise time ran out.
+    """
+
+    artifact: Artifact
+    layers: tuple[str, ...]
+    exclude: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    within: bool
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedSearch:
+    """All that decides a search.
+
+    Attributes:
+        source: the float32 model that was calibrated.
+        output: the int8 file to write.
+        table: ranges of the source's activations.
+        table_sha256: digest of the table's file.
+        profile: what the target wants.
+        exclude: nodes that stay in float whatever is found.
+        images: to rank layers on, normalised, ``RANKING_PARTS`` times ``RANKING_IMAGES`` at most.
+        judge: compares a file with the reference on the validation images.
+        max_drop: the budget, percentage points of IoU.
+        time_budget_s: no trial starts that would end later, by the time the last one took.
+        threads: for the ranking.
+        progress: wraps what is worked on, with a label, for a progress bar.
+    """
+
+    source: Artifact
+    output: Path
+    table: CalibrationTable
+    table_sha256: str
+    profile: TargetProfile
+    exclude: tuple[str, ...]
+    images: Inputs
+    judge: Callable[[Artifact], ParityReport]
+    max_drop: float
+    time_budget_s: float
+    threads: int
+    progress: Callable[[Iterable[Any], str], Iterable[Any]]
+
+    def run(self, state: SearchState, *, started: float) -> MixedResult:
+        """Search; see the module.
+
+        Args:
+            state: empty, or of a search to go on with.
+            started: when the time budget began, by ``time.monotonic()``.
+
+        Raises:
+            InputError: see ``to_int8`` and ``layer_errors``.
+            UsageError: likewise.
+            RunError: a runtime failed.
+        """
+        deadline = started + self.time_budget_s
+        with self._saying_what_is_left(state):
+            if 0 not in state.trials:
+                self._try(state, (), 0)
+            done = state.trials[0].within(self.max_drop)
+            ranking = () if done else self._ranking(state, started)
+            while ranking and not done:
+                count = next_count(self._tried(state, len(ranking)), len(ranking))
+                done = count is None
+                if count is None or not self._time_for(state, deadline):
+                    break
+                self._try(state, ranking, count)
+        return self._result(state, ranking, finished=done)
+
+    def _ranking(self, state: SearchState, started: float) -> tuple[str, ...]:
+        """Layers, worst first; none where the time ended before.
+
+        A second part is added while half of the time is left.
+        """
+        parts = [
+            self.images[i : i + RANKING_IMAGES] for i in range(0, len(self.images), RANKING_IMAGES)
+        ]
+        for images in () if state.ranked else parts[len(state.noise) :]:
+            if state.noise and time.monotonic() > started + self.time_budget_s / 2:
+                break
+            try:
+                self._rank(images, state, deadline=started + self.time_budget_s)
+            except _TimeUpError:
+                break
+        if not state.noise:
+            return ()
+        state.ranked = True
+        state.write()
+        return state.ranking()
+
+    def _rank(self, images: Inputs, state: SearchState, *, deadline: float) -> None:
+        """Add one part to the ranking."""
+        before = time.monotonic()
+
+        def in_time(work: Iterable[T]) -> Iterator[T]:
+            for piece in self.progress(work, "rank layers"):
+                if time.monotonic() > deadline:
+                    raise _TimeUpError
+                yield piece
+
+        found = layer_errors(
+            self.source,
+            table=self.table,
+            profile=self.profile,
+            images=images,
+            exclude=self.exclude,
+            threads=self.threads,
+            progress=in_time,
+        )
+        ordered = sorted(found, key=lambda layer: layer.position)
+        state.noise.append({layer.name: _noise(layer.sqnr_alone_db) for layer in ordered})
+        state.write()
+        log.info(
+            "ranked %d layers by what each does alone, on %d images, %.0f s",
+            len(found),
+            len(images),
+            time.monotonic() - before,
+        )
+
+    def _try(self, state: SearchState, ranking: Sequence[str], count: int) -> None:
+        """Measure one number of float layers; put the file in place if none was better."""
+        before = time.monotonic()
+        trial_file = self.output.with_name(f"{self.output.name}.trial")
+        try:
+            artifact = self._write(ranking[:count], trial_file)
+            report = self.judge(artifact)
+            trial = Trial.of(report, layers=count, seconds=time.monotonic() - before)
+            state.trials[count] = trial
+            if self._best(state) is trial:
+                trial_file.replace(self.output)
+            state.write()
+        finally:
+            trial_file.unlink(missing_ok=True)
+        verdict = "within the budget" if trial.within(self.max_drop) else "not proven within"
+        log.info("%d layers in float: %s, %s, %.0f s", count, trial.words(), verdict, trial.seconds)
+
+    def _write(self, layers: Sequence[str], path: Path) -> Artifact:
+        return to_int8(
+            self.source,
+            path,
+            table=self.table,
+            table_sha256=self.table_sha256,
+            profile=self.profile,
+            exclude=self._in_float(layers),
+        )
+
+    def _in_float(self, layers: Sequence[str]) -> tuple[str, ...]:
+        graph = load_model(self.source.path).graph
+        inside = float_region(graph, layers, operators=self.profile.operators)
+        return tuple(dict.fromkeys((*self.exclude, *inside)))
+
+    def _tried(self, state: SearchState, total: int) -> dict[int, bool]:
+        return {n: t.within(self.max_drop) for n, t in state.trials.items() if n <= total}
+
+    def _best(self, state: SearchState) -> Trial:
+        """The fewest layers within the budget; without any, the one that comes nearest."""
+        within = fewest_within(self._tried(state, max(state.trials)))
+        if within is not None:
+            return state.trials[within]
+        return max(state.trials.values(), key=lambda trial: (not trial.collapsed, trial.low))
+
+    def _time_for(self, state: SearchState, deadline: float) -> bool:
+        """Whether another trial would end in time."""
+        longest = max(trial.seconds for trial in state.trials.values())
+        return time.monotonic() + longest <= deadline
+
+    def _result(self, state: SearchState, ranking: Sequence[str], *, finished: bool) -> MixedResult:
+        """Write the best once more, from what was found: a rerun may lack its file."""
+        chosen = self._best(state)
+        layers = tuple(ranking[: chosen.layers])
+        return MixedResult(
+            artifact=self._write(layers, self.output),
+            layers=layers,
+            exclude=self._in_float(layers),
+            trials=tuple(state.trials[count] for count in sorted(state.trials)),
+            chosen=chosen,
+            within=chosen.within(self.max_drop),
+            finished=finished,
+        )
+
+    @contextmanager
+    def _saying_what_is_left(self, state: SearchState) -> Iterator[None]:
+        """On an interruption, say what is in place."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if state.trials:
+                best = self._best(state)
+                log.info(
+                    "best so far, in place: %s, %d layers in float, %s",
+                    self.output,
+                    best.layers,
+                    best.words(),
+                )
+            raise
+
+
+def _noise(sqnr_db: float | None) -> float:
+    """Noise over signal; 0 where nothing changed."""
+    return 0.0 if sqnr_db is None else float(10.0 ** (-sqnr_db / 10))

@@ -1,0 +1,128 @@
+"""What a search for mixed precision found so far, kept on disk so that a rerun goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks.parity import ParityReport
+from calibration.files import write_atomic
+from deploy.errors import InputError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What was measured with a number of layers in float.
+
+    Attributes:
+        layers: in float.
+        delta: IoU against the reference, percentage points.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        disagreement_percent: pixels whose class differs.
+        collapsed: an image lost all its foreground.
+        seconds: the trial took.
+    """
+
+    layers: int
+    delta: float
+    low: float
+    high: float
+    disagreement_percent: float
+    collapsed: bool
+    seconds: float
+
+    @classmethod
+    def of(cls, report: ParityReport, *, layers: int, seconds: float) -> Trial:
+        """From a comparison with the reference."""
+        low, high = report.ci95
+        return cls(
+            layers=layers,
+            delta=report.delta,
+            low=low,
+            high=high,
+            disagreement_percent=report.disagreement_percent,
+            collapsed=report.collapsed,
+            seconds=seconds,
+        )
+
+    def within(self, max_drop: float) -> bool:
+        """Proven within the budget: the interval's lower end, not the mean alone."""
+        return self.low >= -max_drop and not self.collapsed
+
+    def words(self) -> str:
+        """The measurement in one line."""
+        return (
+            f"delta {self.delta:+.3f} [{self.low:+.3f}, {self.high:+.3f}], "
+            f"{self.disagreement_percent:.3f} % of pixels differ"
+        )
+
+
+@dataclass(kw_only=True)
+class SearchState:
+    """Noise of each layer, part by part of the images, and the trials.
+
+    Attributes:
+        path: of the file.
+        fingerprint: digest of all that decides the figures.
+        noise: for each part, layer to noise over signal of the output with it alone in int8.
+        ranked: no part is added any more; the trials count layers in this order.
+        trials: by number of float layers.
+    """
+
+    path: Path
+    fingerprint: str
+    noise: list[dict[str, float]] = field(default_factory=list)
+    ranked: bool = False
+    trials: dict[int, Trial] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, *, fingerprint: str) -> SearchState:
+        """Go on from a file of the same inputs, else start anew.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if not path.is_file():
+            return cls(path=path, fingerprint=fingerprint)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if (stored["schema_version"], stored["fingerprint"]) != (SCHEMA_VERSION, fingerprint):
+                return cls(path=path, fingerprint=fingerprint)
+            trials = [Trial(**trial) for trial in stored["trials"]]
+            noise = [{str(k): float(v) for k, v in part.items()} for part in stored["noise"]]
+            ranked = bool(stored["ranked"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} does not hold a search that can go on ({error}); delete it"
+            ) from error
+        return cls(
+            path=path,
+            fingerprint=fingerprint,
+            noise=noise,
+            ranked=ranked,
+            trials={trial.layers: trial for trial in trials},
+        )
+
+    def write(self) -> None:
+        """Write the file.
+
+        Raises:
+            CalibrationError: the folder cannot be written.
+        """
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": self.fingerprint,
+            "noise": self.noise,
+            "ranked": self.ranked,
+            "trials": [asdict(trial) for trial in self.trials.values()],
+        }
+        write_atomic(self.path, (json.dumps(content, indent=1) + "\n").encode())
+
+    def ranking(self) -> tuple[str, ...]:
+        """Layers by their noise over all parts, worst first; of equals the first in the model."""
+        total = {name: sum(part[name] for part in self.noise) for name in self.noise[0]}
+        return tuple(sorted(total, key=lambda name: -total[name]))

@@ -1,0 +1,212 @@
+"""``segdeploy quantize --max-drop``: mixed precision under a budget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mixed_judge import Judge
+from benchmarks.mixed_precision import RANKING_IMAGES, RANKING_PARTS, MixedResult, MixedSearch
+from benchmarks.mixed_state import SearchState, Trial
+from calibration.table import CalibrationTable
+from deploy import __version__
+from deploy.artifact import Artifact, sha256_of
+from deploy.cli_compare import require_same_inputs
+from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of
+from deploy.cli_mixed_flags import DEFAULT_TIME_BUDGET, duration
+from deploy.data import SegmentationSet, open_set, read_splits
+from deploy.errors import InputError, UsageError
+from deploy.onnx_file import contract_of, describe, require_fp32
+from deploy.preprocess import Preprocess
+from deploy.progress import bar
+from deploy.runtimes.base import Execution, Runtime
+from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from deploy.targets.profiles import profile_named
+
+log = logging.getLogger(__name__)
+
+NEEDED = ("data", "reference")
+ONLY_WITH_BUDGET = ("time_budget", *NEEDED)
+
+
+def wants_search(options: Options) -> bool:
+    """Whether the flags ask for a search.
+
+    Raises:
+        UsageError: a flag of the search without ``--max-drop``, or one that it needs is missing.
+    """
+    given = [f"--{n.replace('_', '-')}" for n in ONLY_WITH_BUDGET if getattr(options, n)]
+    if options.max_drop is None:
+        if given:
+            raise UsageError(f"{', '.join(given)}: only a search with --max-drop takes it")
+        return False
+    missing = [f"--{name}" for name in NEEDED if not getattr(options, name)]
+    if missing:
+        raise UsageError(f"--max-drop needs {' and '.join(missing)} to measure the loss with")
+    return True
+
+
+def quantize_mixed(options: Options, output: Path) -> Result:
+    """Search for the fewest float layers within the budget, and report on the test split."""
+    started = time.monotonic()
+    source, profile = describe(options.model), profile_named(options.target)
+    require_fp32(source, "int8 is made")
+    preprocess = contract_of(source)
+    validation = _split(options.data, "val")
+    if not options.reference.is_file():
+        raise InputError(f"--reference {options.reference} is no file; give a checkpoint or ONNX")
+    if not availability(profile.runtime).ready:
+        raise InputError(f"{availability(profile.runtime).reason}; it has to run the trials")
+    execution = Execution(threads=options.threads or usable_cores())
+    state = SearchState.open(
+        output.with_name(f"{output.name}.search.json"),
+        fingerprint=_fingerprint(options, source, validation, preprocess),
+    )
+    log.info(
+        "choosing on %d val images, on %s%s",
+        len(validation),
+        profile.runtime.value,
+        f"; going on after {len(state.trials)} trials" if state.trials else "",
+    )
+    with _reference(options, execution, preprocess) as reference:
+
+        def judge(images: SegmentationSet) -> Judge:
+            return Judge(
+                reference,
+                images,
+                preprocess=preprocess,
+                runtime=profile.runtime,
+                execution=execution,
+                seed=options.seed,
+                progress=_bar,
+            )
+
+        judged = judge(validation)
+        result = MixedSearch(
+            source=source,
+            output=output,
+            table=CalibrationTable.read(options.calibration),
+            table_sha256=sha256_of(options.calibration),
+            profile=profile,
+            exclude=tuple(options.exclude),
+            images=_for_ranking(validation, preprocess, options.seed),
+            judge=lambda artifact: judged.report(artifact, max_drop=options.max_drop),
+            max_drop=options.max_drop,
+            time_budget_s=options.time_budget or duration(DEFAULT_TIME_BUDGET),
+            threads=execution.threads,
+            progress=_bar,
+        ).run(state, started=started)
+        _say(result, options.max_drop)
+        test = _tested(result, options, judge)
+    if result.finished:
+        state.path.unlink(missing_ok=True)
+    return 0 if result.within else GATE_FAILED, _as_json(result, options.max_drop, test)
+
+
+def _tested(result: MixedResult, options: Options, judge: Any) -> Trial | None:
+    """The file in place on the test split; ``None`` where there is none."""
+    if "test" not in set(read_splits(options.data / "splits.csv").values()):
+        return None
+    before = time.monotonic()
+    report = judge(open_set(options.data, "test")).report(
+        result.artifact, max_drop=options.max_drop
+    )
+    seconds = time.monotonic() - before
+    found = Trial.of(report, layers=result.chosen.layers, seconds=seconds)
+    log.info("test split, %d images: %s", len(report.images), found.words())
+    return found
+
+
+def _say(result: MixedResult, max_drop: float) -> None:
+    """The outcome, in words."""
+    path, layers = result.artifact.path, result.layers
+    size = path.stat().st_size / 1e6
+    if result.within and not layers:
+        log.info("all layers in int8 keep the budget of %g points: no search needed", max_drop)
+    elif result.within:
+        found = "the fewest" if result.finished else "the fewest that time allowed to try"
+        log.info(
+            "%d layers in float, %s: --exclude %s", len(layers), found, " ".join(result.exclude)
+        )
+    elif result.finished:
+        log.info("even with every layer in float the budget of %g points is not kept", max_drop)
+    else:
+        log.info(
+            "the time ended before the budget of %g points was kept; the best so far is in place, "
+            "run the same command to go on",
+            max_drop,
+        )
+    log.info("%s: int8 with %d layers in float, %.1f MB", path, len(layers), size)
+
+
+def _as_json(result: MixedResult, max_drop: float, test: Trial | None) -> dict[str, Any]:
+    return asdict(result.artifact) | {
+        "bytes": result.artifact.path.stat().st_size,
+        "max_drop_percentage_points": max_drop,
+        "within": result.within,
+        "finished": result.finished,
+        "float_layers": list(result.layers),
+        "exclude": list(result.exclude),
+        "val": asdict(result.chosen),
+        "test": asdict(test) if test else None,
+        "trials": [asdict(trial) for trial in result.trials],
+    }
+
+
+def _split(root: Path, name: str) -> SegmentationSet:
+    """One split, whose absence is explained."""
+    splits = read_splits(root / "splits.csv")
+    if name not in set(splits.values()):
+        raise InputError(
+            f"--data {root} has no {name} split to choose on, only "
+            f"{', '.join(sorted(set(splits.values())))}; `segdeploy data prepare` makes one"
+        )
+    return open_set(root, name)
+
+
+def _for_ranking(images: SegmentationSet, preprocess: Preprocess, seed: int) -> list[Any]:
+    """A few images, drawn by seed, normalised."""
+    few = min(len(images), RANKING_PARTS * RANKING_IMAGES)
+    return list(images.take(few, seed=seed).inputs(preprocess))
+
+
+def _fingerprint(
+    options: Options, source: Artifact, images: SegmentationSet, preprocess: Preprocess
+) -> str:
+    """Digest of all that decides what trials measure; the budgets do not."""
+    decides = [
+        __version__,
+        source.sha256,
+        sha256_of(options.calibration),
+        sha256_of(options.reference),
+        profile_named(options.target).name,
+        sorted(options.exclude),
+        images.sha256(),
+        preprocess.to_json(),
+        options.seed,
+    ]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+
+def _reference(options: Options, execution: Execution, models: Preprocess) -> Runtime:
+    """What accuracy is compared with; it must expect the same inputs as the model."""
+    path: Path = options.reference
+    if path.suffix == ".onnx":
+        artifact = describe(path)
+        require_same_inputs(path, contract_of(artifact), models)
+        return open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution)
+    from deploy.runtimes.pytorch import PyTorchRuntime
+
+    checkpoint = checkpoint_of(options, path)
+    require_same_inputs(path, checkpoint.preprocess, models)
+    return PyTorchRuntime(checkpoint, execution=execution)
+
+
+def _bar(items: Iterable[Any], label: str) -> Iterable[Any]:
+    return bar(items, label, unit="image")
