@@ -55,7 +55,7 @@ class Point:
 def missing() -> str | None:
     """Why no chart can be drawn here."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed; pip install 'segdeploy[peers]'"
+        return "matplotlib is not installed; pip install matplotlib"
     return None
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks.report_layers import debug_rows, slowest_rows
 from benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
 from benchmarks.report_rows import (
     ABSENT,
@@ -66,6 +67,22 @@ FLOAT: Columns = (
     ("Not in int8", "count", None),
     ("Which", "layers", None),
 )
+LAYERS: Columns = (
+    ("Layer", "name", None),
+    ("Alone dB", "sqnr_alone_db", "rate"),
+    ("Pixels changed %", "disagreement_alone_percent", "share"),
+    ("Accumulated dB", "sqnr_accumulated_db", "rate"),
+    ("Clipped %", "clipped_percent", "small"),
+    ("Weight spread", "weight_range_spread", "rate"),
+    ("MACs %", "macs_percent", "percent"),
+    ("Most from", "cause", None),
+)
+TIMES: Columns = (
+    ("Candidate", "name", None),
+    ("Together \u00b5s", "total_us", "count"),
+    ("Slowest layers", "layers", None),
+    ("Not in layers %", "others_percent", "rate"),
+)
 STAGES: Columns = (
     ("Stage", "name", None),
     ("Status", "status", None),
@@ -91,6 +108,13 @@ IOU: Columns = (
 )
 
 
+SHOWN_LAYERS = 10
+"""Layers in the table of what int8 costs."""
+
+SLOWEST = 5
+"""Layers named of each candidate that was profiled."""
+
+
 def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
     """The page as one text.
 
@@ -101,19 +125,21 @@ def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
     """
     timed = timed_rows(report)
     sections = {
-        "Accuracy": _noted(_table(ACCURACY, compared_rows(report)), field_note(report)),
-        "All scores, in percent": _table(POOLED, pooled_rows(report)),
+        "Accuracy": _noted(table(ACCURACY, compared_rows(report)), field_note(report)),
+        "All scores, in percent": table(POOLED, pooled_rows(report)),
         "Scores of each image, averaged": _noted(
-            _table(PER_IMAGE, per_image_rows(report)), PER_IMAGE_NOTE
+            table(PER_IMAGE, per_image_rows(report)), PER_IMAGE_NOTE
         ),
-        "Speed and size": _table(SPEED, timed),
-        "Load and memory": _table(START, timed),
-        "Layers not in int8": _table(FLOAT, float_layer_rows(report)),
-        "Stages": _table(STAGES, report["stages"]),
+        "Speed and size": table(SPEED, timed),
+        "Load and memory": table(START, timed),
+        "Layers not in int8": table(FLOAT, float_layer_rows(report)),
+        "Int8 by layer, worst first": _layers_text(report),
+        "Time by layer": table(TIMES, slowest_rows(report, SLOWEST)),
+        "Stages": table(STAGES, report["stages"]),
         "Cost": _cost_text(report),
-        "Published figures": f"{_table(IOU, iou_rows(report))}\n\n{PUBLISHED_NOTE}",
-        "Worst images": _table(WORST, worst_rows(report, 6)),
-        "Not measured": _table(SKIPPED, skipped_rows(report)),
+        "Published figures": f"{table(IOU, iou_rows(report))}\n\n{PUBLISHED_NOTE}",
+        "Worst images": table(WORST, worst_rows(report, 6)),
+        "Not measured": table(SKIPPED, skipped_rows(report)),
         "What each score means": _definitions_text(report["definitions"]),
         "Calibration": _calibration_text(report["calibration"]),
         "Environment": _environment_text(report["environment"]),
@@ -121,8 +147,8 @@ def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
     }
     return "\n\n".join(
         [
-            f"# {_escape(report['model']['name'])}: deployment report",
-            f"**{word}.** {_escape(verdict)}",
+            f"# {escape(report['model']['name'])}: deployment report",
+            f"**{word}.** {escape(verdict)}",
             *(f"## {title}\n\n{text}" for title, text in sections.items() if text),
             f"{report['tool']['name']} {report['tool']['version']}, {report['created_utc']}. "
             "Every figure, raw samples included, is in report.json.\n",
@@ -130,9 +156,9 @@ def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
     )
 
 
-def _table(columns: Columns, rows: Iterable[dict[str, Any]]) -> str:
+def table(columns: Columns, rows: Iterable[dict[str, Any]]) -> str:
     """A GitHub table; empty text where there are no rows."""
-    lines = [[_escape(_cell(row, key, kind)) for _, key, kind in columns] for row in rows]
+    lines = [[escape(_cell(row, key, kind)) for _, key, kind in columns] for row in rows]
     if not lines:
         return ""
     head = [label for label, _, _ in columns]
@@ -140,9 +166,9 @@ def _table(columns: Columns, rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
 
 
-def _noted(table: str, note: str) -> str:
+def _noted(text: str, note: str) -> str:
     """A table with its note; nothing where there is no table."""
-    return f"{table}\n\n{_escape(note)}" if table and note else table
+    return f"{text}\n\n{escape(note)}" if text and note else text
 
 
 def _cell(row: dict[str, Any], key: str, kind: str | None) -> str:
@@ -155,7 +181,7 @@ def _cell(row: dict[str, Any], key: str, kind: str | None) -> str:
     return str(value) if kind is None else figure(value, kind)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text that means itself in Markdown: no markup, no table cell boundary, one line."""
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", flat)
@@ -178,14 +204,25 @@ def _cost_text(report: dict[str, Any]) -> str:
     )
 
 
+def _layers_text(report: dict[str, Any]) -> str:
+    rows = debug_rows(report)
+    worst = table(LAYERS, rows[:SHOWN_LAYERS])
+    if not worst:
+        return ""
+    keep = " ".join(report["debug"]["exclude"])
+    more = f"{SHOWN_LAYERS} of {len(rows)} layers. " if len(rows) > SHOWN_LAYERS else ""
+    advice = f"To keep the worst in float: --exclude {keep}" if keep else ""
+    return _noted(worst, f"{more}{advice}")
+
+
 def _definitions_text(definitions: dict[str, str]) -> str:
-    return "\n".join(f"- {_escape(name)}: {_escape(text)}" for name, text in definitions.items())
+    return "\n".join(f"- {escape(name)}: {escape(text)}" for name, text in definitions.items())
 
 
 def _calibration_text(calibration: dict[str, Any] | None) -> str:
     if calibration is None:
         return ""
-    return _escape(
+    return escape(
         f"{calibration['method']}, {figure(calibration['num_bins'], 'count')} bins, "
         f"{calibration['tensors']} tensors ({calibration['fallbacks']} fell back to min-max), "
         f"{calibration['images']} images, {figure(calibration['seconds'], 'fixed')} s"
@@ -194,7 +231,7 @@ def _calibration_text(calibration: dict[str, Any] | None) -> str:
 
 def _environment_text(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in machine["versions"].items())
-    return _escape(
+    return escape(
         f"{machine['cpu'] or 'unknown processor'}, {figure(machine['cores'], 'count')} cores, "
         f"{figure(machine['memory_bytes'], 'gibi')} GiB, {' '.join(machine['isa'])}; "
         f"{machine['os']}, Python {machine['python']}; {versions}"

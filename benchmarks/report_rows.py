@@ -25,6 +25,7 @@ FIGURES: dict[str, tuple[float, str]] = {
     "percent": (1, ".2f"),
     "share": (1, ".3f"),
     "points": (1, "+.3f"),
+    "small": (1, ".4f"),
     "fixed": (1, ".2f"),
     "rate": (1, ",.1f"),
     "tiny": (1, ".1e"),
@@ -96,6 +97,7 @@ def compared_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
             "interval": interval(row["ci95_percentage_points"]),
             "line": line_reached(row.get("mlperf_lines_reached_percent")),
             "verdict": _verdict(row, reference=report["parity"]["reference"]),
+            "tone": _tone(row),
         }
         for row in section_rows(report, "parity")
         if row["skipped"] is None
@@ -120,6 +122,13 @@ def _verdict(row: dict[str, Any], *, reference: str) -> str:
         return "reference" if row["name"] == reference else "not judged"
     word = row.get("verdict") or ("pass" if row["passed"] else "fail")
     return str(word if row["passed"] else word.upper())
+
+
+def _tone(row: dict[str, Any]) -> str:
+    """How the verdict is coloured; empty for a row that was not judged."""
+    if row.get("verdict") == "not proven":
+        return "open"
+    return {True: "pass", False: "fail", None: ""}[row["passed"]]
 
 
 def worst_rows(report: dict[str, Any], count: int) -> list[dict[str, Any]]:

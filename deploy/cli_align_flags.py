@@ -114,7 +114,7 @@ def _curves_flags(group: Group) -> None:
         "--plot",
         type=Path,
         metavar="FILE.png",
-        help="draw both curves, .png or .svg; needs pip install 'segdeploy[plots]'",
+        help="draw both curves, .png or .svg",
     )
     group.add_argument(
         "--max-relative", type=not_negative, help="mean relative error that passes (default: 0.05)"

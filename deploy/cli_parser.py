@@ -36,6 +36,7 @@ from deploy.cli_flags import (
 from deploy.cli_mixed_flags import quantize_flags
 from deploy.cli_package_flags import package_flags
 from deploy.cli_parity_flags import parity_flags
+from deploy.cli_report_flags import report_flags
 from deploy.cli_train_flags import train_flags
 
 
@@ -160,10 +161,6 @@ def _benchmark(verb: Group) -> None:
     end_to_end_flags(verb)
 
 
-def _report(verb: Group) -> None:
-    verb.add_argument("folder", type=Path, help="output folder of a run, or its report.json")
-
-
 def _run(verb: Group) -> None:
     checkpoint_flags(verb, required=False)
     output_flag(verb, "folder to write (default: segdeploy-out)", default=Path("segdeploy-out"))
@@ -264,9 +261,9 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         package_flags,
     ),
     "report": (
-        "write report.md and report.html again from report.json",
-        "segdeploy report segdeploy-out",
-        _report,
+        "write report.md and report.html again from report.json, or put two runs side by side",
+        "segdeploy report segdeploy-out\n  segdeploy report --compare before after -o compared",
+        report_flags,
     ),
     "run": (
         "do the whole job, from export to int8, parity, benchmark and report",

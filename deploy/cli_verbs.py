@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from benchmarks.environment import describe as describe_environment
-from benchmarks.report import load_report, verdict_text, write_report
 from calibration.estimate import Method
 from deploy import (
     bundled,
@@ -23,6 +22,7 @@ from deploy import (
     cli_doctor,
     cli_package,
     cli_parity,
+    cli_report,
     cli_train,
 )
 from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
@@ -50,16 +50,6 @@ def data(options: Options, arguments: Sequence[str]) -> Result:
     shown = ", ".join(f"{count} {split}" for split, count in counts.items())
     log.info("%s: %d images (%s)", options.output, len(rows), shown)
     return 0, {"output": str(options.output), "images": len(rows), "splits": counts}
-
-
-def report(options: Options, arguments: Sequence[str]) -> Result:
-    """Write the readable reports again from report.json."""
-    content = load_report(options.folder)
-    folder = options.folder if options.folder.is_dir() else options.folder.parent
-    write_report(content, folder)
-    log.info("%s", verdict_text(content))
-    log.info("report: %s", folder / "report.html")
-    return 0, content
 
 
 def run_all(options: Options, arguments: Sequence[str]) -> Result:
@@ -114,6 +104,6 @@ VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
     "debug": cli_debug.debug,
     "benchmark": cli_benchmark.benchmark,
     "package": cli_package.package_models,
-    "report": report,
+    "report": cli_report.report,
     "run": run_all,
 }

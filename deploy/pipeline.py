@@ -78,7 +78,8 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         debug = stages.debug(rewritten, artifacts[f"int8 {config.targets[0].name}"])
     entries = entries_for(artifacts, config.runtimes)
     parity = stages.parity(entries)
-    benchmark = stages.benchmark([e for e in entries if e.label != "fp32 exported"])
+    timed = [entry for entry in entries if entry.label != "fp32 exported"]
+    benchmark = stages.benchmark(timed)
     report = assemble(
         config=config,
         checkpoint=checkpoint,
@@ -88,6 +89,8 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         debug=debug,
         parity=parity,
         benchmark=benchmark,
+        layer_times=stages.layer_times(timed),
+        worst=stages.worst_images(parity, entries),
         passed=gate_passed(parity),
     )
     write_report(report, config.output)

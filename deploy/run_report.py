@@ -35,6 +35,8 @@ def assemble(
     debug: dict[str, Any] | None,
     parity: dict[str, Any],
     benchmark: dict[str, Any],
+    layer_times: list[dict[str, Any]],
+    worst: list[dict[str, Any]],
     passed: bool,
 ) -> dict[str, Any]:
     """Put the report together in the form of ``benchmarks/report.schema.json``.
@@ -48,6 +50,8 @@ def assemble(
         debug: the layer section; ``None`` where no int8 model was made.
         parity: the parity section.
         benchmark: the speed section.
+        layer_times: where each runtime spends its time.
+        worst: the images that lost most, as pictures.
         passed: the gate's verdict.
     """
     now = datetime.now(timezone.utc)
@@ -85,6 +89,8 @@ def assemble(
         "parity": parity,
         "cost": cost_section(model, checkpoint),
         "benchmark": benchmark,
+        "layer_times": layer_times,
+        "worst_images": worst,
         "environment": asdict(describe()) | {"isa": list(describe().isa)},
         "recommendation": recommend(parity, benchmark),
         "passed": passed,

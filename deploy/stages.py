@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from benchmarks.entries import Entry
 from benchmarks.environment import describe as describe_environment
+from benchmarks.layer_time_run import layer_time_section
 from benchmarks.parity import StageCheck, stage_check
 from benchmarks.parity_run import parity_section
 from benchmarks.speed_run import speed_section
 from benchmarks.subjects import CheckpointSubject, FileSubject
 from benchmarks.sweep import Sweep
+from benchmarks.worst_images import worst_images
 from calibration.table import CalibrationTable
 from deploy import __version__
 from deploy.artifact import Artifact
@@ -208,6 +210,27 @@ class StageRunner:
         note = f"{len(section['rows'])} rows, interleaved"
         self._note("benchmark", time.perf_counter() - started, note=note)
         return section
+
+    def layer_times(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """Profile a few calls of everything that was timed."""
+        return layer_time_section(
+            bar(entries, "layer times", unit="model"),
+            images=self.check_images,
+            execution=self.execution,
+        )
+
+    def worst_images(
+        self, parity: dict[str, Any], entries: Sequence[Entry]
+    ) -> list[dict[str, Any]]:
+        """Draw the images that lost most."""
+        return worst_images(
+            parity,
+            self.reference,
+            entries,
+            self.config.evaluation,
+            preprocess=self.checkpoint.preprocess,
+            execution=self.execution,
+        )
 
     def _check(self, stage: str, artifact: Artifact, parent: Artifact | None) -> StageCheck:
         """Compare with the parent on real images; stop at what the arithmetic cannot explain."""

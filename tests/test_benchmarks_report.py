@@ -14,247 +14,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from report_builders import (
+    INT8_FILE,
+    bare_report,
+    failed_report,
+    full_report,
+    png,
+    sample_report,
+)
 
 from benchmarks import report as report_module
+from benchmarks import report_html
 from benchmarks.cost_published import published_gflops
 from benchmarks.report import load_report, verdict_text, write_report
 from benchmarks.report_published import PUBLISHED
 from benchmarks.report_rows import FIGURES, figure
+from benchmarks.report_verdict import headline
 from deploy.errors import InputError, RunError
 from deploy.models import R2UNet, UNetPlusPlus
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
 SCHEMA = Path(report_module.__file__).with_name("report.schema.json")
-INT8_FILE = "sample_net.int8.ort-x86.onnx"
 HOSTILE = '"><img src=x onerror=alert(1)>|`*[a](javascript:alert(2))_.png'
-
-
-def scores(iou: float, *, auc: float | None = 97.5) -> dict[str, Any]:
-    return {
-        "iou": iou,
-        "miou": iou + 5,
-        "dice": iou + 8,
-        "precision": 91.25,
-        "sensitivity": 92.5,
-        "specificity": 93.75,
-        "accuracy": 95.125,
-        "auc": auc,
-    }
-
-
-def parity_row(name: str, **changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": name,
-        "file": None,
-        "target": None,
-        "runtime": "onnxruntime",
-        "precision_requested": "fp32",
-        "precision_executed": "fp32",
-        "scores": None,
-        "delta_iou_percentage_points": None,
-        "ci95_percentage_points": None,
-        "disagreement_percent": None,
-        "passed": None,
-        "skipped": None,
-        "worst_images": [],
-        "iou_per_image_percent": None,
-    }
-    assert set(changes) <= set(row)
-    return row | changes
-
-
-def compared_row(
-    name: str, delta: float, low: float, high: float, **changes: Any
-) -> dict[str, Any]:
-    judged: dict[str, Any] = {
-        "scores": scores(80 + delta, auc=None),
-        "delta_iou_percentage_points": delta,
-        "ci95_percentage_points": [low, high],
-        "disagreement_percent": 0.0625,
-        "passed": True,
-        "worst_images": [
-            {"name": f"fake_{n}", "reference_iou": 70 + n, "candidate_iou": 69.5 + n}
-            for n in range(2)
-        ],
-        "iou_per_image_percent": [79.0, 81.0],
-    }
-    return parity_row(name, **judged | changes)
-
-
-def speed_row(name: str, batch: int, p50_ms: float | None, **changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": name,
-        "file": None,
-        "target": None,
-        "runtime": "onnxruntime",
-        "precision_requested": "fp32",
-        "precision_executed": "fp32",
-        "int8_mac_share": 0.0,
-        "float_layers": [],
-        "hint": "latency",
-        "batch": batch,
-        "threads": 2,
-        "streams": 1,
-        "file_bytes": 36_000_000,
-        "p50_ms": p50_ms,
-        "p90_ms": p50_ms and p50_ms * 1.125,
-        "p99_ms": p50_ms and p50_ms * 1.25,
-        "images_per_s": p50_ms and batch * 1000 / p50_ms,
-        "speedup": p50_ms and 64 * batch / p50_ms,
-        "noise_percent": 1.5,
-        "load_s": 0.25,
-        "first_inference_s": 0.0625,
-        "peak_bytes": 123_456_789,
-        "imports_bytes": 65_432_100,
-        "latencies_s": [p50_ms / 1000] if p50_ms else None,
-        "completions_s": None,
-        "skipped": None,
-    }
-    assert set(changes) <= set(row)
-    return row | changes
-
-
-def stage(name: str, file: str | None, digit: str, **changes: Any) -> dict[str, Any]:
-    artifact = {"file": file, "precision": "fp32", "bytes": 36_000_000, "opset": 18}
-    return {
-        "name": name,
-        "status": "done",
-        "seconds": 1.25,
-        "note": None,
-        "artifact": artifact | {"sha256": digit * 64} if file else None,
-        "check": {"max_abs_difference": 2.5e-6, "sqnr_db": 111.5, "disagreement_percent": 0.0},
-    } | changes
-
-
-def sample_report() -> dict[str, Any]:
-    """A report of a network that does not exist; every figure is invented."""
-    int8 = {"file": INT8_FILE, "target": "ort-x86", "precision_requested": "int8"}
-    int8["precision_executed"] = "int8"
-    fp16 = {"file": "sample_net.fp16.onnx", "precision_requested": "fp16"}
-    fp16["precision_executed"] = "fp32 (weights stored in fp16)"
-    openvino = {"target": "openvino-cpu", "runtime": "openvino", "precision_requested": "int8"}
-    no_openvino = {
-        "precision_executed": None,
-        "skipped": "openvino is not installed: <pip install>",
-    }
-    eager = {"runtime": "pytorch", "file_bytes": None}
-    partly = int8 | {"int8_mac_share": 0.98765, "float_layers": [f"layer<{n}>" for n in range(9)]}
-    return {
-        "schema_version": 1,
-        "tool": {"name": "segdeploy", "version": "0.0.0"},
-        "created_utc": "2026-01-01T00:00:00Z",
-        "command": "segdeploy run --arch unet_plus_plus -c 'made up.pth' --seed 0",
-        "model": {
-            "name": "sample_net",
-            "arch": "unet_plus_plus",
-            "family": "UNET-ZOO",
-            "checkpoint": "made up.pth",
-            "checkpoint_sha256": "0" * 64,
-            "parameters": 9_000_001,
-            "head": 4,
-            "recurrence": None,
-            "preprocess": {"size": [96, 96], "channel_order": "BGR", "antialias": False},
-        },
-        "data": {
-            "calibration": {"root": "fake", "split": "train", "images": 50, "sha256": "1" * 64},
-            "evaluation": {"root": "fake", "split": "test", "images": 64, "sha256": "2" * 64},
-        },
-        "definitions": {
-            "iou": "intersection over union of the foreground per image, mean over images",
-            "miou": "mean over both classes of the IoU from one confusion matrix",
-        },
-        "stages": [
-            stage("export", "sample_net.fp32.onnx", "3"),
-            stage("simplify", "sample_net.sim.onnx", "4", status="reused", seconds=None),
-            stage("int8", INT8_FILE, "5", note="43 tensors quantized"),
-            stage("package", None, "6", status="skipped", note="no target <asked>", check=None),
-        ],
-        "calibration": {
-            "method": "entropy",
-            "num_bins": 2048,
-            "tensors": 43,
-            "fallbacks": 2,
-            "images": 50,
-            "seconds": 3.125,
-        },
-        "parity": {
-            "reference": "PyTorch fp32",
-            "max_drop_percentage_points": 0.1,
-            "images": 64,
-            "rows": [
-                parity_row("PyTorch fp32", runtime="pytorch", scores=scores(80.0)),
-                compared_row("fp32 on ONNX Runtime", 0.0, 0.0, 0.0, file="sample_net.fp32.onnx"),
-                compared_row("fp16 on ONNX Runtime", 0.004, -0.002, 0.011, **fp16),
-                compared_row("int8 ort-x86 on ONNX Runtime", -0.031, -0.085, 0.022, **int8),
-                parity_row("int8 openvino-cpu on OpenVINO", **openvino, **no_openvino),
-            ],
-        },
-        "cost": {
-            "input_shape": [1, 3, 96, 96],
-            "macs": 4_000_000_000,
-            "flops": 8_000_000_000,
-            "parameters": 9_000_001,
-            "elementwise": {"Relu": 123_456, "Sigmoid": 9216},
-            "not_counted": ["Resize"],
-            "published_gflops": 10.897,
-            "published_gflops_reproduced": 10.897,
-            "layers": [
-                {"name": "/conv0_0/conv", "op": "Conv", "macs": 3_000_000_000, "parameters": 864},
-                {"name": "/final", "op": "Conv", "macs": 1_000_000_000, "parameters": 33},
-            ],
-        },
-        "benchmark": {
-            "duration_s": 3.0,
-            "warmup": 10,
-            "rows": [
-                speed_row("PyTorch fp32", 1, 64.0, **eager),
-                speed_row("fp16 on ONNX Runtime", 1, 40.0, **fp16, file_bytes=18_000_000),
-                speed_row("int8 ort-x86 on ONNX Runtime", 1, 16.0, **partly, file_bytes=9_000_000),
-                speed_row("PyTorch fp32", 8, 512.0, **eager),
-                speed_row("int8 ort-x86 on ONNX Runtime", 8, 100.0, **partly, file_bytes=9_000_000),
-                speed_row("int8 openvino-cpu on OpenVINO", 1, None, **openvino, **no_openvino),
-            ],
-        },
-        "environment": {
-            "os": "FakeOS 1",
-            "python": "3.99.0",
-            "cpu": "Invented CPU @ 1 GHz",
-            "cores": 2,
-            "memory_bytes": 8 * 2**30,
-            "isa": ["avx2"],
-            "versions": {"torch": "9.9.9", "openvino": None},
-        },
-        "recommendation": {
-            "file": INT8_FILE,
-            "runtime": "onnxruntime",
-            "reason": "fastest that keeps the budget",
-        },
-        "passed": True,
-    }
-
-
-def bare_report() -> dict[str, Any]:
-    """The least a run can say: nothing but the model was looked at."""
-    report = sample_report()
-    for section in ("calibration", "parity", "cost", "benchmark", "recommendation", "passed"):
-        report[section] = None
-    report["data"] = {"calibration": None, "evaluation": None}
-    for key in ("family", "checkpoint", "checkpoint_sha256", "head"):
-        report["model"][key] = None
-    for key in ("cpu", "cores", "memory_bytes"):
-        report["environment"][key] = None
-    return report | {"stages": []}
-
-
-def failed_report() -> dict[str, Any]:
-    report = sample_report()
-    report["parity"]["rows"][3] |= {
-        "delta_iou_percentage_points": -1.25,
-        "ci95_percentage_points": [-1.5, -1.0],
-        "passed": False,
-    }
-    return report | {"passed": False, "recommendation": None}
 
 
 class Page(HTMLParser):
@@ -289,7 +71,29 @@ def validator() -> Any:
     return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
 
 
-REPORTS = {"passed": sample_report, "failed": failed_report, "bare": bare_report}
+REPORTS = {
+    "full": full_report,
+    "passed": sample_report,
+    "failed": failed_report,
+    "bare": bare_report,
+}
+
+
+@pytest.fixture(autouse=True)
+def _charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests show one report: its charts are drawn for the first of them."""
+    monkeypatch.setattr(report_html, "charts_of", _charts_of)
+
+
+def _charts_of(report: dict[str, Any]) -> dict[str, Any]:
+    key = json.dumps(report, sort_keys=True)
+    if key not in DRAWN:
+        DRAWN[key] = charts_of(report)
+    return DRAWN[key]
+
+
+charts_of = report_html.charts_of
+DRAWN: dict[str, dict[str, Any]] = {}
 
 
 @pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
@@ -364,7 +168,13 @@ def test_order_of_keys_and_input_stay_untouched(tmp_path: Path) -> None:
 def test_html_shows_every_figure(tmp_path: Path) -> None:
     report = sample_report()
     page, _ = pages(report, tmp_path)
-    shown = [verdict_text(report).partition(". ")[2], report["command"], "12.00", "8.0 GiB"]
+    shown = [
+        headline(report),
+        report["recommendation"]["reason"],
+        report["command"],
+        "12.00",
+        "8.0 GiB",
+    ]
     for row in report["parity"]["rows"]:
         shown += [row["name"], row["skipped"]]
         shown += [figure(v, "percent") for v in (row["scores"] or {}).values()]
@@ -459,8 +269,11 @@ def test_a_name_that_is_no_utf8_does_not_break_the_pages(tmp_path: Path) -> None
 def test_html_asks_the_network_for_nothing(make: Any, tmp_path: Path) -> None:
     page, _ = pages(make(), tmp_path)
     source = (tmp_path / "report.html").read_text("utf-8")
-    assert all(address.startswith("#") or address == "data:," for address in page.addresses)
-    assert not re.search(r"https?:|//[a-z]|@import|url\(|fetch\(|XMLHttp|WebSocket", source)
+    local = re.compile(r"#|data:,$|data:image/png;base64,")
+    assert all(local.match(address) for address in page.addresses)
+    pictures = re.compile(r"data:image/png;base64,[^\"]+")
+    code = pictures.sub("", source)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)|fetch\(|XMLHttp|WebSocket", code)
     assert "default-src 'none'" in source
     targets = set(re.findall(r'id="([^"]+)"', source))
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= targets
@@ -616,3 +429,63 @@ def test_what_json_cannot_hold_is_refused(value: Any, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be written as JSON"):
         write_report(report, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_layer_is_shown_with_its_figures(tmp_path: Path) -> None:
+    report = full_report()
+    page, text = pages(report, tmp_path)
+    for shown in (
+        "/conv0/conv",
+        "/only/rewritten",
+        "--exclude /conv0/conv",
+        "0.000 to 8.000",
+        "7.5",
+    ):
+        assert shown in page.text
+    assert re.search(r"Everything else\s*11\s*Together\s*413", page.text)  # 402 and 11 us
+    assert "no profiler <here>" in page.text
+    assert "| /conv0/conv | 30.0 | 0.031 | 25.0 | 0.0125 | 7.5 | 16.67 | input |" in text
+    assert "/conv0\\_0/conv 97.3 %" in text or "/conv0_0/conv 97.3 %" in text
+    assert "To keep the worst in float: --exclude /conv0/conv" in text
+
+
+def test_a_bar_of_the_layer_chart_leads_to_the_histogram_of_its_layer(tmp_path: Path) -> None:
+    pages(full_report(), tmp_path)
+    source = (tmp_path / "report.html").read_text("utf-8")
+    assert len(re.findall(r'<a href="#layer-\d+"', source)) >= 2 * 3
+    assert source.count('<figure id="layer-') == 3
+
+
+def test_ids_are_unique(tmp_path: Path) -> None:
+    pages(full_report(), tmp_path)
+    ids = re.findall(r'\sid="([^"]+)"', (tmp_path / "report.html").read_text("utf-8"))
+    assert len(ids) == len(set(ids))
+
+
+def test_pictures_stand_beside_their_scores(tmp_path: Path) -> None:
+    report = full_report()
+    page, _ = pages(report, tmp_path)
+    pictures = [a for a in page.addresses if a.startswith("data:image/png")]
+    assert len(pictures) == 2 * 5
+    assert pictures[0] == f"data:image/png;base64,{png(0)}"
+    assert "int8 ort-x86 on ONNX Runtime: 69.50 % IoU, -0.500 points" in page.text
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("worst_images", 0, "truth_png_base64"), "data:image/png;base64,AAAA"),
+        (("worst_images", 0, "candidate"), None),
+        (("layer_times", 0, "layers", 0, "times_us"), []),
+        (("layer_times", 0, "layers", 0, "times_us"), [-1.0]),
+        (("layer_times", 0, "skipped"), "timed all the same"),
+        (("layer_times", 1, "skipped"), None),
+    ],
+)
+def test_schema_rejects_broken_pictures_and_times(path: tuple[Any, ...], value: Any) -> None:
+    report = full_report()
+    inner: Any = report
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert list(validator().iter_errors(report))

@@ -32,9 +32,7 @@ def require_plots(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--plot {path} ends in {path.suffix!r}; expected {' or '.join(SUFFIXES)}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
-            "--plot needs matplotlib, which is not installed; pip install 'segdeploy[plots]'"
-        )
+        raise InputError("--plot needs matplotlib, which is not installed; pip install matplotlib")
 
 
 def write_plot(alignment: CurveAlignment, path: Path) -> None:

@@ -137,7 +137,7 @@ def train(
                 _say(recipe, history)
     board.close()
     if not (output / CURVES_FILE).exists():
-        _announce(settings, f"no {CURVES_FILE}: that needs pip install 'segdeploy[plots]'")
+        _announce(settings, f"no {CURVES_FILE}: that needs pip install matplotlib")
     return _result(recipe, output, history)
 
 

@@ -115,18 +115,9 @@ def executed_of(
     """
     if not layers:
         return Executed(layers=tuple(map(_as_layer, kernels)), requested=requested)
-    waiting = {layer.name: layer for layer in layers}
-    precisions: dict[str, str] = {}
-    unnamed: deque[str] = deque()
-    for kernel in kernels:
-        owner = next((name for name in kernel.names if name in waiting), None)
-        if owner is None:
-            unnamed.append(kernel.precision)
-        else:
-            del waiting[owner]
-            precisions[owner] = kernel.precision
-    if len(unnamed) == len(waiting):
-        precisions |= dict(zip(waiting, unnamed, strict=True))
+    listed = list(kernels)
+    owned = owners([layer.name for layer in layers], listed)
+    precisions = {name: listed[index].precision for name, index in owned.items()}
     return Executed(
         layers=tuple(
             Layer(
@@ -139,6 +130,34 @@ def executed_of(
         ),
         requested=requested,
     )
+
+
+def owners(layers: Sequence[str], kernels: Sequence[Kernel]) -> dict[str, int]:
+    """Which kernel runs each layer, as its place among the kernels; layers of none are left out.
+
+    Example:
+        >>> named = Kernel(names=("b",), operator="Conv", precision="int8")
+        >>> nameless = Kernel(names=("fused_7",), operator="Conv", precision="int8")
+        >>> owners(["a", "b"], [nameless, named])
+        {'b': 1, 'a': 0}
+
+    Args:
+        layers: their names, in the order of the model file.
+        kernels: as for ``executed_of``.
+    """
+    waiting = dict.fromkeys(layers)
+    owned: dict[str, int] = {}
+    unnamed: deque[int] = deque()
+    for index, kernel in enumerate(kernels):
+        owner = next((name for name in kernel.names if name in waiting), None)
+        if owner is None:
+            unnamed.append(index)
+        else:
+            del waiting[owner]
+            owned[owner] = index
+    if len(unnamed) == len(waiting):
+        owned |= dict(zip(waiting, unnamed, strict=True))
+    return owned
 
 
 def _as_layer(kernel: Kernel) -> Layer:

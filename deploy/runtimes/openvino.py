@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from deploy.runtimes.file_layers import file_layers
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 _PRECISION_HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}
-_OPERATORS = {
+OPERATORS = {
     "Convolution": "Conv",
     "Deconvolution": "ConvTranspose",
     "FullyConnected": "MatMul",
@@ -33,13 +33,18 @@ class OpenVinoRuntime:
     own default on processors with bf16 instructions; quantized layers run in int8 all the same.
     The number of streams is pinned for either hint. ``executed`` is read from the compiled model.
 
+    Args:
+        artifact: the file.
+        execution: how to run it.
+        profiled: count the time of each layer, which costs a little.
+
     Raises:
         InputError: OpenVINO does not accept the file.
     """
 
     name = "openvino"
 
-    def __init__(self, artifact: Artifact, *, execution: Execution) -> None:
+    def __init__(self, artifact: Artifact, *, execution: Execution, profiled: bool = False) -> None:
         self.inputs, self.outputs = artifact.inputs, artifact.outputs
         self.execution = execution
         try:
@@ -56,6 +61,7 @@ class OpenVinoRuntime:
                     "NUM_STREAMS": execution.streams,
                     "INFERENCE_NUM_THREADS": execution.threads,
                     "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[execution.precision],
+                    "PERF_COUNT": profiled,
                 },
             )
         except RuntimeError as error:
@@ -69,9 +75,17 @@ class OpenVinoRuntime:
         """What really runs, read from the compiled model."""
         return executed_of(
             file_layers(self._artifact.path),
-            kernels_of(self._compiled.get_runtime_model()),
+            kernels_of(self.graph()),
             requested=self._artifact.precision,
         )
+
+    def graph(self) -> openvino.Model:
+        """The graph that OpenVINO made of the file, and runs."""
+        return self._compiled.get_runtime_model()
+
+    def profile(self) -> Sequence[openvino.ProfilingInfo]:
+        """The time of every node in the last call of ``infer``; zeros unless ``profiled``."""
+        return list(self._request.get_profiling_info())
 
     def infer(self, feeds: Feeds) -> Results:
         """Run one batch; see the contract in ``deploy.runtimes.base``."""
@@ -130,10 +144,24 @@ def kernels_of(model: openvino.Model) -> Iterator[Kernel]:
     """The convolutions and matrix products of a compiled model, in the order they run."""
     for node in model.get_ordered_ops():
         info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
-        if info.get("layerType") in _OPERATORS:
+        if info.get("layerType") in OPERATORS:
             element = info["runtimePrecision"]
             yield Kernel(
-                names=tuple(info["originalLayersNames"].split(",")),
-                operator=_OPERATORS[info["layerType"]],
+                names=_names(info),
+                operator=OPERATORS[info["layerType"]],
                 precision=_ELEMENT_NAMES.get(element, element),
             )
+
+
+def original_names(model: openvino.Model) -> dict[str, tuple[str, ...]]:
+    """For each node of a compiled model, the nodes of the model file it came from."""
+    return {
+        node.get_friendly_name(): _names(
+            {key: value.astype(str) for key, value in node.get_rt_info().items()}
+        )
+        for node in model.get_ordered_ops()
+    }
+
+
+def _names(info: dict[str, str]) -> tuple[str, ...]:
+    return tuple(info.get("originalLayersNames", "").split(","))

@@ -52,7 +52,17 @@ def kernels_of(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[Kern
             operator, precision = FLOAT_OPERATORS[node.op_type], FLOAT_TYPES.get(element, "fp32")
         else:
             continue
-        plain = node.name.removeprefix("fused ")
-        owner = max((name for name in layers if plain.startswith(name)), key=len, default=None)
+        owner = owner_of(node.name, layers)
         names = (node.name,) if owner is None else (owner,)
         yield Kernel(names=names, operator=operator, precision=precision)
+
+
+def owner_of(node: str, layers: Collection[str]) -> str | None:
+    """The layer that a node of the optimised graph came from, by its name.
+
+    Example:
+        >>> owner_of("fused conv10_nchwc", ["conv1", "conv10"])
+        'conv10'
+    """
+    plain = node.removeprefix("fused ")
+    return max((name for name in layers if plain.startswith(name)), key=len, default=None)

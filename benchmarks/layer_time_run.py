@@ -1,0 +1,72 @@
+"""Time per layer of every model that was timed, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.entries import Entry
+from deploy.errors import SegdeployError
+from deploy.interface import Interface, interface_of
+from deploy.runtimes.execution import Execution
+from deploy.runtimes.file_layers import file_layers
+from deploy.runtimes.layer_times import LayerTimes, layer_times
+
+
+def layer_time_section(
+    entries: Iterable[Entry], *, images: NDArray[np.float32], execution: Execution
+) -> list[dict[str, Any]]:
+    """Profile a few calls of each entry.
+
+    Args:
+        entries: what to profile.
+        images: real images, float32 (N, 3, H, W); the first ``execution.batch`` are taken.
+        execution: how each runs.
+
+    Returns:
+        The ``layer_times`` section of ``report.json``, one row for each entry. A runtime that
+        cannot be profiled is a skipped row with its reason.
+    """
+    feeds = np.ascontiguousarray(images[: execution.batch])
+    return [_row(entry, feeds, execution) for entry in entries]
+
+
+def _row(entry: Entry, feeds: NDArray[np.float32], execution: Execution) -> dict[str, Any]:
+    try:
+        skipped = entry.skipped or _unfit(entry)
+        found = None
+        if skipped is None:
+            inputs = {entry.artifact.inputs[0].name: feeds}
+            found = layer_times(entry.runtime, entry.artifact, execution=execution, feeds=inputs)
+    except SegdeployError as error:  # a report without this table is worth having
+        found, skipped = None, str(error)
+    identity = entry.identity()
+    return {
+        **{key: identity[key] for key in ("name", "file", "runtime")},
+        "batch": execution.batch,
+        "threads": execution.threads,
+        "calls": found.calls if found else None,
+        "layers": _times(entry, found) if found else None,
+        "others": (
+            [{"op": op, "times_us": list(times)} for op, times in found.others.items()]
+            if found
+            else None
+        ),
+        "skipped": skipped,
+    }
+
+
+def _unfit(entry: Entry) -> str | None:
+    takes_pixels = interface_of(entry.artifact.inputs, entry.artifact.outputs) is Interface.IMAGE
+    return "takes 8-bit pixels; profile the file it was made from" if takes_pixels else None
+
+
+def _times(entry: Entry, found: LayerTimes) -> list[dict[str, Any]]:
+    macs = {layer.name: layer.macs for layer in file_layers(entry.artifact.path)}
+    return [
+        {"name": name, "macs": macs[name], "times_us": None if times is None else list(times)}
+        for name, times in found.layers.items()
+    ]

@@ -1,0 +1,196 @@
+"""The images that lost most, as pictures: input, truth, both masks, and where they disagree."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.accuracy import classify
+from benchmarks.entries import Entry
+from deploy.data import SegmentationSet
+from deploy.interface import Interface, interface_of
+from deploy.preprocess import Preprocess
+from deploy.runtimes.base import Execution, Runtime, infer_each
+from deploy.runtimes.registry import open_runtime
+
+SHOWN = 6
+"""Images that are shown."""
+
+LONGEST_SIDE = 384
+"""Pixels of a picture; larger images are reduced by a whole factor: a report stays small."""
+
+LOST, GAINED = (214, 39, 40), (31, 119, 180)
+"""Colours of disagreement: foreground that only the reference sees, and only the candidate."""
+
+GREY = 0.35
+"""How bright the image stays under the colours."""
+
+Mask = NDArray[np.bool_]
+
+
+def choose(section: dict[str, Any], count: int = SHOWN) -> list[dict[str, Any]]:
+    """Which images to show, each with the candidate that lost most on it.
+
+    Example:
+        >>> def row(name, *worst):
+        ...     images = [dict(name=n, reference_iou=80.0, candidate_iou=c) for n, c in worst]
+        ...     return {"name": name, "worst_images": images, "skipped": None}
+        >>> rows = [row("fp16", ("a", 80.0), ("b", 79.0)), row("int8", ("b", 70.0))]
+        >>> [(found["image"], found["candidate"]) for found in choose({"rows": rows})]
+        [('b', 'int8'), ('a', 'fp16')]
+
+    Args:
+        section: the ``parity`` section of ``report.json``.
+        count: how many at most.
+
+    Returns:
+        ``image`` and ``candidate`` by name, the largest loss first.
+    """
+    ranked = sorted(
+        (
+            (image["candidate_iou"] - image["reference_iou"], image["name"], row["name"])
+            for row in section["rows"]
+            for image in row["worst_images"]
+        ),
+        key=lambda found: found[0],
+    )
+    chosen: dict[str, dict[str, Any]] = {}
+    for _, image, candidate in ranked:
+        chosen.setdefault(image, {"image": image, "candidate": candidate})
+    return list(chosen.values())[:count]
+
+
+def worst_images(
+    section: dict[str, Any],
+    reference: Runtime,
+    entries: Sequence[Entry],
+    images: SegmentationSet,
+    *,
+    preprocess: Preprocess,
+    execution: Execution,
+) -> list[dict[str, Any]]:
+    """Draw the images that lost most; both models run on them once more.
+
+    Args:
+        section: the ``parity`` section of ``report.json``.
+        reference: an open runtime.
+        entries: where the candidates come from.
+        images: the evaluation set.
+        preprocess: the input contract.
+        execution: how each entry runs.
+
+    Returns:
+        The ``worst_images`` section of ``report.json``: PNG files in base64.
+
+    Raises:
+        InputError: an image or a model cannot be read.
+        RunError: a runtime failed.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    chosen = [found for found in choose(section) if found["candidate"] in by_name]
+    samples = {sample.name: sample for sample in images}
+    if not chosen:
+        return []
+    shown = replace(images, samples=tuple(samples[found["image"]] for found in chosen))
+    pixels, truths = shown.pixels(preprocess), shown.truths(preprocess)
+    inputs = shown.inputs(preprocess)
+    expected = classify(infer_each(reference, inputs), truths.shape)
+    drawn: dict[int, Mask] = {}
+    for name in dict.fromkeys(found["candidate"] for found in chosen):
+        which = [index for index, found in enumerate(chosen) if found["candidate"] == name]
+        entry = by_name[name]
+        with open_runtime(entry.runtime, entry.artifact, execution=execution) as runtime:
+            takes = interface_of(runtime.inputs, runtime.outputs)
+            fed = pixels[which] if takes is Interface.IMAGE else inputs[which]
+            masks = classify(infer_each(runtime, fed), (len(which), *truths.shape[1:]))
+        drawn |= dict(zip(which, masks, strict=True))
+    return [
+        {
+            "name": found["image"],
+            "candidate": found["candidate"],
+            **pictures(pixels[i], truths[i], expected[i], drawn[i]),
+        }
+        for i, found in enumerate(chosen)
+    ]
+
+
+def pictures(
+    image: NDArray[np.uint8], truth: Mask, reference: Mask, candidate: Mask
+) -> dict[str, str]:
+    """The five pictures of one image, as base64 of PNG files.
+
+    Args:
+        image: uint8 (H, W, 3), RGB, as the network saw it.
+        truth: bool (H, W).
+        reference: bool (H, W), what the reference takes for foreground.
+        candidate: bool (H, W).
+    """
+    return {
+        "input_png_base64": _png(_reduced(stretched(image))),
+        "truth_png_base64": _mask_png(truth),
+        "reference_png_base64": _mask_png(reference),
+        "candidate_png_base64": _mask_png(candidate),
+        "disagreement_png_base64": _png(disagreement(stretched(image), reference, candidate)),
+    }
+
+
+def stretched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image from its darkest to its brightest value, so that a dim one can be seen.
+
+    Example:
+        >>> stretched(np.array([[[10, 10, 10], [60, 35, 10]]], np.uint8)).tolist()
+        [[[0, 0, 0], [255, 128, 0]]]
+    """
+    low, high = int(image.min()), int(image.max())
+    scaled = (image.astype(np.float32) - low) * (255 / max(high - low, 1))
+    found: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return found
+
+
+def disagreement(image: NDArray[np.uint8], reference: Mask, candidate: Mask) -> NDArray[np.uint8]:
+    """The dimmed image in grey with every pixel coloured whose class differs.
+
+    A picture that is reduced keeps the colour of every pixel that differs.
+    """
+    grey = np.repeat(image.mean(axis=2, keepdims=True) * GREY, 3, axis=2)
+    drawn = _reduced(grey.astype(np.uint8))
+    for differs, colour in ((reference & ~candidate, LOST), (candidate & ~reference, GAINED)):
+        drawn[_any(differs)] = colour
+    return drawn
+
+
+def _factor(shape: tuple[int, ...]) -> int:
+    return -(-max(shape[:2]) // LONGEST_SIDE)
+
+
+def _reduced(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.array(Image.fromarray(image).reduce(_factor(image.shape)))
+
+
+def _any(mask: Mask) -> Mask:
+    """True where any pixel of a block is."""
+    factor = _factor(mask.shape)
+    padded = np.pad(mask, [(0, -side % factor) for side in mask.shape])
+    rows, columns = (side // factor for side in padded.shape)
+    blocks = padded.reshape(rows, factor, columns, factor)
+    return np.asarray(blocks.any(axis=(1, 3)), np.bool_)
+
+
+def _mask_png(mask: Mask) -> str:
+    return _png(_reduced(mask.astype(np.uint8) * np.uint8(255)), bits=1)
+
+
+def _png(pixels: NDArray[np.uint8], *, bits: int = 8) -> str:
+    file = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert("1", dither=Image.Dither.NONE) if bits == 1 else image).save(
+        file, format="PNG", optimize=True
+    )
+    return base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,66 @@
+"""The verb report: the pages of one run written again, or two runs side by side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import load_report, verdict_text, write_report
+from benchmarks.report_compare import compare_reports
+from benchmarks.report_compare_page import warnings, write_comparison
+from benchmarks.report_rows import figure, interval
+from deploy.cli_inputs import Options, Result
+from deploy.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+COMPARED = Path("segdeploy-compare")
+"""Folder of a comparison where none is given."""
+
+
+def report(options: Options, arguments: Sequence[str]) -> Result:
+    """Write the readable reports again from report.json, or compare two.
+
+    Raises:
+        UsageError: neither one run nor two are given, or both.
+        InputError: a report cannot be read.
+    """
+    if (options.folder is None) == (options.compare is None):
+        raise UsageError("give one run (segdeploy report DIR), or two with --compare A B")
+    if options.compare:
+        return _compare(*options.compare, output=options.output or COMPARED)
+    if options.output:
+        raise UsageError("-o goes with --compare; the pages of one run are written beside it")
+    content = load_report(options.folder)
+    folder = options.folder if options.folder.is_dir() else options.folder.parent
+    write_report(content, folder)
+    log.info("%s", verdict_text(content))
+    log.info("report: %s", folder / "report.html")
+    return 0, content
+
+
+def _compare(one: Path, other: Path, *, output: Path) -> Result:
+    """Both reports on one page; says the changes in a few lines."""
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"-o {output} is a file; give a folder")
+    found = compare_reports(load_report(one), load_report(other))
+    write_comparison(found, output)
+    for warning in warnings(found):
+        log.warning("%s", warning)
+    for row in found["parity"]:
+        if row["change_percentage_points"] is not None:
+            log.info("%s: IoU %s", row["name"], _change(row))
+    for row in found["speed"]:
+        if row["p50_ratio"] is not None:
+            ratio = figure(row["p50_ratio"], "fixed")
+            log.info("%s, batch %d: %s times the latency of A", row["name"], row["batch"], ratio)
+    log.info("compared: %s", output / "compare.html")
+    return 0, found
+
+
+def _change(row: dict[str, Any]) -> str:
+    change = figure(row["change_percentage_points"], "points")
+    ends = row["ci95_percentage_points"]
+    return f"{change} points" + (f" (95 % interval {interval(ends)})" if ends else "")
