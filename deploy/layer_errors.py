@@ -27,7 +27,7 @@ from deploy.to_int8 import to_int8
 
 __all__ = ["Bins", "LayerError", "RoundingError", "compare_layers", "layer_errors"]
 
-VARIANT_BYTES = 512 << 20
+VARIANT_BYTES = 128 << 20
 """Memory that the variants of one activation may take, all threads together."""
 
 Work = tuple[Values, tuple[int, ...]]

@@ -107,6 +107,7 @@ class GraphPart:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False  # or each of a hundred parts would keep its peak
         options.log_severity_level = 3
         if literal:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -14,10 +14,10 @@ A scale that is 8 times too large costs 18.
 """
 
 FAULT_WIDTH = 3.0
-FAULT_CLIPPED_PERCENT = 1.0
+FAULT_CLIPPED_PERCENT = 10.0
 """Beside ``FAULT_DB``, what no calibration does to an activation: integers for more than 3 times
-its largest magnitude, or 1 % of the values clipped. The KL search gives up 20 dB now and then for a
-few values in a thousand, on purpose."""
+its largest magnitude, or a tenth of the values clipped. The KL search gives up 20 dB now and then
+for a few values in a hundred, on purpose."""
 
 BIAS_REACHABLE_DB = 30.0
 """What a bias in int32 has at the least, even one so small that its steps show."""
