@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.cold_start import execution_of
-from benchmarks.end_to_end import Pipeline
 from benchmarks.process import Progress, peak_bytes, serve
 from benchmarks.subjects import import_packages, read_request
-from deploy.errors import RunError
+from deploy.errors import InputError, RunError
+from deploy.interface import interface_of
+from deploy.prediction.flow import Flow, partial_folder
+from deploy.prediction.image import Job, Outcome, Prepared
+from deploy.prediction.journal import Status
+from deploy.prediction.settings import Settings
+from deploy.prediction.sources import Source
 from deploy.preprocess import Preprocess
+from deploy.runtimes.base import Runtime
 
 T = TypeVar("T")
 
@@ -42,7 +48,7 @@ class EndToEnd:
         alone_images_per_s: rate of each stage when it has the machine to itself, and ``in_turn``
             that of one batch after the other, decoded, run and encoded without overlap.
         most_at_once: images held at once, at most.
-        bound: how many the pipeline allows.
+        bound: how many the flow allows.
         peak_bytes: largest resident memory of the process.
 
     Example:
@@ -87,9 +93,26 @@ class EndToEnd:
         return {stage: seconds / total for stage, seconds in self.processor_s.items()}
 
 
+def masks_flow(runtime: Runtime, *, preprocess: Preprocess, output: Path, workers: int) -> Flow:
+    """What ``segdeploy predict`` does for masks alone: each image resized to the model's input.
+
+    Args:
+        runtime: with one image as input, one probability or mask as output.
+        preprocess: its input contract.
+        output: folder for the masks, which exists.
+        workers: threads that decode and encode.
+
+    Raises:
+        InputError: the model has other inputs or outputs.
+    """
+    interface = interface_of(runtime.inputs, runtime.outputs)
+    job = Job(preprocess=preprocess, interface=interface, settings=Settings())
+    return Flow(runtime, job=job, output=output, workers=workers)
+
+
 def measure(
-    pipeline: Pipeline,
-    paths: Sequence[Path],
+    flow: Flow,
+    sources: Sequence[Source],
     *,
     warmup: int,
     duration_s: float,
@@ -98,8 +121,8 @@ def measure(
     """Time the stages alone, then overlapped.
 
     Args:
-        pipeline: a fresh one.
-        paths: images. All are taken, and again from the first until ``duration_s`` have passed.
+        flow: a fresh one.
+        sources: images. All are taken, and again from the first until ``duration_s`` have passed.
         warmup: images at the start that the rate leaves out, 1 or more.
         duration_s: shortest duration of the overlapped run.
         progress: told the share done, 0 to 1.
@@ -108,25 +131,25 @@ def measure(
         InputError: an image cannot be read.
         RunError: the runtime failed.
     """
-    alone = rates_alone(pipeline, paths[:FEW], seconds=min(ALONE_S, duration_s))
-    pipeline.start_over()
-    needed = max(len(paths), warmup + MIN_IMAGES)
+    alone = rates_alone(flow, sources[:FEW], seconds=min(ALONE_S, duration_s))
+    flow.start_over()
+    needed = max(len(sources), warmup + MIN_IMAGES)
     began, began_processor_s = time.perf_counter(), time.process_time()
 
-    def wanted() -> Iterator[Path]:
-        for taken, path in enumerate(cycle(paths)):
+    def wanted() -> Iterator[Source]:
+        for taken, source in enumerate(cycle(sources)):
             spent = time.perf_counter() - began
             if taken >= needed and spent >= duration_s:
                 return
             progress(min(taken / needed, spent / duration_s if duration_s else 1.0))
-            yield path
+            yield source
 
-    for _ in pipeline.masks(wanted()):
-        pass
+    for outcome in flow.outcomes(wanted()):
+        _require_done(outcome)
     processor_s = time.process_time() - began_processor_s
-    decode_s, encode_s = pipeline.decode_processor_s, pipeline.encode_processor_s
+    decode_s, encode_s = flow.decode_processor_s, flow.encode_processor_s
     return EndToEnd(
-        written_s=tuple(sorted(stamp - began for stamp in pipeline.written_at)),
+        written_s=tuple(sorted(stamp - began for stamp in flow.written_at)),
         warmup=warmup,
         processor_s={
             "decode": decode_s,
@@ -134,15 +157,20 @@ def measure(
             "encode": encode_s,
         },
         alone_images_per_s=alone,
-        most_at_once=pipeline.most_at_once,
-        bound=pipeline.bound,
+        most_at_once=flow.most_at_once,
+        bound=flow.bound,
         peak_bytes=peak_bytes(),
     )
 
 
-def rates_alone(pipeline: Pipeline, paths: Sequence[Path], *, seconds: float) -> dict[str, float]:
-    """Images a second of each stage when the others rest, on a few images over and over."""
-    groups = [paths[at : at + pipeline.batch] for at in range(0, len(paths), pipeline.batch)]
+def rates_alone(flow: Flow, sources: Sequence[Source], *, seconds: float) -> dict[str, float]:
+    """Images a second of each stage when the others rest, on a few images over and over.
+
+    Raises:
+        InputError: an image cannot be read.
+        RunError: the runtime failed.
+    """
+    groups = [sources[at : at + flow.batch] for at in range(0, len(sources), flow.batch)]
 
     def repeated(items: Sequence[T]) -> Iterator[T]:
         """Items over and over until the time is up; each at least once."""
@@ -152,19 +180,34 @@ def rates_alone(pipeline: Pipeline, paths: Sequence[Path], *, seconds: float) ->
                 return
             yield item
 
-    def in_turn() -> Iterator[Path]:
+    def in_turn() -> Iterator[Outcome]:
         for group in repeated(groups):
-            yield from map(pipeline.encode, pipeline.answers(map(pipeline.decode, group)))
+            yield from map(flow.finish, flow.answers(map(flow.read, group)))
 
-    with ThreadPoolExecutor(pipeline.workers) as pool:
-        images = list(pipeline.mapped(pool, pipeline.decode, paths))
-        answers = list(pipeline.answers(images))
+    with partial_folder(flow.output), ThreadPoolExecutor(flow.workers) as pool:
+        images = [_readable(item) for item in flow.mapped(pool, flow.read, sources)]
+        answers = list(flow.answers(images))
         return {
-            "decode": _rate(lambda: pipeline.mapped(pool, pipeline.decode, repeated(paths))),
-            "inference": _rate(lambda: pipeline.answers(repeated(images))),
-            "encode": _rate(lambda: pipeline.mapped(pool, pipeline.encode, repeated(answers))),
+            "decode": _rate(lambda: flow.mapped(pool, flow.read, repeated(sources))),
+            "inference": _rate(lambda: flow.answers(repeated(images))),
+            "encode": _rate(lambda: flow.mapped(pool, flow.finish, repeated(answers))),
             "in_turn": _rate(in_turn),
         }
+
+
+def _readable(item: Prepared | Outcome) -> Prepared:
+    """An image that was decoded; figures are those of all images or of none."""
+    if isinstance(item, Outcome):
+        raise InputError(item.row.error or "an image cannot be read")
+    return item
+
+
+def _require_done(outcome: Outcome) -> None:
+    """Refuse an image that was not taken all the way."""
+    if outcome.row.status is Status.UNREADABLE:
+        raise InputError(outcome.row.error or "an image cannot be read")
+    if outcome.row.status is Status.FAILED:
+        raise RunError(outcome.row.error or "the runtime failed")
 
 
 def _rate(results: Callable[[], Iterable[object]]) -> float:
@@ -179,15 +222,15 @@ def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     execution = execution_of(request["execution"])
     import_packages(request["subject"])
     with read_request(request["subject"]).open(execution) as runtime:
-        pipeline = Pipeline(
+        flow = masks_flow(
             runtime,
             preprocess=Preprocess.from_json(request["preprocess"], source="the request"),
             output=Path(request["output"]),
             workers=request["workers"],
         )
         measured = measure(
-            pipeline,
-            [Path(path) for path in request["paths"]],
+            flow,
+            [Source(path=path, name=Path(path).stem) for path in request["paths"]],
             warmup=max(1, request["warmup"] * execution.batch),
             duration_s=request["duration_s"],
             progress=progress,

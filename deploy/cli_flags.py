@@ -9,7 +9,13 @@ ARCHITECTURES = ("r2u_net", "unet_plus_plus")
 METHODS = ("entropy", "percentile", "mse", "minmax")
 RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
 AUTO = "auto"
-REWRITES = ("recurrent-sum", "dead-channels", "upsample-convolution", "image-interface")
+REWRITES = (
+    "recurrent-sum",
+    "dead-channels",
+    "upsample-convolution",
+    "image-interface",
+    "any-size",
+)
 HINTS = ("latency", "throughput")
 LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive")
 TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")

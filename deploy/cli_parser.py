@@ -36,6 +36,7 @@ from deploy.cli_flags import (
 from deploy.cli_mixed_flags import quantize_flags
 from deploy.cli_package_flags import package_flags
 from deploy.cli_parity_flags import parity_flags
+from deploy.cli_predict_flags import predict_flags
 from deploy.cli_report_flags import report_flags
 from deploy.cli_train_flags import train_flags
 
@@ -122,7 +123,8 @@ def _rewrite(verb: Group) -> None:
         default=(),
         metavar="NAME",
         help=f"which of {', '.join(REWRITES)} (default: the first three; dead-channels looks at "
-        "the images; image-interface: 8-bit image in, mask out, of any precision)",
+        "the images; image-interface: 8-bit image in, mask out; any-size: height and width free, "
+        "for predict --fit pad; both of any precision)",
     )
     calibration_data(verb)
     threads_flag(verb)
@@ -259,6 +261,11 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         "write a folder for another toolchain, with everything it needs, read back and checked",
         "segdeploy package --target tensorrt -m net.int8.tensorrt.onnx net.fp16.onnx -o net-trt",
         package_flags,
+    ),
+    "predict": (
+        "write the mask of every image, at its own size: files, folders, patterns, lists",
+        "segdeploy predict net.int8.ort-x86.onnx dsb2018/images -o masks --write mask labels",
+        predict_flags,
     ),
     "report": (
         "write report.md and report.html again from report.json, or put two runs side by side",

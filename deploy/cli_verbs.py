@@ -22,6 +22,7 @@ from deploy import (
     cli_doctor,
     cli_package,
     cli_parity,
+    cli_predict,
     cli_report,
     cli_train,
 )
@@ -105,5 +106,6 @@ VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
     "benchmark": cli_benchmark.benchmark,
     "package": cli_package.package_models,
     "report": cli_report.report,
+    "predict": cli_predict.run_predict,
     "run": run_all,
 }

@@ -17,6 +17,7 @@ from deploy.cost_formulas import (
     matmul_macs,
 )
 from deploy.errors import InputError
+from deploy.onnx_file import contract_in, metadata
 from deploy.onnx_shapes import Shapes, fixed_input, infer_shapes
 
 __all__ = ["LayerCost", "ModelCost", "onnx_cost"]
@@ -66,7 +67,8 @@ def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = N
 
     Args:
         model: a file or a loaded model; not modified.
-        size: (height, width) of the image; ``None`` takes what the model fixes.
+        size: (height, width) of the image; ``None`` takes what the model fixes, or, where it
+            fixes none, what the contract it carries says.
 
     Raises:
         InputError: not an ONNX model, a size it does not fit or does not fix, or a shape that
@@ -75,7 +77,9 @@ def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = N
     loaded = _load(model) if isinstance(model, Path) else model
     graph = loaded.graph
     constants = {tensor.name: tensor.name for tensor in graph.initializer}
-    images = [fixed_input(value, size) for value in graph.input if value.name not in constants]
+    sources = [value for value in graph.input if value.name not in constants]
+    size = size or _contract_size(loaded, sources)
+    images = [fixed_input(value, size) for value in sources]
     shapes = infer_shapes(loaded, images)
     layers: list[LayerCost] = []
     counted: set[str] = set()
@@ -110,6 +114,18 @@ def _load(path: Path) -> onnx.ModelProto:
         raise InputError(f"model {path} does not exist") from error
     except Exception as error:  # protobuf's DecodeError and what external data may raise
         raise InputError(f"{path} cannot be read as an ONNX model ({error})") from error
+
+
+def _contract_size(
+    model: onnx.ModelProto, images: list[onnx.ValueInfoProto]
+) -> tuple[int, int] | None:
+    """The input size of the contract, where no axis but the batch states one."""
+    fixed = all(
+        axis.HasField("dim_value") for v in images for axis in v.type.tensor_type.shape.dim[1:]
+    )
+    if fixed or "preprocess" not in metadata(model):
+        return None
+    return contract_in(model, source="the model").size
 
 
 def _is_constant(node: onnx.NodeProto, constants: dict[str, str]) -> bool:

@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from deploy.errors import InputError
 from deploy.preprocess import MASK_THRESHOLD
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
+EXIF_ORIENTATION = 274
+"""The EXIF tag that says how a viewer should turn an image; no pixel here is ever turned by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """An image as it is stored.
+
+    Attributes:
+        pixels: RGB uint8 (H, W, 3), not turned.
+        orientation: what EXIF says of it, 1 (upright) to 8; 1 where it says nothing.
+    """
+
+    pixels: NDArray[np.uint8]
+    orientation: int
+
+
+def decode_image(content: bytes, *, path: Path) -> Decoded:
+    """Decode the bytes of an image file to RGB, as ``read_image`` does.
+
+    Args:
+        content: of the file.
+        path: where it is from, for messages.
+
+    Raises:
+        InputError: naming the file, as ``read_image``.
+    """
+    with _opened(path, content) as image:
+        pixels = _pixels(image, "RGB", path)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    known = isinstance(orientation, int) and 1 <= orientation <= 8
+    return Decoded(pixels=pixels, orientation=orientation if known else 1)
+
 
 def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
     """Decode an image file to uint8 in the given Pillow mode ("RGB": (H, W, 3), "L": (H, W)).
 
-    A palette is applied; an alpha channel is dropped, and the colour below it kept.
+    A palette is applied; an alpha channel is dropped, and the colour below it kept. Pixels stay
+    where they are stored, whatever EXIF says of turning them.
 
     Raises:
         InputError: naming the file, when it is missing, cannot be decoded, or has more than 8 bits
             a channel, which a conversion would clip or cut.
     """
     with _opened(path) as image:
-        if _is_deep(image):
-            raise InputError(
-                f"image {path} has 16 bits a channel or more (mode {image.mode}); expected 8. "
-                "Scale it to 8 bits a channel first"
-            )
-        return np.asarray(image.convert(mode))
+        return _pixels(image, mode, path)
 
 
 def read_mask(
@@ -115,6 +146,16 @@ def by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _pixels(image: Image.Image, mode: str, path: Path) -> NDArray[np.uint8]:
+    """The pixels of an open image in a mode."""
+    if _is_deep(image):
+        raise InputError(
+            f"image {path} has 16 bits a channel or more (mode {image.mode}); expected 8. "
+            "Scale it to 8 bits a channel first"
+        )
+    return np.asarray(image.convert(mode))
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether a file holds more than 8 bits a channel.
 
@@ -128,12 +169,19 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, read lazily; whatever fails to open or decode inside names the file."""
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """An image file, read lazily; whatever fails to open or decode inside names the file.
+
+    ``content`` is read in the place of the file where it is given.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except FileNotFoundError as error:
         raise InputError(f"image {path} does not exist") from error
+    except UnidentifiedImageError as error:  # its own words hold the address of what was read
+        raise InputError(
+            f"image {path} cannot be read (no image format is recognised); is it complete?"
+        ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"image {path} cannot be read ({error}); is it complete?") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -77,8 +77,8 @@ def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:
         if props.get("precision") in known
         else _infer(model),
         opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-        inputs=_specs(model.graph.input),
-        outputs=_specs(model.graph.output),
+        inputs=specs_of(model.graph.input),
+        outputs=specs_of(model.graph.output),
         sha256=sha256_of(path),
         parent=props.get("parent_sha256"),
         target=props.get("target"),
@@ -142,7 +142,8 @@ def _infer(model: onnx.ModelProto) -> Precision:
     return Precision.FP16 if onnx.TensorProto.FLOAT16 in types else Precision.FP32
 
 
-def _specs(values: list[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+def specs_of(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs of a graph, described."""
     return tuple(
         TensorSpec(
             name=value.name,

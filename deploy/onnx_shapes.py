@@ -24,7 +24,9 @@ class Shapes(dict[str, Shape]):
 
 
 def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onnx.ValueInfoProto:
-    """A copy of a graph input with batch 1 and, for an image (N, C, H, W), the size asked for.
+    """A copy of a graph input with batch 1 and, for an image, the size asked for.
+
+    An image is (N, C, H, W), or 8-bit (N, H, W, 3).
 
     Args:
         value: the graph input.
@@ -40,7 +42,9 @@ def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onn
         axes[0].dim_value = 1
     if len(axes) != 4:
         return fixed
-    for axis, side, wanted in zip(axes[2:], ("height", "width"), size or (None, None), strict=True):
+    pixels = fixed.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    sides = axes[1:3] if pixels and axes[3].dim_value == 3 else axes[2:]
+    for axis, side, wanted in zip(sides, ("height", "width"), size or (None, None), strict=True):
         if not axis.HasField("dim_value") and wanted is None:
             raise InputError(f"input {value.name!r} has a dynamic {side}; state the image size")
         if axis.HasField("dim_value") and wanted not in (None, axis.dim_value):

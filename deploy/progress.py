@@ -18,6 +18,17 @@ def bar(items: Iterable[T], label: str, *, unit: str) -> Iterable[T]:
 
 
 @contextmanager
+def count_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[], None]]:
+    """A bar for work whose every piece reports that it is done."""
+    with tqdm(total=total, desc=label, unit=unit, leave=False, disable=None) as shown:
+
+        def report() -> None:
+            shown.update()
+
+        yield report
+
+
+@contextmanager
 def share_bar(label: str) -> Iterator[Callable[[float], None]]:
     """A bar for work that reports the share done, 0 to 1."""
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"

@@ -1,4 +1,4 @@
-"""Rewrite a graph so that it computes the same with less work, or from image to mask."""
+"""Rewrite a graph: the same with less work, from image to mask, or for images of any size."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from deploy.onnx_file import (
     save_model,
     set_metadata,
 )
+from deploy.rewrites.any_size import any_size
 from deploy.rewrites.dead_channels import dead_channels
 from deploy.rewrites.graph import Rewritten
 from deploy.rewrites.image_interface import image_interface
@@ -42,6 +43,7 @@ class RewriteName(str, Enum):
     DEAD_CHANNELS = "dead-channels"
     UPSAMPLE_CONVOLUTION = "upsample-convolution"
     IMAGE_INTERFACE = "image-interface"
+    ANY_SIZE = "any-size"
 
 
 LESS_WORK = (
@@ -50,6 +52,8 @@ LESS_WORK = (
     RewriteName.UPSAMPLE_CONVOLUTION,
 )
 """The rewrites of a float32 graph that keep its inputs and outputs."""
+
+OF_ANY_PRECISION = {RewriteName.IMAGE_INTERFACE, RewriteName.ANY_SIZE}
 
 
 def rewrite(
@@ -65,17 +69,18 @@ def rewrite(
     ``summary`` puts them into words.
 
     Args:
-        source: an ONNX file; float32 for all but the image interface.
+        source: an ONNX file; float32 for all but the image interface and any size.
         output: where to write.
         names: which to apply; always in the order of ``RewriteName``.
         activity: what ``deploy.channel_activity`` found on ``source``; needed for dead channels.
 
     Raises:
-        InputError: the source is not float32, or has no ends that an image interface fits.
+        InputError: the source is not float32, has no ends that an image interface fits, or may
+            fix the size of its input.
         UsageError: dead channels without activity.
         OSError: the output cannot be written.
     """
-    if set(names) - {RewriteName.IMAGE_INTERFACE}:
+    if set(names) - OF_ANY_PRECISION:
         require_fp32(source, "graphs are rewritten")
     if RewriteName.DEAD_CHANNELS in names and activity is None:
         raise UsageError("dead-channels needs calibration images to see which channels are silent")
@@ -124,6 +129,8 @@ def _record(artifact: Artifact) -> dict[str, Any]:
 def _applied(name: RewriteName, model: onnx.ModelProto, activity: Activity) -> Rewritten:
     if name is RewriteName.DEAD_CHANNELS:
         return dead_channels(model, activity)
+    if name is RewriteName.ANY_SIZE:
+        return any_size(model)
     if name is RewriteName.IMAGE_INTERFACE:
         return image_interface(model, contract_in(model, source="the model"))
     plain = {

@@ -6,9 +6,10 @@ import copy
 import csv
 import hashlib
 import io
+import logging
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeVar
@@ -23,10 +24,12 @@ from PIL import Image
 from torch import nn
 
 import deploy.simplify
+from deploy.artifact import Precision, TensorSpec
 from deploy.models import R2UNet, UNetPlusPlus
 from deploy.models.checkpoint import Network, save_checkpoint
 from deploy.onnx_file import save_model, set_metadata
 from deploy.preprocess import Preprocess
+from deploy.runtimes.base import Executed, Execution, Feeds, Results, infer_threaded
 
 N = TypeVar("N", bound=Network)
 Pixels = NDArray[np.uint8]
@@ -181,6 +184,62 @@ def _uncached(request: pytest.FixtureRequest, _reuse: Reuse) -> Iterator[None]:
     _reuse.enabled = request.node.get_closest_marker("uncached") is None
     yield
     _reuse.enabled = True
+
+
+class Brightness:
+    """A model whose probability is the brightness of the input: masks can be checked by hand.
+
+    ``sides`` are height and width of its input; of any size where they are words.
+    """
+
+    name = "brightness"
+    executed = Executed(layers=(), requested=Precision.FP32)
+
+    def __init__(
+        self, *, sides: tuple[int | str, int | str], batch: int = 1, streams: int = 1
+    ) -> None:
+        shape = ("batch", 3, *sides)
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name="image", shape=shape, dtype="float32"),
+        )
+        self.outputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name="probability", shape=("batch", 1, *sides), dtype="float32"),
+        )
+        self.execution = Execution(threads=streams, batch=batch, streams=streams)
+
+    def infer(self, feeds: Feeds) -> Results:
+        """The mean over the channels, from 0 for black to 1 for white."""
+        found = feeds["image"].shape
+        expected = (self.execution.batch, *self.inputs[0].shape[1:])
+        assert all(
+            isinstance(axis, str) or side == axis
+            for side, axis in zip(found, expected, strict=True)
+        )
+        return {"probability": feeds["image"].mean(axis=1, keepdims=True) / 2 + 0.5}
+
+    def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
+        """As the contract says."""
+        return infer_threaded(self.infer, batches, streams=self.execution.streams)
+
+    def __enter__(self) -> Brightness:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """``main`` configures logging for its process; take it back after the test."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    yield
+    root.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def brightness() -> type[Brightness]:
+    """The class of a runtime whose probability is the brightness of the input."""
+    return Brightness
 
 
 @pytest.fixture

@@ -51,7 +51,13 @@ class OpenVinoRuntime:
             core = openvino.Core()
             model = core.read_model(artifact.path)
             model.reshape(
-                {spec.name: [execution.batch, *spec.shape[1:]] for spec in artifact.inputs}
+                {
+                    spec.name: [
+                        execution.batch,
+                        *(-1 if isinstance(side, str) else side for side in spec.shape[1:]),
+                    ]
+                    for spec in artifact.inputs
+                }
             )
             self._compiled = core.compile_model(
                 model,

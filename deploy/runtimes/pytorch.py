@@ -39,6 +39,7 @@ class PyTorchRuntime:
         execution: how to run it.
         compiled: by ``torch.compile``.
         device: ``cpu``, or ``cuda`` (not run on hardware).
+        any_size: take images of any size, not of the contract's alone; not when compiled.
 
     Raises:
         InputError: no C++ compiler for ``torch.compile``, or no GPU for ``cuda``; or the network
@@ -52,15 +53,17 @@ class PyTorchRuntime:
         execution: Execution,
         compiled: bool = False,
         device: str = "cpu",
+        any_size: bool = False,
     ) -> None:
         self.name = require_ready(compiled=compiled, device=device)
         height, width = checkpoint.preprocess.size
         self._image = (3, height, width)
+        sides = ("height", "width") if any_size else (height, width)
         self.inputs: tuple[TensorSpec, ...] = (
-            TensorSpec(name=INPUT_NAME, shape=("batch", 3, height, width), dtype="float32"),
+            TensorSpec(name=INPUT_NAME, shape=("batch", 3, *sides), dtype="float32"),
         )
         self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec(name=OUTPUT_NAME, shape=("batch", 1, height, width), dtype="float32"),
+            TensorSpec(name=OUTPUT_NAME, shape=("batch", 1, *sides), dtype="float32"),
         )
         self.execution = execution
         self._device = torch.device(device)

@@ -1,0 +1,120 @@
+"""The flags of ``segdeploy predict``. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.cli_flags import (
+    AUTO,
+    RUNTIMES,
+    Group,
+    checkpoint_details,
+    count,
+    output_flag,
+    positive,
+    positive_int,
+    threads_flag,
+)
+
+PYTORCH = "pytorch"
+FITS = ("resize", "pad", "tile")
+WRITES = ("mask", "probability", "probability-npy", "overlay", "labels")
+ENGINES = ("local", "ray")
+
+
+def predict_flags(verb: Group) -> None:
+    """Everything ``segdeploy predict`` takes."""
+    verb.add_argument("model", type=Path, metavar="MODEL", help="ONNX file or checkpoint")
+    verb.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files; folders, with all folders in them; patterns in quotes ('plate*/**/*.tif'"
+        "); @FILE, a list with a path a line. Folders and patterns keep their structure in the "
+        "output. Pixels are taken as stored: EXIF turns nothing",
+    )
+    output_flag(
+        verb,
+        "folder to write: masks, probability/, overlay/, labels/, index.csv and index.jsonl",
+        required=True,
+    )
+    verb.add_argument(
+        "--write",
+        choices=WRITES,
+        nargs="+",
+        default=["mask"],
+        help="mask: 255 where the probability is at least 0.5; probability: 16-bit PNG; "
+        "probability-npy: float32; overlay: foreground tinted; labels: 16-bit PNG, one number for "
+        "each 8-connected object (default: mask)",
+    )
+    verb.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="do every image again; without it, what is done stays done while model, settings and "
+        "image are the same",
+    )
+    _fit_flags(verb.add_argument_group("images of any size"))
+    _running_flags(verb.add_argument_group("running"))
+    checkpoint_details(verb.add_argument_group("a checkpoint's details"))
+
+
+def _fit_flags(group: Group) -> None:
+    group.add_argument(
+        "--fit",
+        choices=FITS,
+        default="resize",
+        help="resize: the whole image at the model's input size, the probability resized back; "
+        "pad: at its own resolution, for a checkpoint or a model rewritten with any-size; tile: "
+        "overlapping tiles of the input size at its own resolution, blended (default: resize)",
+    )
+    group.add_argument(
+        "--overlap",
+        type=count,
+        metavar="PIXELS",
+        help="that neighbouring tiles share, at least (default: a quarter of a tile)",
+    )
+    group.add_argument(
+        "--scale",
+        type=positive,
+        help="resize the image by this before pad or tile, and the probability back; objects "
+        "should have the size they were trained at (default: 1)",
+    )
+
+
+def _running_flags(group: Group) -> None:
+    group.add_argument(
+        "--runtime",
+        choices=(AUTO, PYTORCH, *RUNTIMES),
+        help="auto: measure, and take the fastest here (default: what the file suits and is here)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of layers that are not quantized (default: fp32)",
+    )
+    group.add_argument(
+        "--batch",
+        type=positive_int,
+        default=1,
+        help="resized images or tiles a call (default: 1)",
+    )
+    threads_flag(group)
+    group.add_argument(
+        "--streams",
+        type=positive_int,
+        help="calls at once (default: one for each thread; with --engine ray 1)",
+    )
+    group.add_argument(
+        "--workers",
+        type=positive_int,
+        help="threads that decode and encode (default: all this process may use); with --engine "
+        "ray, processes that each hold the model (default: 2)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="ray: the cluster in RAY_ADDRESS, else a new one here; --threads is that of one "
+        "process (default 1); needs pip install 'segdeploy[ray]' (default: local)",
+    )

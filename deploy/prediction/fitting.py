@@ -1,0 +1,153 @@
+"""From an image of any size to a model's inputs, and from their probabilities back to its size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploy.prediction.settings import Fit, Settings
+from deploy.prediction.tiling import tile_starts, tile_weights
+from deploy.preprocess import SIZE_MULTIPLE, resize
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one image becomes pieces, and their probabilities one again.
+
+    Attributes:
+        image: size of the image.
+        scaled: size it is resized to first.
+        piece: size of every piece; the scaled image is filled up to at least this.
+        rows: first row of the pieces, from the top.
+        columns: first column of the pieces, from the left; there is a piece for each row and
+            column.
+    """
+
+    image: Size
+    scaled: Size
+    piece: Size
+    rows: tuple[int, ...] = (0,)
+    columns: tuple[int, ...] = (0,)
+
+    @property
+    def filled(self) -> Size:
+        """Size of the scaled image, filled up where it is smaller than a piece."""
+        height, width = (max(pair) for pair in zip(self.scaled, self.piece, strict=True))
+        return height, width
+
+    @property
+    def count(self) -> int:
+        """How many pieces there are."""
+        return len(self.rows) * len(self.columns)
+
+    def filled_image(self, image: NDArray[np.uint8], *, antialias: bool) -> NDArray[np.uint8]:
+        """The scaled and filled image (*filled, 3) of an image (H, W, 3), both uint8 RGB.
+
+        Args:
+            image: of the plan's size.
+            antialias: as the input contract resizes.
+        """
+        scaled = resize(image, self.scaled, antialias=antialias)
+        missing = [whole - has for whole, has in zip(self.filled, self.scaled, strict=True)]
+        if not any(missing):
+            return scaled
+        return np.pad(scaled, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="reflect")
+
+    def pieces(self, filled: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """The pieces of what ``filled_image`` gave, in reading order."""
+        height, width = self.piece
+        for row in self.rows:
+            for column in self.columns:
+                yield filled[row : row + height, column : column + width]
+
+
+def plan_of(image: Size, settings: Settings, *, model: Size) -> Plan:
+    """How an image of a size is taken.
+
+    Args:
+        image: its size.
+        settings: of the prediction; tiles overlap by less than their size.
+        model: the input size of the contract; of no meaning for ``Fit.PAD``.
+
+    Example:
+        >>> plan_of((20, 50), Settings(fit=Fit.PAD), model=(96, 96)).piece
+        (32, 64)
+        >>> tiled = plan_of((150, 96), Settings(fit=Fit.TILE, overlap=24), model=(96, 96))
+        >>> tiled.rows, tiled.columns
+        ((0, 54), (0,))
+    """
+    if settings.fit is Fit.RESIZE:
+        return Plan(image=image, scaled=model, piece=model)
+    height, width = (max(1, round(side * settings.scale)) for side in image)
+    if settings.fit is Fit.PAD:
+        return Plan(image=image, scaled=(height, width), piece=(_upward(height), _upward(width)))
+    whole = Plan(image=image, scaled=(height, width), piece=model).filled
+    rows, columns = (
+        tile_starts(side, tile, settings.overlap) for side, tile in zip(whole, model, strict=True)
+    )
+    return Plan(image=image, scaled=(height, width), piece=model, rows=rows, columns=columns)
+
+
+class Canvas:
+    """The probability of one image, put together from those of its pieces.
+
+    Each pixel is the mean of the pieces that show it, weighted so that every piece fades out
+    towards its neighbours: the weights are products of those along rows and columns, and sum to
+    one.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._found = 0
+        self._down = tile_weights(plan.filled[0], plan.piece[0], plan.rows)
+        self._across = tile_weights(plan.filled[1], plan.piece[1], plan.columns)
+        self._sum = np.zeros(plan.filled, np.float32)
+
+    @property
+    def full(self) -> bool:
+        """Whether every piece was added."""
+        return self._found == self.plan.count
+
+    def add(self, probability: NDArray[np.float32]) -> None:
+        """Take the probability of the next piece, float32 of its size."""
+        down, across = divmod(self._found, len(self.plan.columns))
+        row, column = self.plan.rows[down], self.plan.columns[across]
+        weights = self._down[down][:, None] * self._across[across]
+        height, width = self.plan.piece
+        self._sum[row : row + height, column : column + width] += weights * probability
+        self._found += 1
+
+    def probability(self) -> NDArray[np.float32]:
+        """The probability at the image's size, float32 (H, W), 0 to 1, when the canvas is full.
+
+        Where the model saw another size, resized bilinearly (half-pixel centres; where the image
+        is smaller, over the pixels it covers). Resizing it, and not the mask, keeps the boundary
+        smooth.
+        """
+        height, width = self.plan.scaled
+        return resized(self._sum[:height, :width], self.plan.image)
+
+
+def resized(probability: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """A probability (h, w) at another size, bilinear.
+
+    Example:
+        >>> resized(np.array([[0.0, 1.0]], np.float32), (1, 4)).tolist()
+        [[0.0, 0.25, 0.75, 1.0]]
+    """
+    if probability.shape == size:
+        return probability
+    image = Image.fromarray(np.ascontiguousarray(probability))
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def _upward(side: int) -> int:
+    """The nearest multiple of 16 that is not below."""
+    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE

@@ -1,0 +1,196 @@
+"""One image from its file to the bytes of what is written for it: the same function everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import InputError, RunError
+from deploy.image_files import decode_image
+from deploy.interface import Interface
+from deploy.prediction.fitting import Canvas, Plan, plan_of
+from deploy.prediction.journal import Row, Status, digest, key_of
+from deploy.prediction.outputs import Finding, encoded
+from deploy.prediction.settings import Settings, Write
+from deploy.prediction.sources import Source
+from deploy.preprocess import Preprocess
+from deploy.runtimes.base import Feeds, Runtime
+
+Piece = NDArray[np.float32] | NDArray[np.uint8]
+"""One input of a model, without the batch axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of an image, and the files that are to be written for it."""
+
+    row: Row
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A decoded image, ready for the model; ``shown`` is itself where an overlay needs it."""
+
+    source: Source
+    sha256: str
+    orientation: int
+    plan: Plan
+    pieces: Iterable[Piece]
+    shown: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that turns images into outputs, but the runtime.
+
+    Attributes:
+        preprocess: the model's input contract.
+        interface: the form of the model's ends.
+        settings: of the prediction.
+        decides: all that decides the outputs beside the image, for the journal's keys.
+        folder: where relative paths start from.
+    """
+
+    preprocess: Preprocess
+    interface: Interface
+    settings: Settings
+    decides: bytes = b""
+    folder: str = ""
+
+    def read(self, source: Source) -> Prepared | Outcome:
+        """Decode an image; one that cannot be decoded is an outcome, not an error.
+
+        A single piece is made at once, so that the image itself need not be kept.
+        """
+        try:
+            content = _bytes_of(source, self.folder)
+            decoded = decode_image(content, path=Path(source.path))
+        except Exception as error:  # a damaged file makes the decoders raise nearly anything
+            return failed(source, Status.UNREADABLE, error)
+        image = decoded.pixels
+        plan = plan_of(image.shape[:2], self.settings, model=self.preprocess.size)
+        filled = plan.filled_image(image, antialias=self.preprocess.antialias)
+        pieces = _Pieces(plan=plan, filled=filled, job=self)
+        return Prepared(
+            source=source,
+            sha256=digest(content),
+            orientation=decoded.orientation,
+            plan=plan,
+            pieces=tuple(pieces) if plan.count == 1 else pieces,
+            shown=image if Write.OVERLAY in self.settings.writes else None,
+        )
+
+    def input_of(self, piece: NDArray[np.uint8]) -> Piece:
+        """A piece (h, w, 3) as the model takes it."""
+        return self.preprocess.normalise(piece) if self.interface is Interface.TENSOR else piece
+
+    def finish(self, prepared: Prepared, probability: NDArray[np.float32]) -> Outcome:
+        """Cut, number and encode what was found, float32 (H, W) of the image's size."""
+        source = prepared.source
+        try:
+            found = Finding.of(probability)
+            files = {
+                write.file(source.name): encoded(write, found, prepared.shown)
+                for write in self.settings.writes
+            }
+        except RunError as error:
+            return failed(source, Status.FAILED, error)
+        height, width = prepared.plan.image
+        row = Row(
+            image=source.path,
+            name=source.name,
+            status=Status.DONE,
+            width=width,
+            height=height,
+            exif_orientation=prepared.orientation,
+            foreground_share=found.foreground_share,
+            instances=found.instances,
+            image_sha256=prepared.sha256,
+            key=key_of(self.decides, prepared.sha256),
+            outputs={file: digest(content) for file, content in files.items()},
+        )
+        return Outcome(row=row, files=files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pieces:
+    """The pieces of an image, made one after the other, each time they are asked for."""
+
+    plan: Plan
+    filled: NDArray[np.uint8]
+    job: Job
+
+    def __iter__(self) -> Iterator[Piece]:
+        return map(self.job.input_of, self.plan.pieces(self.filled))
+
+
+def predict_image(source: Source, job: Job, runtime: Runtime) -> Outcome:
+    """Take one image all the way: a function of its bytes, the job and the model, nothing else.
+
+    Args:
+        source: the image.
+        job: what to do with it.
+        runtime: of ``job``'s model.
+
+    Returns:
+        What became of it; an image that cannot be read, or that the runtime fails on, raises
+        nothing.
+    """
+    prepared = job.read(source)
+    if isinstance(prepared, Outcome):
+        return prepared
+    canvas, pieces = Canvas(prepared.plan), iter(prepared.pieces)
+    try:
+        while group := list(islice(pieces, runtime.execution.batch)):
+            for probability in infer_pieces(group, job.interface, runtime):
+                canvas.add(probability)
+    except RunError as error:
+        return failed(source, Status.FAILED, error)
+    return job.finish(prepared, canvas.probability())
+
+
+def infer_pieces(
+    group: list[Piece], interface: Interface, runtime: Runtime
+) -> list[NDArray[np.float32]]:
+    """The probability of each piece of a batch.
+
+    Raises:
+        RunError: the runtime failed.
+    """
+    results = runtime.infer(feeds_of(group, runtime))
+    return list(interface.foreground(results[runtime.outputs[0].name])[: len(group)])
+
+
+def feeds_of(group: list[Piece], runtime: Runtime) -> Feeds:
+    """One whole batch; what is missing is filled up with the last piece."""
+    filled = group + group[-1:] * (runtime.execution.batch - len(group))
+    return {runtime.inputs[0].name: np.stack(filled)}
+
+
+def _bytes_of(source: Source, folder: str) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return Path(folder, source.path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"image {source.path} does not exist") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"image {source.path} cannot be read ({reason})") from error
+
+
+def failed(source: Source, status: Status, error: Exception) -> Outcome:
+    """The outcome of an image that is not done."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, (InputError, RunError)):
+        words = f"image {source.path} cannot be read ({type(error).__name__}: {words})"
+    return Outcome(row=Row(image=source.path, name=source.name, status=status, error=words))

@@ -1,0 +1,196 @@
+"""What was done for which image, kept so that a killed prediction goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from deploy.errors import InputError, UsageError
+from deploy.prediction.sources import Source
+
+JOURNAL = "index.jsonl"
+TABLE = "index.csv"
+
+
+class Status(str, Enum):
+    """What became of an image."""
+
+    DONE = "done"
+    UNREADABLE = "unreadable"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One image of the index.
+
+    Attributes:
+        image: its path, as it was given.
+        name: what its files are called.
+        status: what became of it.
+        error: why it is not done.
+        width: in pixels.
+        height: in pixels.
+        exif_orientation: how a viewer would turn it, 1 for not at all; the outputs are not turned.
+        foreground_share: share of its pixels that are foreground, 0 to 1.
+        instances: connected components of the mask.
+        image_sha256: digest of the image file.
+        key: digest of all that decides the outputs: model, settings, image.
+        outputs: file in the output folder to the digest of its bytes.
+    """
+
+    image: str
+    name: str
+    status: Status
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    exif_orientation: int | None = None
+    foreground_share: float | None = None
+    instances: int | None = None
+    image_sha256: str | None = None
+    key: str | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+
+    def line(self) -> bytes:
+        """The row as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def read(cls, line: bytes) -> Row:
+        """What ``line`` wrote.
+
+        Raises:
+            ValueError: it is no row.
+        """
+        try:
+            stored: dict[str, Any] = json.loads(line)
+            return cls(**stored | {"status": Status(stored["status"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no row of an index ({error})") from error
+
+
+COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("key", "outputs"))
+"""Of the table; the files themselves follow from ``name``."""
+
+
+class Journal:
+    """The rows of one output folder, appended one by one; the last one of a name counts.
+
+    In memory are the names alone, with the place of each row in the file.
+    """
+
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Start in a new folder, or go on in one that holds a prediction.
+
+        Args:
+            folder: created when missing.
+            overwrite: take a folder that holds files and no journal, and replace a damaged one.
+
+        Raises:
+            UsageError: the folder is a file, or holds files and no journal.
+            InputError: the journal is none.
+            OSError: the folder cannot be written.
+        """
+        self.folder = folder
+        self.path = folder / JOURNAL
+        self._places: dict[str, int] = {}
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"-o {folder} is a file; give a folder")
+        if not overwrite and not self.path.exists() and folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                f"{folder} is not empty and holds no {JOURNAL}; choose another -o, or --overwrite "
+                "to write into it"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = self.path.open("a+b")
+        self._read(overwrite=overwrite)
+
+    def row(self, name: str) -> Row | None:
+        """What is known of an image."""
+        place = self._places.get(name)
+        return None if place is None else self._row_at(place)
+
+    def append(self, row: Row) -> None:
+        """Note what became of an image; it survives the death of this process."""
+        self._file.seek(0, os.SEEK_END)
+        self._places[row.name] = self._file.tell()
+        self._file.write(row.line())
+        self._file.flush()
+
+    def finish(self, sources: Iterable[Source]) -> None:
+        """Write the table, and the journal again: these images, each once, in their order.
+
+        The bytes of both do not depend on the order in which images were done, nor on
+        interruptions.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        temporary = self.path.with_name(JOURNAL + ".partial")
+        table = self.folder / TABLE
+        temporary_table = table.with_name(TABLE + ".partial")
+        with temporary.open("wb") as lines, temporary_table.open("wb") as cells:
+            cells.write(_cells(COLUMNS))
+            for row in self._rows(sources):
+                lines.write(row.line())
+                shown = asdict(row) | {"status": row.status.value}
+                cells.write(_cells([shown[column] for column in COLUMNS]))
+        self._file.close()
+        temporary_table.replace(table)
+        temporary.replace(self.path)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def _rows(self, sources: Iterable[Source]) -> Iterator[Row]:
+        for source in sources:
+            yield self._row_at(self._places[source.name])
+
+    def _row_at(self, place: int) -> Row:
+        self._file.seek(place)
+        return Row.read(self._file.readline())
+
+    def _read(self, *, overwrite: bool) -> None:
+        """Find every row; half a line at the end is what a killed process left, and goes."""
+        self._file.seek(0)
+        while line := self._file.readline():
+            place = self._file.tell() - len(line)
+            if not line.endswith(b"\n"):
+                self._file.truncate(place)
+                return
+            try:
+                self._places[Row.read(line).name] = place
+            except ValueError as error:
+                if overwrite:
+                    self._file.truncate(place)
+                    return
+                raise InputError(
+                    f"{self.path} is damaged at byte {place} ({error}); use --overwrite"
+                ) from error
+
+
+def key_of(decides: bytes, image_sha256: str) -> str:
+    """Digest of what decides an image's outputs."""
+    return hashlib.sha256(decides + image_sha256.encode()).hexdigest()
+
+
+def digest(content: bytes) -> str:
+    """sha256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _cells(values: Iterable[object]) -> bytes:
+    """One line of a table; nothing for ``None``."""
+    stream = io.StringIO(newline="")
+    csv.writer(stream, lineterminator="\n").writerow(values)
+    return stream.getvalue().encode()

@@ -1,0 +1,214 @@
+"""Predict many images: what is done already, the engine, the index."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+
+from deploy.artifact import sha256_of
+from deploy.errors import InputError, RunError
+from deploy.prediction.flow import Flow, partial_folder, write_files
+from deploy.prediction.image import Job, Outcome
+from deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
+from deploy.prediction.model import Model, decides, require_possible
+from deploy.prediction.settings import Settings, Write
+from deploy.prediction.sources import Source
+from deploy.runtimes.execution import Execution
+
+
+class Engine(str, Enum):
+    """Where images are worked on: in this process, or by the processes of a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a prediction came to.
+
+    Attributes:
+        images: that were asked for.
+        reused: done before, by the same model with the same settings.
+        unreadable: not decoded.
+        failed: decoded, and the runtime failed on them or they could not be encoded.
+        turned: images that EXIF says are to be shown turned; their outputs are not.
+        seconds: spent, loading the model included.
+        index: the table with a row for each image.
+    """
+
+    images: int
+    reused: int
+    unreadable: int
+    failed: int
+    turned: int
+    seconds: float
+    index: Path
+
+    @property
+    def done_now(self) -> int:
+        """Images whose outputs were written now."""
+        return self.images - self.reused - self.unreadable - self.failed
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every image is done, else that of the worst error an image had."""
+        if self.failed:
+            return RunError.exit_code
+        return InputError.exit_code if self.unreadable else 0
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    reused: int = 0
+    unreadable: int = 0
+    failed: int = 0
+    turned: int = 0
+
+    def count(self, row: Row) -> None:
+        self.unreadable += row.status is Status.UNREADABLE
+        self.failed += row.status is Status.FAILED
+        self.turned += row.exif_orientation not in (None, 1)
+
+
+def predict(
+    sources: Sequence[Source],
+    *,
+    model: Model,
+    settings: Settings,
+    execution: Execution,
+    output: Path,
+    workers: int,
+    engine: Engine = Engine.LOCAL,
+    overwrite: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> Summary:
+    """Write the outputs of every image and the index of them all.
+
+    Images that are done, by the same model with the same settings from the same bytes, are not
+    done again: killed at any moment, the same call goes on and ends with the same files. Memory
+    does not grow with the number of images but for their names.
+
+    Args:
+        sources: as ``sources_of`` gives them for ``output`` and the settings' writes.
+        model: that predicts.
+        settings: how, and what is written.
+        execution: how the runtime runs.
+        output: folder to write to; made when missing.
+        workers: threads that decode and encode; with ``Engine.RAY`` processes that each hold the
+            model.
+        engine: where the work is done.
+        overwrite: do every image again, and take a folder that holds other files.
+        progress: called once for each image.
+
+    Raises:
+        InputError: the model cannot do what is asked, does not load, or Ray is not installed.
+        UsageError: settings that contradict each other, or a folder that is not a prediction's.
+        RunError: Ray failed.
+        OSError: a file cannot be written.
+    """
+    require_possible(model, settings, execution)
+    began = perf_counter()
+    deciding = decides(model, settings, execution)
+    job = Job(
+        preprocess=model.preprocess,
+        interface=model.interface,
+        settings=settings,
+        decides=deciding,
+        folder=str(Path.cwd()),
+    )
+    tally = _Tally()
+    with contextlib.closing(Journal(output, overwrite=overwrite)) as journal:
+
+        def wanted() -> Iterator[Source]:
+            for source in sources:
+                row = None if overwrite else _done(source, journal, job)
+                if row is None:
+                    yield source
+                    continue
+                if row.image != source.path:
+                    journal.append(replace(row, image=source.path))
+                tally.reused += 1
+                tally.count(row)
+                progress()
+
+        work = _ray if engine is Engine.RAY else _local
+        for outcome in work(wanted(), model, job, execution, output, workers):
+            _forget_old_files(journal, outcome.row)
+            journal.append(outcome.row)
+            tally.count(outcome.row)
+            progress()
+        journal.finish(sources)
+    return Summary(
+        images=len(sources),
+        seconds=perf_counter() - began,
+        index=output / TABLE,
+        **vars(tally),
+    )
+
+
+def _done(source: Source, journal: Journal, job: Job) -> Row | None:
+    """The row of an image whose outputs are there and would be the same again."""
+    row = journal.row(source.name)
+    if row is None or row.status is not Status.DONE or row.image_sha256 is None:
+        return None
+    try:
+        unchanged = sha256_of(Path(job.folder, source.path)) == row.image_sha256
+        same = unchanged and row.key == key_of(job.decides, row.image_sha256)
+        whole = same and all(
+            sha256_of(journal.folder / file) == sha256 for file, sha256 in row.outputs.items()
+        )
+    except OSError:
+        return None
+    return row if whole else None
+
+
+def _forget_old_files(journal: Journal, row: Row) -> None:
+    """Remove what an earlier prediction wrote for an image and this one did not."""
+    earlier = journal.row(row.name)
+    own = {write.file(row.name) for write in Write}
+    for file in (own & set(earlier.outputs) - set(row.outputs)) if earlier else ():
+        (journal.folder / file).unlink(missing_ok=True)
+
+
+def _local(
+    sources: Iterator[Source],
+    model: Model,
+    job: Job,
+    execution: Execution,
+    output: Path,
+    workers: int,
+) -> Iterator[Outcome]:
+    """In this process; the model is loaded when there is something to do."""
+    first = next(sources, None)
+    if first is None:
+        return
+    with model.open(execution) as runtime:
+        flow = Flow(runtime, job=job, output=output, workers=workers)
+        yield from flow.outcomes(_chained(first, sources))
+
+
+def _ray(
+    sources: Iterator[Source],
+    model: Model,
+    job: Job,
+    execution: Execution,
+    output: Path,
+    workers: int,
+) -> Iterator[Outcome]:
+    """On a Ray cluster; the files are written here, so that nothing is written twice at once."""
+    from deploy.prediction.ray_engine import ray_outcomes
+
+    found = ray_outcomes(list(sources), model=model, job=job, execution=execution, workers=workers)
+    with partial_folder(output):
+        for outcome in found:
+            yield write_files(outcome, output)
+
+
+def _chained(first: Source, rest: Iterable[Source]) -> Iterator[Source]:
+    yield first
+    yield from rest

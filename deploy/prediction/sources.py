@@ -1,0 +1,177 @@
+"""Which images to take, and what the files written for each are called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import InputError, UsageError
+from deploy.image_files import IMAGE_SUFFIXES
+from deploy.prediction.settings import Write
+
+LIST_MARK = "@"
+WILDCARDS = "*?["
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One image file, and what it is called in the output.
+
+    ``name`` has no suffix; it holds the folders below the one that was given, with slashes.
+    """
+
+    path: str
+    name: str
+
+
+def sources_of(inputs: Sequence[str], *, output: Path, writes: Sequence[Write]) -> list[Source]:
+    """The images that were asked for, in the order asked for and, within a folder, by name.
+
+    Args:
+        inputs: each an image file; a folder, taken with all folders in it, whose structure is kept
+            in the output; a pattern with ``*``, ``?``, ``[...]`` or ``**``, below whose fixed part
+            the structure is kept; or ``@FILE``, a list of image files, one a line, relative to the
+            working directory, with empty lines and lines from ``#`` left out. Hidden files and
+            folders are left out of folders and patterns, and so is what is no image by its suffix.
+        output: folder that is written to.
+        writes: what is written for each image.
+
+    Raises:
+        InputError: one names nothing, or a list cannot be read.
+        UsageError: two images whose files would have one name, or an output that would replace an
+            image or lies where the images are looked for.
+    """
+    real = _real_paths()
+    found: dict[str, Source] = {}
+    for given in inputs:
+        for source in _found(given, output):
+            found.setdefault(real(source.path), source)
+    if not found:
+        raise InputError(f"{' '.join(inputs)}: no images ({', '.join(IMAGE_SUFFIXES)})")
+    _require_own_files(found, output, writes)
+    return list(found.values())
+
+
+def _found(given: str, output: Path) -> Iterator[Source]:
+    """The images behind one input."""
+    path = Path(given)
+    if given.startswith(LIST_MARK) and not path.exists():
+        yield from map(_named, _listed(Path(given[len(LIST_MARK) :])))
+    elif path.is_dir():
+        _require_apart(path, output)
+        yield from _below(path, _walked(path))
+    elif path.exists():
+        if not _is_image(path.name):
+            raise InputError(f"{given} is no image ({', '.join(IMAGE_SUFFIXES)})")
+        yield _named(given)
+    elif any(mark in given for mark in WILDCARDS):
+        files = _matching(path)
+        if not files:
+            raise InputError(f"{given} matches no image ({', '.join(IMAGE_SUFFIXES)})")
+        yield from _below(_fixed_part(path), files)
+    else:
+        raise InputError(
+            f"{given} does not exist; expected an image, a folder, a pattern in quotes or "
+            f"{LIST_MARK}FILE with a path a line"
+        )
+
+
+def _named(path: str) -> Source:
+    return Source(path=path, name=Path(path).stem)
+
+
+def _below(root: Path, paths: Iterable[str]) -> Iterator[Source]:
+    for path in paths:
+        inner = Path(path).relative_to(root)
+        yield Source(path=path, name=inner.with_suffix("").as_posix())
+
+
+def _listed(file: Path) -> Iterator[str]:
+    """Paths of a list, one a line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"list {file} cannot be read ({error}); expected a path a line") from error
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            yield line.strip()
+
+
+def _walked(folder: Path) -> Iterator[str]:
+    """Image files of a folder and all folders in it, by name, each folder's own files first."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (str(Path(where, name)) for name in sorted(files) if _is_image(name))
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _matching(pattern: Path) -> list[str]:
+    """Image files that match a pattern, by name."""
+    root = _fixed_part(pattern)
+    return [
+        str(path)
+        for path in sorted(root.glob(str(pattern.relative_to(root))))
+        if _is_image(path.name)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder of a pattern above its first wildcard."""
+    parts = pattern.parts
+    first = next(i for i, part in enumerate(parts) if any(mark in part for mark in WILDCARDS))
+    return Path(*parts[:first])
+
+
+def _require_apart(images: Path, output: Path) -> None:
+    """Refuse an output inside a folder of images: what is written would be read the next time."""
+    where = output.resolve()
+    if images.resolve() in (where, *where.parents):
+        raise UsageError(
+            f"-o {output} lies in {images}, whose folders are all searched for images; choose "
+            "another"
+        )
+
+
+def _require_own_files(images: Mapping[str, Source], output: Path, writes: Sequence[Write]) -> None:
+    """Refuse two images that would write one file, and a file that would replace an image.
+
+    Args:
+        images: real path to image.
+        output: folder that is written to.
+        writes: what is written for each image.
+    """
+    written: dict[str, Source] = {}
+    root = output.resolve()
+    for source in images.values():
+        for file in (write.file(source.name) for write in writes):
+            other = written.setdefault(file, source)
+            if other is not source:
+                raise UsageError(
+                    f"{other.path} and {source.path} would both write {file}; rename one, or give "
+                    "the folder that holds both, whose structure is kept"
+                )
+            if (image := images.get(str(root / file))) is not None:
+                raise UsageError(
+                    f"-o {output}: what is written for {source.path} would replace the image "
+                    f"{image.path}; choose another"
+                )
+
+
+def _real_paths() -> Callable[[str], str]:
+    """Function from a path to the one without links in its folders, which are looked up once."""
+    folders: dict[str, Path] = {}
+
+    def real(path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = Path(folder).resolve()
+        return str(folders[folder] / name)
+
+    return real
