@@ -15,6 +15,7 @@ from deploy.errors import UsageError
 from deploy.onnx_file import load_model
 from deploy.packaging.base import CHECKSUMS, PackageTarget, Request, Source
 from deploy.packaging.package import package, require_free
+from deploy.packaging.preprocessing import Preprocessing
 from deploy.packaging.registry import package_target
 from deploy.targets.tensorrt_rules import rejected
 
@@ -90,5 +91,15 @@ def _request(options: Options) -> Request:
         table_sha256=sha256_of(table) if table else None,
         method=Method(options.method) if options.method else None,
         exclude=tuple(options.exclude),
-        batches=tuple(options.batch),
+        batches=_batches(options.batch),
+        preprocessing=Preprocessing(options.preprocessing),
     )
+
+
+def _batches(given: Sequence[int]) -> tuple[int, int, int]:
+    """Smallest, usual and largest; one number is all three."""
+    if len(given) not in (1, 3):
+        raise UsageError(
+            f"--batch takes one number, or smallest, usual and largest; {len(given)} were given"
+        )
+    return given[0], given[len(given) // 2], given[-1]

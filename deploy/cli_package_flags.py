@@ -14,7 +14,8 @@ from deploy.cli_flags import (
     seed_flag,
 )
 
-PACKAGE_TARGETS = ("ascend", "tensorrt", "vacc")
+PACKAGE_TARGETS = ("ascend", "onnx", "openvino", "tensorrt", "triton", "vacc")
+PREPROCESSING = ("outside", "inside", "both")
 
 
 def package_flags(verb: Group) -> None:
@@ -61,9 +62,17 @@ def package_flags(verb: Group) -> None:
     verb.add_argument(
         "--batch",
         type=positive_int,
-        nargs=3,
+        nargs="+",
         default=(1, 1, 8),
-        metavar=("MIN", "USUAL", "MAX"),
-        help="batches the device will see (default: 1 1 8)",
+        metavar="N",
+        help="batches the device will see: smallest, usual and largest, or one that onnx, openvino "
+        "and triton fix the models to (default: 1 1 8)",
+    )
+    verb.add_argument(
+        "--preprocessing",
+        choices=PREPROCESSING,
+        default="both",
+        help="models that take normalised tensors (outside), 8-bit images (inside), or both; for "
+        "onnx, openvino and triton (default: both)",
     )
     exclude_flag(verb)

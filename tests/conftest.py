@@ -386,3 +386,29 @@ def raw_set(tmp_path: Path) -> Path:
         for number, mask in enumerate(masks):
             write_png_file(folder / "masks" / f"nucleus{number}.png", mask)
     return tmp_path / "raw"
+
+
+@pytest.fixture(scope="session")
+def tiny_models(
+    tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus
+) -> dict[str, Path]:
+    """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target."""
+    from deploy.calibrate import calibrate
+    from deploy.data import open_set
+    from deploy.export import export
+    from deploy.models.checkpoint import load_checkpoint
+    from deploy.targets.profiles import PROFILES
+    from deploy.to_fp16 import to_fp16
+    from deploy.to_int8 import to_int8
+
+    folder = tmp_path_factory.mktemp("tiny_models")
+    save_checkpoint(_tiny_unet, folder / "net.safetensors", preprocess=TINY)
+    fp32 = export(load_checkpoint(folder / "net.safetensors", head=2), folder / "net.fp32.onnx")
+    images = open_set(write_image_set(folder / "set", SPLIT_OF_TWELVE), "train")
+    table = calibrate(fp32, images, preprocess=TINY, threads=1)
+    paths = {"fp32": fp32.path, "fp16": to_fp16(fp32, folder / "net.fp16.onnx").path}
+    for name, profile in PROFILES.items():
+        path = folder / f"net.int8.{name}.onnx"
+        to_int8(fp32, path, table=table, table_sha256="ab" * 32, profile=profile)
+        paths[f"int8 {name}"] = path
+    return paths

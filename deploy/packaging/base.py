@@ -16,6 +16,7 @@ from deploy.data import SegmentationSet
 from deploy.errors import InputError, UsageError
 from deploy.interface import Interface, interface_of
 from deploy.onnx_file import contract_in, describe, load_model, metadata
+from deploy.packaging.preprocessing import Preprocessing
 from deploy.preprocess import Preprocess
 from deploy.targets.tensorrt_rules import Finding
 
@@ -115,6 +116,7 @@ class Request:
         method: how a device's own tool should find ranges, where it was said.
         exclude: layers to keep in float, besides those an int8 file names.
         batches: smallest, usual and largest batch the device will see.
+        preprocessing: which forms of each model to write, where the target has both.
     """
 
     sources: tuple[Source, ...]
@@ -125,6 +127,7 @@ class Request:
     method: Method | None = None
     exclude: tuple[str, ...] = ()
     batches: tuple[int, int, int] = (1, 1, 8)
+    preprocessing: Preprocessing = Preprocessing.BOTH
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -184,8 +187,8 @@ class Request:
         """Refuse what was given and this target has no use for.
 
         Args:
-            used: which of ``calibration``, ``evaluation``, ``table``, ``method`` and ``exclude``
-                the target reads.
+            used: which of ``calibration``, ``evaluation``, ``table``, ``method``, ``exclude`` and
+                ``preprocessing`` the target reads.
 
         Raises:
             UsageError: naming the flag.
@@ -193,6 +196,8 @@ class Request:
         for name, flag in FLAG_OF.items():
             if name not in used and getattr(self, name) not in (None, ()):
                 raise UsageError(f"{flag} means nothing to this target; leave it out")
+        if "preprocessing" not in used and self.preprocessing is not Preprocessing.BOTH:
+            raise UsageError("--preprocessing means nothing to this target; leave it out")
 
     def one_image_a_call(self) -> None:
         """Refuse other batches than 1, for a target that is built for one image a call.

@@ -7,11 +7,16 @@ from pathlib import Path
 from deploy.errors import UsageError
 from deploy.packaging.ascend import ASCEND
 from deploy.packaging.base import Package, PackageTarget
+from deploy.packaging.onnx_package import ONNX
+from deploy.packaging.openvino import OPENVINO
 from deploy.packaging.package import read_manifest, reread
 from deploy.packaging.tensorrt import TENSORRT
+from deploy.packaging.triton import TRITON
 from deploy.packaging.vacc import VACC
 
-PACKAGE_TARGETS = {target.name: target for target in (ASCEND, TENSORRT, VACC)}
+PACKAGE_TARGETS = {
+    target.name: target for target in (ASCEND, ONNX, OPENVINO, TENSORRT, TRITON, VACC)
+}
 
 
 def package_target(name: str) -> PackageTarget:

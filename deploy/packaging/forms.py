@@ -1,0 +1,105 @@
+"""The forms of a model that a package holds: batch dynamic or fixed, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from deploy.artifact import Artifact, TensorSpec
+from deploy.errors import InputError
+from deploy.interface import Interface
+from deploy.packaging.base import Request, Source
+from deploy.packaging.preprocessing import Preprocessing
+
+
+def fixed_batch(request: Request) -> int | None:
+    """The batch of a device that sees only one; ``None`` leaves the models' batch dynamic.
+
+    Example:
+        Batches 4 4 4 are batch 4, batches 1 1 8 are dynamic.
+
+    Raises:
+        InputError: a model whose own batch is fixed to another, or of another size than its
+            contract's.
+    """
+    low, _, high = request.batches
+    batch = high if low == high else None
+    for source in request.sources:
+        _require_batch(source.artifact, batch)
+        _require_size(source)
+    return batch
+
+
+def insides(source: Source, wanted: Preprocessing) -> list[bool]:
+    """For each form of a model to write, whether it takes 8-bit images.
+
+    Raises:
+        InputError: the file takes images, and only models that take tensors are wanted.
+    """
+    if source.interface is Interface.IMAGE:
+        if not wanted.inside:
+            raise InputError(
+                f"{source.artifact.path} takes 8-bit images, and nothing takes its preprocessing "
+                "out again; give the file it was made from"
+            )
+        return [True]
+    return [inside for inside in (False, True) if (wanted.inside if inside else wanted.outside)]
+
+
+def with_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
+    """A copy of a model with its batch axis fixed; for ``None`` as it is.
+
+    Args:
+        model: not changed; its batch is dynamic, or this.
+        batch: the first axis of every input and output.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    if batch is not None:
+        for value in [*changed.graph.input, *changed.graph.output]:
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+        del changed.graph.value_info[:]  # they state the batch that was
+    return changed
+
+
+def sides(spec: TensorSpec) -> list[int]:
+    """A shape as servers write it: -1 for a dynamic axis.
+
+    Example:
+        >>> sides(TensorSpec(name="image", shape=("batch", 3, 96, 96), dtype="float32"))
+        [-1, 3, 96, 96]
+    """
+    return [side if isinstance(side, int) else -1 for side in spec.shape]
+
+
+def require_unique(names: Sequence[str]) -> None:
+    """Refuse names that would write one model over another.
+
+    Raises:
+        InputError: naming the first that comes twice.
+    """
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InputError(f"two models here would be called {name!r}; give one of them")
+
+
+def _require_batch(artifact: Artifact, batch: int | None) -> None:
+    """A file whose batch is fixed may hold constants that depend on it, so it stays fixed."""
+    found = artifact.inputs[0].shape[0]
+    if isinstance(found, int) and found != batch:
+        wanted = "a dynamic one" if batch is None else f"batch {batch}"
+        raise InputError(
+            f"{artifact.path} has its batch fixed to {found}; the package was asked for {wanted}. "
+            f"Export the model again, or say --batch {found}"
+        )
+
+
+def _require_size(source: Source) -> None:
+    shape = source.artifact.inputs[0].shape
+    found = shape[1:3] if source.artifact.inputs[0].dtype == "uint8" else shape[2:]
+    if tuple(found) != source.preprocess.size:
+        raise InputError(
+            f"{source.artifact.path} takes images of {found}, its input contract says "
+            f"{source.preprocess.size} (height, width); export the model again with that contract"
+        )

@@ -1,0 +1,129 @@
+"""What a package's models say of real images, beside the file they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy import bundled
+from deploy.artifact import Artifact
+from deploy.data import Sample, open_set
+from deploy.errors import InputError
+from deploy.interface import FOREGROUND_PROBABILITY, Interface, interface_of
+from deploy.packaging.base import Request, Source
+from deploy.preprocess import Preprocess
+from deploy.runtimes.base import Execution
+from deploy.runtimes.registry import RuntimeName, open_runtime
+
+IMAGES = 4
+"""How many images a package is checked on when it is written; whole splits are for `parity`."""
+
+Masks = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
+
+
+class MaskCheck:
+    """Masks beside those of the files a package is made from, which are computed once.
+
+    All run with one batch, so that a runtime takes the same kernels for both.
+
+    Attributes:
+        images: RGB uint8 (H, W, 3), each of its own size.
+        batch: how often each is repeated in a call.
+        origin: in words, for the package's README.
+    """
+
+    def __init__(self, samples: Sequence[Sample], origin: str, *, batch: int) -> None:
+        self.batch = batch
+        chosen = samples[:IMAGES]
+        self.images = tuple(sample.image() for sample in chosen)
+        self.origin = f"{len(chosen)} image{'' if len(chosen) == 1 else 's'} {origin}"
+        self._expected: dict[tuple[str, RuntimeName], Masks] = {}
+
+    def masks_of_file(self, artifact: Artifact, preprocess: Preprocess, name: RuntimeName) -> Masks:
+        """The masks that an ONNX file gives on a runtime.
+
+        Raises:
+            InputError: the runtime does not accept the file.
+            RunError: it fails.
+        """
+        (source,), (result,) = artifact.inputs, artifact.outputs
+        form = interface_of(artifact.inputs, artifact.outputs)
+        feeds = [form.prepared(image, preprocess) for image in self.images]
+        execution = Execution(threads=1, batch=self.batch)
+        with open_runtime(name, artifact, execution=execution) as runtime:
+            return masks_of(
+                lambda feed: runtime.infer({source.name: feed})[result.name],
+                feeds,
+                batch=self.batch,
+                form=form,
+            )
+
+    def differing(self, source: Source, found: Masks, name: RuntimeName) -> int:
+        """Pixels in which masks are not those of a model's own file on the same runtime."""
+        key = (source.artifact.sha256, name)
+        if key not in self._expected:
+            self._expected[key] = self.masks_of_file(source.artifact, source.preprocess, name)
+        return int((found != self._expected[key]).sum())
+
+    def require_same(self, source: Source, found: Masks, name: RuntimeName, *, what: str) -> str:
+        """Refuse a model that changed.
+
+        Args:
+            source: what it was made from.
+            found: its masks.
+            name: the runtime that gave them.
+            what: the model's name.
+
+        Returns:
+            What was found, a sentence.
+
+        Raises:
+            InputError: a pixel differs.
+        """
+        differing = self.differing(source, found, name)
+        if differing:
+            raise InputError(
+                f"{what} gives another mask than {source.artifact.path} in {differing} of "
+                f"{found.size} pixels on {self.origin}; a fault of the conversion, please report it"
+            )
+        return (
+            f"`{what}` on {name.value}: the masks of the file it was made from, pixel by pixel, on "
+            f"{self.origin}"
+        )
+
+
+def mask_check(request: Request, *, batch: int) -> MaskCheck:
+    """A check on the first images of the evaluation set, else the calibration set, else the sample.
+
+    Raises:
+        InputError: an image cannot be decoded.
+    """
+    if request.evaluation is not None:
+        return MaskCheck(request.evaluation.samples, "of --data", batch=batch)
+    if request.calibration is not None:
+        return MaskCheck(request.calibration.samples, "of --calib-data", batch=batch)
+    sample = open_set(bundled.sample(), "test")
+    return MaskCheck(sample.samples, "of the bundled sample", batch=batch)
+
+
+def masks_of(
+    run: Callable[[NDArray[Any]], NDArray[Any]],
+    feeds: Iterable[NDArray[Any]],
+    *,
+    batch: int,
+    form: Interface = Interface.TENSOR,
+) -> Masks:
+    """The mask of each image, bool (N, height, width).
+
+    Args:
+        run: a batch to the model's output.
+        feeds: images as the model takes them, without the batch axis.
+        batch: how often each is repeated in a call.
+        form: of the output: probability or mask.
+    """
+    answers = [form.foreground(run(feed[None].repeat(batch, axis=0)))[0] for feed in feeds]
+    return np.stack(answers) >= FOREGROUND_PROBABILITY
