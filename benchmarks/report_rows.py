@@ -148,10 +148,12 @@ def skipped_rows(report: dict[str, Any]) -> list[dict[str, str]]:
         for stage in report["stages"]
         if stage["status"] == "skipped"
     ]
+    sections = {name: section_rows(report, name) for name in ("parity", "benchmark")}
+    sections["time by layer"] = report.get("layer_times") or []
     return stages + [
         {"where": section, "name": row["name"], "reason": row["skipped"]}
-        for section in ("parity", "benchmark")
-        for row in section_rows(report, section)
+        for section, rows in sections.items()
+        for row in rows
         if row["skipped"] is not None
     ]
 
