@@ -106,13 +106,13 @@ def spoiled(source: Path, output: Path, *, bias: float) -> Path:
 
 class TestHelp:
     @pytest.mark.parametrize("verb", verbs())
-    def test_every_verb_shows_an_example_that_parses(self, segdeploy: Command, verb: str) -> None:
+    def test_every_verb_shows_examples_that_parse(self, segdeploy: Command, verb: str) -> None:
         found = segdeploy(verb, "-h")
         assert found.code == 0
         assert found.err == ""
-        example = found.out.split("example:\n")[1].strip()
-        assert example.startswith(f"segdeploy {verb}")
-        assert build_parser().parse_args(shlex.split(example)[1:]).verb == verb
+        for example in found.out.split("example:\n")[1].strip().splitlines():
+            assert example.strip().startswith(f"segdeploy {verb}")
+            assert build_parser().parse_args(shlex.split(example)[1:]).verb == verb
 
     def test_every_verb_is_listed_and_does_something(self, segdeploy: Command) -> None:
         found = segdeploy("-h")
