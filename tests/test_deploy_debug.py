@@ -355,7 +355,7 @@ class TestAWrongScale:
         truth = tmp_path / "truth"
         (truth / "masks").mkdir(parents=True)
         (truth / "images").symlink_to(data / "images")
-        images = open_set(data, "test")
+        images = open_set(data, None)  # of few images no interval proves anything
         for sample, found in zip(images, outputs(unet.source, images.inputs(TINY)), strict=True):
             size = (44, 40)
             mask = Image.fromarray(np.where(found >= 0.5, 255, 0).astype(np.uint8)).resize(size)
@@ -424,9 +424,15 @@ class TestFilesFromElsewhere:
         assert not [(layer.name, layer.faults) for layer in found if layer.fault]
         assert all(layer.sqnr_accumulated_db is not None for layer in found)
         ours = named(unet.layers)
+        first = unet.in_order()[0]  # which takes the image: exact in ours, rounded in theirs
         for layer in found:
             assert layer.sqnr_alone_db is not None
-            assert layer.sqnr_alone_db == pytest.approx(ours[layer.name].sqnr_alone_db, abs=12)
+            expected = ours[layer.name].sqnr_alone_db
+            assert expected is not None
+            if layer.name == first:
+                assert layer.sqnr_alone_db < expected
+            else:
+                assert layer.sqnr_alone_db == pytest.approx(expected, abs=12)
 
     def test_a_file_of_another_network_is_refused(self, unet: Case, r2u: Case) -> None:
         with pytest.raises(InputError, match=r"not\s+those of the float model"):
