@@ -110,9 +110,7 @@ def _running(verb: Group) -> None:
     verb.add_argument(
         "--amp", choices=AMPS, default="bf16", help="arithmetic; weights stay fp32 (default: bf16)"
     )
-    verb.add_argument(
-        "--device", default="cpu", help="cpu, cuda or cuda:N (CUDA: not run on hardware)"
-    )
+    verb.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     verb.add_argument(
         "--workers", type=count, default=0, help="processes that make views (default: 0, none)"
     )
