@@ -114,7 +114,7 @@ def both(
     """
     return "\n".join(
         svg(
-            lambda figure, narrow=narrow: draw(figure, narrow),  # type: ignore[misc]
+            lambda figure, narrow=narrow: draw(figure, narrow),  # type: ignore[misc]  # mypy cannot infer it
             key=f"{key}-{name}",
             label=label,
             width=width,

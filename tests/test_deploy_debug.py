@@ -401,7 +401,7 @@ class TestFilesFromElsewhere:
     ) -> None:
         """It quantizes outputs of convolutions, drops ReLUs, and rounds the result."""
 
-        class Reader(CalibrationDataReader):  # type: ignore[misc]
+        class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no type stubs
             def __init__(self) -> None:
                 self.images = iter(unet.images)
 

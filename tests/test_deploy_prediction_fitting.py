@@ -160,4 +160,4 @@ class TestSettings:
     )
     def test_contradictions_are_refused(self, wrong: dict[str, object], words: str) -> None:
         with pytest.raises(UsageError, match=words):
-            Settings(**wrong)  # type: ignore[arg-type]
+            Settings(**wrong)  # type: ignore[arg-type]  # wrong on purpose

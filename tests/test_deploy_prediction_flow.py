@@ -181,7 +181,7 @@ class TestOverlap:
     ) -> None:
         decoded = threading.Semaphore(0)
 
-        class Slow(brightness):  # type: ignore[misc, valid-type]
+        class Slow(brightness):  # type: ignore[misc, valid-type]  # a fixture gives the class
             def infer(self, feeds: Feeds) -> Results:
                 for _ in range(3):  # the image asked about, and two later ones
                     assert decoded.acquire(timeout=20), "nothing is decoded during inference"
@@ -201,7 +201,7 @@ class TestOverlap:
     def test_masks_are_written_while_the_model_works(
         self, brightness: Fake, sources: list[Source], tmp_path: Path
     ) -> None:
-        class Slow(brightness):  # type: ignore[misc, valid-type]
+        class Slow(brightness):  # type: ignore[misc, valid-type]  # a fixture gives the class
             asked = 0
 
             def infer(self, feeds: Feeds) -> Results:
@@ -248,7 +248,7 @@ class TestBadImages:
         lost = {sources[2].name, sources[6].name}
         glaring = np.full((3, SIDE, SIDE), 3, np.float32)
 
-        class Failing(brightness):  # type: ignore[misc, valid-type]
+        class Failing(brightness):  # type: ignore[misc, valid-type]  # a fixture gives the class
             def infer(self, feeds: Feeds) -> Results:
                 if (feeds["image"] > 2).any():
                     raise RunError("out of memory")

@@ -51,8 +51,8 @@ class BrightnessModel(CheckpointModel):
     def open(self, execution: Execution) -> Any:
         type(self).opened += 1
 
-        class Counted(self.fake):  # type: ignore[misc, name-defined]
-            def infer(inner, feeds: Any) -> Any:  # noqa: N805
+        class Counted(self.fake):  # type: ignore[misc, name-defined]  # a fixture gives the class
+            def infer(inner, feeds: Any) -> Any:  # noqa: N805  # self is the test
                 type(self).inferred += 1
                 return super().infer(feeds)
 

@@ -145,7 +145,7 @@ class Server(ModuleType):
         self.session = onnxruntime.InferenceSession(str(path))
         self.asked: list[Any] = []
 
-    def InferenceServerClient(self, url: str) -> Server:  # noqa: N802
+    def InferenceServerClient(self, url: str) -> Server:  # noqa: N802  # the client's own name
         self.asked.append(url)
         return self
 
