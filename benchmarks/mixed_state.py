@@ -111,7 +111,7 @@ class SearchState:
         """Write the file.
 
         Raises:
-            CalibrationError: the folder cannot be written.
+            OSError: the folder cannot be written.
         """
         content = {
             "schema_version": SCHEMA_VERSION,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from benchmarks.peers_chart_places import Box, facing_side, free_place
 from benchmarks.peers_contenders import Group
 from benchmarks.report_published import PUBLISHED
 from benchmarks.report_rows import figure
-from calibration.files import write_atomic
+from calibration.files import atomic_writer
 
 if TYPE_CHECKING:  # an optional package
     from matplotlib.axes import Axes
@@ -91,9 +90,8 @@ def write_chart(result: dict[str, Any], path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "segdeploy", "font.size": 10}):
         chart, _ = draw(result)
         for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            content = io.BytesIO()
-            chart.savefig(content, format=kind, dpi=RESOLUTION, metadata=metadata)
-            write_atomic(path.with_name(f"{path.name}.{kind}"), content.getvalue())
+            with atomic_writer(path.with_name(f"{path.name}.{kind}")) as stream:
+                chart.savefig(stream, format=kind, dpi=RESOLUTION, metadata=metadata)
 
 
 def draw(result: dict[str, Any]) -> tuple[Figure, list[Annotation]]:

@@ -15,6 +15,7 @@ from jinja2 import UndefinedError
 from benchmarks.report_html import html
 from benchmarks.report_markdown import markdown
 from benchmarks.report_verdict import reasons, verdict_text, word_of
+from calibration.files import write_atomic
 from deploy.errors import InputError, RunError
 
 __all__ = ["SCHEMA_VERSION", "load_report", "verdict_text", "write_report"]
@@ -53,9 +54,7 @@ def write_report(report: dict[str, Any], output: Path) -> None:
         ) from error
     output.mkdir(parents=True, exist_ok=True)
     for name, content in pages.items():
-        temporary = output / f".{name}.tmp"
-        temporary.write_bytes(content.encode("utf-8", "backslashreplace"))
-        temporary.replace(output / name)
+        write_atomic(output / name, content.encode("utf-8", "backslashreplace"))
 
 
 def load_report(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from calibration.errors import CalibrationError
-from calibration.files import write_atomic
+from calibration.files import atomic_writer
 from calibration.histogram import TensorHistogram, sum_histograms
 
 STATE_VERSION = 1
@@ -76,7 +75,7 @@ def save_collection(collection: Collection, path: Path, *, fingerprint: str) -> 
             ``load_collection`` refuses a file with another one.
 
     Raises:
-        CalibrationError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     stored: dict[str, Any] = {
         "version": np.array(STATE_VERSION),
@@ -87,9 +86,8 @@ def save_collection(collection: Collection, path: Path, *, fingerprint: str) -> 
     for index, histogram in enumerate(collection.histograms.values()):
         for field, values in histogram.to_arrays().items():
             stored[f"{index}.{field}"] = values
-    buffer = io.BytesIO()
-    np.savez(buffer, **stored)
-    write_atomic(path, buffer.getvalue())
+    with atomic_writer(path) as stream:
+        np.savez(stream, **stored)
 
 
 def load_collection(path: Path, *, fingerprint: str) -> Collection:

@@ -1,15 +1,24 @@
 """The ``segdeploy`` command: parse, run one verb, print, exit.
 
 Exit codes: 0 done; 1 the gate failed; 2 usage; 3 an input could not be loaded or compiled;
-4 it failed while running. JSON goes to standard output, everything else to standard error.
+4 it failed while running; 128 + n ended by signal n. JSON goes to standard output, everything
+else to standard error.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from calibration.errors import CalibrationError
 from deploy.cli_config import with_config
@@ -18,7 +27,11 @@ from deploy.errors import InputError, RunError, SegdeployError
 
 log = logging.getLogger("deploy")
 
-INTERRUPTED = 130
+OVERWRITE = "--overwrite"
+
+
+class _Terminated(KeyboardInterrupt):
+    """The system asks this process to end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    words = ["segdeploy", *(word for word in arguments if word != OVERWRITE)]
 
     def run() -> int:
         parser = build_parser()
@@ -43,31 +57,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(result)
         return code
 
-    return guarded("segdeploy", run)
+    return guarded("segdeploy", run, again=shlex.join(words))
 
 
-def guarded(program: str, run: Callable[[], int]) -> int:
+def guarded(program: str, run: Callable[[], int], *, again: str = "the same command") -> int:
     """Call what a command does; turn each error into one message and its exit code.
 
     Args:
         program: its name, for the message.
         run: returns the exit code.
+        again: the command that goes on after an interruption, for the message.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     for package in ("benchmarks", "calibration", "deploy", "training", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        return run()
+        with _ended_like_interrupted():
+            return run()
     except CalibrationError as error:
         return _say(program, InputError(str(error)))
     except SegdeployError as error:
         return _say(program, error)
+    except BrokenPipeError:  # whoever read our output has gone; so does the rest of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RunError.exit_code
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _say(program, RunError(f"the system refused{where}: {error.strerror or error}"))
-    except KeyboardInterrupt:
-        log.error("interrupted; what was finished is kept, run the same command to go on")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        log.error("interrupted; what was finished is kept. To go on: %s", again)
+        return 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
+    except Exception as error:
+        return _say(program, _our_fault(error))
 
 
 def print_json(result: object) -> None:
@@ -79,6 +100,36 @@ def print_json(result: object) -> None:
 def _say(program: str, error: SegdeployError) -> int:
     log.error("%s: error: %s", program, error)
     return error.exit_code
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM leaves as clean a state as Ctrl-C does."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _our_fault(error: Exception) -> RunError:
+    """A message for what nobody foresaw; the traceback goes to a file, for the report."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", prefix="segdeploy-", suffix=".txt", delete=False
+    ) as stream:
+        traceback.print_exception(error, file=stream)
+    return RunError(
+        f"internal error ({words:.200}): a fault of this program, not of your input; please report "
+        f"it with {stream.name}"
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 
 from calibration.estimate import Method
@@ -16,6 +17,7 @@ from deploy.cli_inputs import Options, Result, checkpoint_of, output_file
 from deploy.cli_mixed import quantize_mixed, wants_search
 from deploy.data import open_set
 from deploy.exchange import ExchangeFormat, export_table, import_table
+from deploy.only_writer import writing_file
 from deploy.onnx_file import contract_of, describe, require_fp32
 from deploy.progress import bar
 from deploy.rewrite import LESS_WORK, RewriteName, rewrite, summary
@@ -74,7 +76,10 @@ def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
     """Find every range, or take them from another tool's file; under torchrun, in shards."""
     output = output_file(options, options.model)
     source = describe(options.model)
-    with shard_from_environment() as shard:
+    with (
+        shard_from_environment() as shard,
+        writing_file(output) if shard.is_first else nullcontext(),
+    ):
         if options.import_file:
             table = import_table(options.import_file, source)
         else:
@@ -92,10 +97,10 @@ def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
             )
         if not shard.is_first:
             return 0, {}
-    table.write(output)
-    written = [output]
-    for name in options.export or ():
-        written.append(export_table(table, source, output, ExchangeFormat(name)))
+        table.write(output)
+        written = [output]
+        for name in options.export or ():
+            written.append(export_table(table, source, output, ExchangeFormat(name)))
     for path in written:
         log.info("%s: %d tensors, %d images", path, len(table.ranges), table.num_samples)
     return 0, {"written": [str(path) for path in written], "tensors": len(table.ranges)}
@@ -105,7 +110,8 @@ def quantize(options: Options, arguments: Sequence[str]) -> Result:
     """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
     output = output_file(options, options.model, options.calibration)
     if wants_search(options):
-        return quantize_mixed(options, output)
+        with writing_file(output):
+            return quantize_mixed(options, output)
     artifact = to_int8(
         describe(options.model),
         output,

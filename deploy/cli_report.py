@@ -13,6 +13,7 @@ from benchmarks.report_compare_page import warnings, write_comparison
 from benchmarks.report_rows import figure, interval
 from deploy.cli_inputs import Options, Result
 from deploy.errors import UsageError
+from deploy.only_writer import writing_folder
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def report(options: Options, arguments: Sequence[str]) -> Result:
         raise UsageError("-o goes with --compare; the pages of one run are written beside it")
     content = load_report(options.folder)
     folder = options.folder if options.folder.is_dir() else options.folder.parent
-    write_report(content, folder)
+    with writing_folder(folder):
+        write_report(content, folder)
     log.info("%s", verdict_text(content))
     log.info("report: %s", folder / "report.html")
     return 0, content

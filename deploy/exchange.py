@@ -53,7 +53,8 @@ def export_table(
         ``net.calib.tensorrt.cache``.
 
     Raises:
-        InputError: the table lacks a tensor of the model, or the file cannot be written.
+        InputError: the table lacks a tensor of the model.
+        OSError: the file cannot be written.
     """
     try:
         ranges = _every_range(table, load_model(source.path).graph)

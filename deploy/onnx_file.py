@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from calibration.files import write_atomic
 from deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
 from deploy.errors import InputError
 from deploy.preprocess import Preprocess
@@ -35,15 +36,13 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write deterministically, to a temporary name first.
+    """Write deterministically, whole or not at all.
 
     Raises:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(model.SerializeToString(deterministic=True))
-    temporary.replace(path)
+    write_atomic(path, model.SerializeToString(deterministic=True))
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -13,6 +13,7 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.data import require_disjoint
 from deploy.export import export
 from deploy.models.checkpoint import Checkpoint
+from deploy.only_writer import writing_folder
 from deploy.rewrite import changed_sites, summary
 from deploy.run_config import RunConfig
 from deploy.run_report import assemble
@@ -37,12 +38,18 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         InputError: an input cannot be read, calibration and evaluation share an image, or a
             runtime that was asked for is not installed.
-        UsageError: the output folder holds something else.
+        UsageError: the output folder holds something else, or another process writes to it.
         RunError: a stage failed, or changed the output beyond what its arithmetic can explain.
     """
     require_ready(config.runtimes or ())
     require_disjoint(config.calibration, config.evaluation)
     log.info("%s", plan(config, checkpoint))
+    with writing_folder(config.output):
+        return _run(config, checkpoint)
+
+
+def _run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The stages in order, and the report."""
     stages = StageRunner(config, checkpoint)
     fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)
     simplified = stages.run("simplify", "sim.onnx", lambda out: simplify(fp32, out), parent=fp32)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from calibration.files import atomic_writer, write_atomic
 from deploy.image_files import read_image, read_mask, require_size
 from deploy.layouts.base import Source
 
@@ -67,8 +67,8 @@ def write_image(source: Source, image: NDArray[np.uint8], output: Path) -> None:
     if paths["images"].suffix not in COPIED_SUFFIXES:
         _write_png(image, paths["images"])
         return
-    with _replacing(paths["images"]) as temporary:
-        shutil.copyfile(source.image, temporary)
+    with source.image.open("rb") as content, atomic_writer(paths["images"]) as stream:
+        shutil.copyfileobj(content, stream)
 
 
 def write_splits(rows: Sequence[Prepared], path: Path) -> None:
@@ -78,8 +78,7 @@ def write_splits(rows: Sequence[Prepared], path: Path) -> None:
     writer = csv.DictWriter(stream, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(vars(row) for row in rows)
-    with _replacing(path) as temporary:
-        temporary.write_bytes(stream.getvalue().encode())
+    write_atomic(path, stream.getvalue().encode())
 
 
 def _mask(source: Source, size: tuple[int, int]) -> NDArray[np.uint8] | NDArray[np.bool_]:
@@ -95,17 +94,5 @@ def _mask(source: Source, size: tuple[int, int]) -> NDArray[np.uint8] | NDArray[
 
 
 def _write_png(pixels: NDArray[np.uint8] | NDArray[np.bool_], path: Path) -> None:
-    with _replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place at the end, or goes with a failure."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_writer(path) as stream:
+        Image.fromarray(pixels).save(stream, format="PNG")

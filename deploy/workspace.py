@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calibration.files import write_atomic
 from deploy.artifact import sha256_of
 from deploy.errors import InputError, UsageError
+from deploy.only_writer import is_empty
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -37,20 +39,17 @@ class Workspace:
         """Start in a new folder, or go on in one that holds a run of the same inputs.
 
         Args:
-            folder: created when missing.
+            folder: held by ``writing_folder``.
             inputs: what decides the artefacts: digests, parameters, versions.
             overwrite: start over whatever the folder holds.
 
         Raises:
-            UsageError: the folder is a file, holds a run of other inputs, or files that are not a
-                run's.
+            UsageError: the folder holds a run of other inputs, or files that are not a run's.
             InputError: the folder's manifest is damaged.
             OSError: the folder cannot be written.
         """
         manifest = folder / MANIFEST
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"-o {folder} is a file; give a folder")
-        if overwrite or not folder.exists() or not any(folder.iterdir()):
+        if overwrite or is_empty(folder):
             started = cls(folder=folder, inputs=inputs)
             started.write()  # at once, so that a run interrupted at any moment is known as one
             return started
@@ -105,15 +104,13 @@ class Workspace:
         Raises:
             OSError: the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "schema_version": SCHEMA_VERSION,
             "inputs": self.inputs,
             "stages": {name: asdict(entry) for name, entry in self.entries.items()},
         }
-        temporary = self.path(MANIFEST + ".partial")
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(self.path(MANIFEST))
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        write_atomic(self.path(MANIFEST), text.encode())
 
 
 def key_of(**decides: object) -> str:

@@ -370,7 +370,7 @@ class TestExitCodes:
         found = segdeploy("doctor", "--format", "json")
         assert (found.code, found.out) == (130, "")
         assert found.err.startswith("interrupted; ")
-        assert "run the same command to go on" in found.err
+        assert "To go on: segdeploy doctor --format json" in found.err
 
 
 MISTAKES = {

@@ -251,7 +251,7 @@ class TestReuse:
         with monkeypatch.context() as during:
             during.setattr("deploy.stages.bar", interrupted_bar)
             assert main(command(inputs, output)) == 130
-        assert "run the same command to go on" in capsys.readouterr().err
+        assert "To go on: segdeploy run " in capsys.readouterr().err
         state = output / f"{NAME}.calib.partial.npz"
         assert state.is_file()
 

@@ -364,6 +364,7 @@ class TestImpossible:
 
 def test_the_journal_holds_places_not_rows(tmp_path: Path) -> None:
     """Memory: 2000 rows of a kilobyte each cost their names and one number each."""
+    (tmp_path / "out").mkdir()
     journal = Journal(tmp_path / "out")
     rows = [
         Row(image="x" * 1000, name=str(index), status=Status.DONE, width=index)

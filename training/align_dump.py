@@ -108,8 +108,7 @@ def write_dump(dump: Dump, folder: Path) -> None:
 
     Raises:
         UsageError: the folder is a file.
-        OSError: the folder cannot be made.
-        CalibrationError: a file cannot be written.
+        OSError: the folder cannot be made or written.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {folder} is a file; give a folder")

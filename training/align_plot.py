@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration.files import write_atomic
+from calibration.files import atomic_writer
 from deploy.errors import InputError, UsageError
 from training.align_curves import CurveAlignment
 
@@ -41,16 +40,16 @@ def write_plot(alignment: CurveAlignment, path: Path) -> None:
     Raises:
         UsageError: a suffix that is not a picture's.
         InputError: matplotlib is not installed.
-        CalibrationError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     require_plots(path)
     import matplotlib
 
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}}[path.suffix]
     with matplotlib.rc_context({"svg.hashsalt": "segdeploy", "font.size": 10}):
-        content = io.BytesIO()
-        draw(alignment).savefig(content, format=path.suffix[1:], dpi=RESOLUTION, metadata=metadata)
-    write_atomic(path, content.getvalue())
+        chart = draw(alignment)
+        with atomic_writer(path) as stream:
+            chart.savefig(stream, format=path.suffix[1:], dpi=RESOLUTION, metadata=metadata)
 
 
 def draw(alignment: CurveAlignment) -> Figure:

@@ -26,13 +26,12 @@ FILES = (BEST_FILE, LAST_FILE, HISTORY_FILE, CURVES_FILE, STATE_FILE)
 
 
 def claim(output: Path, *, overwrite: bool) -> None:
-    """Make the folder ready: what an earlier training left goes, stays, or is refused.
+    """Make a folder ready, held by ``writing_folder``: what is there goes, stays, or is refused.
 
     Raises:
         UsageError: checkpoints without the state to go on from.
         OSError: the folder cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
     if overwrite:
         for name in FILES:
             (output / name).unlink(missing_ok=True)

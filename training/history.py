@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration.files import atomic_writer, write_atomic
 from deploy.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,7 @@ def write_history(history: Sequence[EpochFigures], folder: Path) -> None:
     writer = csv.DictWriter(stream, fieldnames=list(vars(history[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(vars(figures) for figures in history)
-    temporary = folder / (HISTORY_FILE + ".partial")
-    temporary.write_text(stream.getvalue(), encoding="utf-8")
-    temporary.replace(folder / HISTORY_FILE)
+    write_atomic(folder / HISTORY_FILE, stream.getvalue().encode())
 
 
 def write_curves(history: Sequence[EpochFigures], folder: Path, *, since: int = 1) -> bool:
@@ -96,9 +95,8 @@ def write_curves(history: Sequence[EpochFigures], folder: Path, *, since: int = 
     ious.legend()
     for axes in (losses, ious):
         axes.grid(alpha=0.3)
-    temporary = folder / (CURVES_FILE + ".partial")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(folder / CURVES_FILE)
+    with atomic_writer(folder / CURVES_FILE) as stream:
+        figure.savefig(stream, format="png", dpi=120)
     return True
 
 

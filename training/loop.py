@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from deploy.models.checkpoint import (
     build_network,
     load_checkpoint,
 )
+from deploy.only_writer import writing_folder
 from deploy.preprocess import Preprocess
 from deploy.progress import bar
 from deploy.sharding import WHOLE, Shard
@@ -95,7 +97,7 @@ def train(
     Raises:
         InputError: an image, a mask, the pretrained checkpoint or the state cannot be read.
         UsageError: the pretrained checkpoint contradicts the recipe, the patch does not fit, or
-            the folder holds another training.
+            the folder holds another training or is written to by another process.
         RunError: the loss is no longer finite (what the epochs before wrote is kept), or the
             device is missing.
         OSError: ``output`` cannot be written.
@@ -106,9 +108,35 @@ def train(
         raise UsageError(f"patch is {recipe.patch}, larger than the input {preprocess.size}")
     device = _device(settings)
     identity = identity_of(recipe, train_set, val_set, preprocess, processes=shard.size)
-    if shard.is_first:
-        claim(output, overwrite=settings.overwrite)
-    shard.gathered(None)  # no process reads the folder before it is ready
+    with writing_folder(output) if shard.is_first else nullcontext():
+        if shard.is_first:
+            claim(output, overwrite=settings.overwrite)
+        shard.gathered(None)  # no process reads the folder before it is ready
+        return _train(
+            recipe,
+            train_set=train_set,
+            val_set=val_set,
+            preprocess=preprocess,
+            output=output,
+            settings=settings,
+            device=device,
+            identity=identity,
+        )
+
+
+def _train(
+    recipe: Recipe,
+    *,
+    train_set: SegmentationSet,
+    val_set: SegmentationSet,
+    preprocess: Preprocess,
+    output: Path,
+    settings: Settings,
+    device: torch.device,
+    identity: str,
+) -> TrainingResult:
+    """Go on from what the folder holds until all epochs are done."""
+    shard = settings.shard
     progress = load_progress(output, settings=identity)
     history = list(progress.history) if progress is not None else []
     if _finished(recipe, history):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from calibration.files import atomic_writer
 from deploy.data import SegmentationSet
 from deploy.errors import InputError, UsageError
 from deploy.preprocess import Preprocess
@@ -76,9 +77,8 @@ def save_progress(progress: Progress, folder: Path) -> None:
         "history": [vars(figures) for figures in progress.history],
         "tensors": progress.tensors,
     }
-    temporary = folder / (STATE_FILE + ".partial")
-    torch.save(content, temporary)
-    temporary.replace(folder / STATE_FILE)
+    with atomic_writer(folder / STATE_FILE) as stream:
+        torch.save(content, stream)
 
 
 def load_progress(folder: Path, *, settings: str) -> Progress | None:

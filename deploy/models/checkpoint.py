@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from calibration.files import write_atomic
 from deploy.artifact import sha256_of
 from deploy.errors import InputError, UsageError
 from deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
@@ -194,9 +195,7 @@ def save_checkpoint(
     own = {"arch": arch.value, "preprocess": preprocess.to_json()}
     if isinstance(network, R2UNet):
         own["recurrence"] = str(network.recurrence)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(_sorted_metadata(save(tensors, metadata=dict(metadata or {}) | own)))
-    temporary.replace(path)
+    write_atomic(path, _sorted_metadata(save(tensors, metadata=dict(metadata or {}) | own)))
 
 
 def _sorted_metadata(content: bytes) -> bytes:

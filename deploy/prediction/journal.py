@@ -13,7 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from calibration.files import atomic_writer
 from deploy.errors import InputError, UsageError
+from deploy.only_writer import is_empty
 from deploy.prediction.sources import Source
 
 JOURNAL = "index.jsonl"
@@ -92,25 +94,22 @@ class Journal:
         """Start in a new folder, or go on in one that holds a prediction.
 
         Args:
-            folder: created when missing.
+            folder: held by ``writing_folder``.
             overwrite: take a folder that holds files and no journal, and replace a damaged one.
 
         Raises:
-            UsageError: the folder is a file, or holds files and no journal.
+            UsageError: the folder holds files and no journal.
             InputError: the journal is none.
             OSError: the folder cannot be written.
         """
         self.folder = folder
         self.path = folder / JOURNAL
         self._places: dict[str, int] = {}
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"-o {folder} is a file; give a folder")
-        if not overwrite and not self.path.exists() and folder.exists() and any(folder.iterdir()):
+        if not overwrite and not self.path.exists() and not is_empty(folder):
             raise UsageError(
                 f"{folder} is not empty and holds no {JOURNAL}; choose another -o, or --overwrite "
                 "to write into it"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self.path.open("a+b")
         self._read(overwrite=overwrite)
 
@@ -135,18 +134,13 @@ class Journal:
         Raises:
             OSError: the folder cannot be written.
         """
-        temporary = self.path.with_name(JOURNAL + ".partial")
-        table = self.folder / TABLE
-        temporary_table = table.with_name(TABLE + ".partial")
-        with temporary.open("wb") as lines, temporary_table.open("wb") as cells:
+        with atomic_writer(self.path) as lines, atomic_writer(self.folder / TABLE) as cells:
             cells.write(_cells(COLUMNS))
             for row in self._rows(sources):
                 lines.write(row.line())
                 shown = asdict(row) | {"status": row.status.value}
                 cells.write(_cells([shown[column] for column in COLUMNS]))
-        self._file.close()
-        temporary_table.replace(table)
-        temporary.replace(self.path)
+            self._file.close()
 
     def close(self) -> None:
         """Let the file go."""

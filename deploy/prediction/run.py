@@ -11,6 +11,7 @@ from time import perf_counter
 
 from deploy.artifact import sha256_of
 from deploy.errors import InputError, RunError
+from deploy.only_writer import writing_folder
 from deploy.prediction.flow import Flow, partial_folder, write_files
 from deploy.prediction.image import Job, Outcome
 from deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
@@ -107,7 +108,8 @@ def predict(
 
     Raises:
         InputError: the model cannot do what is asked, does not load, or Ray is not installed.
-        UsageError: settings that contradict each other, or a folder that is not a prediction's.
+        UsageError: settings that contradict each other, or a folder that is not a prediction's or
+            that another process writes to.
         RunError: Ray failed.
         OSError: a file cannot be written.
     """
@@ -122,7 +124,10 @@ def predict(
         folder=str(Path.cwd()),
     )
     tally = _Tally()
-    with contextlib.closing(Journal(output, overwrite=overwrite)) as journal:
+    with (
+        writing_folder(output),
+        contextlib.closing(Journal(output, overwrite=overwrite)) as journal,
+    ):
 
         def wanted() -> Iterator[Source]:
             for source in sources:
