@@ -18,9 +18,10 @@ from benchmarks.report_verdict import reasons, verdict_text, word_of
 from calibration.files import write_atomic
 from deploy.errors import InputError, RunError
 
-__all__ = ["SCHEMA_VERSION", "load_report", "verdict_text", "write_report"]
+__all__ = ["PAGES", "SCHEMA_VERSION", "load_report", "pages_of", "verdict_text", "write_report"]
 
 SCHEMA_VERSION = 1
+PAGES = ("report.json", "report.md", "report.html")
 
 
 def write_report(report: dict[str, Any], output: Path) -> None:
@@ -29,6 +30,22 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     Args:
         report: what ``report.schema.json`` describes.
         output: the folder, made if missing.
+
+    Raises:
+        InputError, RunError: as ``pages_of``.
+        OSError: the folder cannot be written.
+    """
+    pages = pages_of(report)
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in pages.items():
+        write_atomic(output / name, content)
+
+
+def pages_of(report: dict[str, Any]) -> dict[str, bytes]:
+    """The bytes of each of ``PAGES``.
+
+    Args:
+        report: what ``report.schema.json`` describes.
 
     Raises:
         InputError: another schema version, or keys the pages need are missing.
@@ -42,19 +59,14 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     try:
         written = json.loads(text)
         word, verdict = word_of(written), reasons(written)
-        pages = {
-            "report.json": text,
-            "report.md": markdown(written, word=word, verdict=verdict),
-            "report.html": html(written, word=word),
-        }
+        markdown_page = markdown(written, word=word, verdict=verdict)
+        pages = dict(zip(PAGES, (text, markdown_page, html(written, word=word)), strict=True))
     except (KeyError, TypeError, AttributeError, UndefinedError) as error:
         raise InputError(
             f"the report does not have the shape of schema version {SCHEMA_VERSION} ({error!r}); "
             "benchmarks/report.schema.json describes it; `segdeploy run` makes a whole one"
         ) from error
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in pages.items():
-        write_atomic(output / name, content.encode("utf-8", "backslashreplace"))
+    return {name: page.encode("utf-8", "backslashreplace") for name, page in pages.items()}
 
 
 def load_report(path: Path) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from calibration.estimate import Method
 from calibration.table import CalibrationTable
 from deploy.artifact import sha256_of
+from deploy.checksums import CHECKSUMS
 from deploy.cli_inputs import GATE_FAILED, Options, Result
 from deploy.data import open_set, require_disjoint
 from deploy.errors import UsageError
 from deploy.onnx_file import load_model
-from deploy.packaging.base import CHECKSUMS, PackageTarget, Request, Source
+from deploy.packaging.base import PackageTarget, Request, Source
 from deploy.packaging.package import package, require_free
 from deploy.packaging.preprocessing import Preprocessing
 from deploy.packaging.registry import package_target

@@ -163,6 +163,10 @@ def _benchmark(verb: Group) -> None:
     end_to_end_flags(verb)
 
 
+def _verify(verb: Group) -> None:
+    verb.add_argument("folder", type=Path, help="finished output of run, train, predict or package")
+
+
 def _run(verb: Group) -> None:
     checkpoint_flags(verb, required=False)
     output_flag(verb, "folder to write (default: segdeploy-out)", default=Path("segdeploy-out"))
@@ -271,6 +275,11 @@ _VERBS: dict[str, tuple[str, str, Callable[[Group], None]]] = {
         "write report.md and report.html again from report.json, or put two runs side by side",
         "segdeploy report segdeploy-out\n  segdeploy report --compare before after -o compared",
         report_flags,
+    ),
+    "verify": (
+        "hash a finished folder again and say what changed; exit code 1 if anything did",
+        "segdeploy verify segdeploy-out",
+        _verify,
     ),
     "run": (
         "do the whole job, from export to int8, parity, benchmark and report",

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import load_report, verdict_text, write_report
+from benchmarks.report import PAGES, load_report, verdict_text, write_report
 from benchmarks.report_compare import compare_reports
 from benchmarks.report_compare_page import warnings, write_comparison
 from benchmarks.report_rows import figure, interval
+from deploy.checksums import CHECKSUMS, update_checksums
 from deploy.cli_inputs import Options, Result
 from deploy.errors import UsageError
 from deploy.only_writer import writing_folder
@@ -38,6 +39,8 @@ def report(options: Options, arguments: Sequence[str]) -> Result:
     folder = options.folder if options.folder.is_dir() else options.folder.parent
     with writing_folder(folder):
         write_report(content, folder)
+        if (folder / CHECKSUMS).is_file():
+            update_checksums(folder, PAGES[1:])
     log.info("%s", verdict_text(content))
     log.info("report: %s", folder / "report.html")
     return 0, content

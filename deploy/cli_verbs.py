@@ -25,6 +25,7 @@ from deploy import (
     cli_predict,
     cli_report,
     cli_train,
+    cli_verify,
 )
 from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
 from deploy.data import open_set
@@ -107,5 +108,6 @@ VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {
     "package": cli_package.package_models,
     "report": cli_report.report,
     "predict": cli_predict.run_predict,
+    "verify": cli_verify.verify_folder,
     "run": run_all,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.entries import entries_for, require_ready
 from benchmarks.parity_run import gate_passed
-from benchmarks.report import verdict_text, write_report
+from benchmarks.report import PAGES, verdict_text, write_report
 from deploy.artifact import Artifact, sha256_of
 from deploy.data import require_disjoint
 from deploy.export import export
@@ -101,6 +101,7 @@ def _run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         passed=gate_passed(parity),
     )
     write_report(report, config.output)
+    stages.workspace.finish((*PAGES,))
     log.info("%s", verdict_text(report))
     return report
 

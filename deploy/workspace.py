@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from calibration.files import write_atomic
 from deploy.artifact import sha256_of
+from deploy.checksums import CHECKSUMS, write_checksums
 from deploy.errors import InputError, UsageError
 from deploy.only_writer import is_empty
 
@@ -38,6 +40,8 @@ class Workspace:
     def open(cls, folder: Path, inputs: dict[str, Any], *, overwrite: bool) -> Workspace:
         """Start in a new folder, or go on in one that holds a run of the same inputs.
 
+        Either way the folder is no longer a finished one, until ``finish``.
+
         Args:
             folder: held by ``writing_folder``.
             inputs: what decides the artefacts: digests, parameters, versions.
@@ -50,6 +54,7 @@ class Workspace:
         """
         manifest = folder / MANIFEST
         if overwrite or is_empty(folder):
+            (folder / CHECKSUMS).unlink(missing_ok=True)
             started = cls(folder=folder, inputs=inputs)
             started.write()  # at once, so that a run interrupted at any moment is known as one
             return started
@@ -57,21 +62,14 @@ class Workspace:
             raise UsageError(
                 f"{folder} is not empty and holds no {MANIFEST}; choose another -o or --overwrite"
             )
-        stored = _read(manifest)
-        differing = sorted(
-            key
-            for key in {*stored["inputs"], *inputs}
-            if stored["inputs"].get(key) != inputs.get(key)
-        )
+        stored, entries = read_manifest(manifest)
+        differing = sorted(key for key in {*stored, *inputs} if stored.get(key) != inputs.get(key))
         if differing:
             raise UsageError(
                 f"{folder} holds a run with other inputs ({', '.join(differing)}); "
                 "choose another -o, or --overwrite to replace it"
             )
-        try:
-            entries = {name: Entry(**entry) for name, entry in stored["stages"].items()}
-        except (TypeError, AttributeError) as error:
-            raise InputError(f"{manifest} is damaged ({error}); use --overwrite") from error
+        (folder / CHECKSUMS).unlink(missing_ok=True)
         return cls(folder=folder, inputs=inputs, entries=entries)
 
     def path(self, file: str) -> Path:
@@ -98,6 +96,18 @@ class Workspace:
         self.entries[stage] = Entry(file=file, sha256=sha256_of(self.path(file)), key=key)
         self.write()
 
+    def finish(self, files: Iterable[str]) -> None:
+        """List the bytes of every file of the run; from here on it is finished.
+
+        Args:
+            files: beside those of the stages and the manifest.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        stages = (entry.file for entry in self.entries.values())
+        write_checksums(self.folder, {*stages, *files, MANIFEST})
+
     def write(self) -> None:
         """Write the manifest.
 
@@ -118,7 +128,12 @@ def key_of(**decides: object) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _read(manifest: Path) -> dict[str, Any]:
+def read_manifest(manifest: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
+    """A run's inputs and its finished stages.
+
+    Raises:
+        InputError: unreadable, damaged, or of another schema.
+    """
     try:
         stored = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -132,4 +147,8 @@ def _read(manifest: Path) -> dict[str, Any]:
         )
     if not isinstance(stored.get("stages"), dict):
         raise InputError(f"{manifest} lists no stages; use --overwrite")
-    return stored
+    try:
+        entries = {name: Entry(**entry) for name, entry in stored["stages"].items()}
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{manifest} is damaged ({error}); use --overwrite") from error
+    return stored["inputs"], entries

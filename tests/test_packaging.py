@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from deploy import cli_package_flags
+from deploy.checksums import CHECKSUMS, files_of, read_checksums, write_checksums
 from deploy.cli import main
 from deploy.errors import InputError, UsageError
 from deploy.onnx_file import load_model, metadata, save_model, set_metadata
 from deploy.packaging.base import (
-    CHECKSUMS,
     COMMANDS,
     MANIFEST,
     README,
@@ -26,7 +26,6 @@ from deploy.packaging.base import (
     Source,
     Step,
 )
-from deploy.packaging.checksums import read_checksums, write_checksums
 from deploy.packaging.package import package, reread
 from deploy.packaging.registry import PACKAGE_TARGETS, package_target, verify_package
 
@@ -113,11 +112,11 @@ class TestLaws:
         folder = package(request_, target=TOY, output=tmp_path / "out").folder
         (folder / "in" / "shape.json").write_text("[1, 2, 3]")
         content = json.loads((folder / MANIFEST).read_text())
-        write_checksums(folder)
+        write_checksums(folder, files_of(folder))
         listed = read_checksums(folder / CHECKSUMS)
         content["files"][0] |= {"sha256": listed["in/shape.json"], "bytes": 9}
         (folder / MANIFEST).write_text(json.dumps(content))
-        write_checksums(folder)
+        write_checksums(folder, files_of(folder))
         with pytest.raises(InputError, match="has not four sides"):
             reread(folder, target=TOY)
 

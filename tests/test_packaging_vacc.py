@@ -14,11 +14,11 @@ import yaml
 from PIL import Image
 
 from calibration.estimate import Method
+from deploy.checksums import files_of, write_checksums
 from deploy.cli import main
 from deploy.data import open_set
 from deploy.errors import InputError, UsageError
 from deploy.packaging.base import Request, Source
-from deploy.packaging.checksums import write_checksums
 from deploy.packaging.package import package
 from deploy.packaging.vacc import VACC, build_file, process_operators
 from deploy.packaging.vacc_numbers import unit_range
@@ -272,7 +272,7 @@ class TestFolder:
         text = (folder / file).read_text()
         assert find in text
         (folder / file).write_text(text.replace(find, put))
-        write_checksums(folder)
+        write_checksums(folder, files_of(folder))
         with pytest.raises(InputError, match=r"does not say|is no npz"):
             VACC.verify(folder)
 

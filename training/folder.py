@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy.checksums import CHECKSUMS, write_checksums
 from deploy.errors import UsageError
 from deploy.models.checkpoint import Network, save_checkpoint
 from deploy.preprocess import Preprocess
@@ -33,7 +34,7 @@ def claim(output: Path, *, overwrite: bool) -> None:
         OSError: the folder cannot be written.
     """
     if overwrite:
-        for name in FILES:
+        for name in (*FILES, CHECKSUMS):
             (output / name).unlink(missing_ok=True)
     if (output / STATE_FILE).exists():
         return
@@ -43,6 +44,17 @@ def claim(output: Path, *, overwrite: bool) -> None:
             "folder, or start over with --overwrite"
         )
     save_progress(NOT_BEGUN, output)
+
+
+def finish(output: Path) -> None:
+    """List the bytes of every file of the training, unless it was finished before.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if (output / CHECKSUMS).exists():
+        return
+    write_checksums(output, [name for name in FILES if (output / name).is_file()])
 
 
 def write_epoch(

@@ -29,7 +29,7 @@ from deploy.preprocess import Preprocess
 from deploy.progress import bar
 from deploy.sharding import WHOLE, Shard
 from training.evaluate import ValidationSet, evaluate
-from training.folder import BEST_FILE, claim, write_epoch
+from training.folder import BEST_FILE, claim, finish, write_epoch
 from training.history import CURVES_FILE, Board, EpochFigures, best_of
 from training.recipe import Recipe
 from training.slimming import complete_from
@@ -141,6 +141,8 @@ def _train(
     history = list(progress.history) if progress is not None else []
     if _finished(recipe, history):
         _announce(settings, f"{output}: already finished after {len(history)} epochs")
+        if shard.is_first:
+            finish(output)
         return _result(recipe, output, history)
     torch.manual_seed(recipe.seed)
     views = Views(train_set, recipe, preprocess, progress=_reading(settings))
@@ -164,6 +166,8 @@ def _train(
             if not settings.quiet:
                 _say(recipe, history)
     board.close()
+    if shard.is_first:
+        finish(output)
     if not (output / CURVES_FILE).exists():
         _announce(settings, f"no {CURVES_FILE}: that needs pip install matplotlib")
     return _result(recipe, output, history)

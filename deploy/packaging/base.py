@@ -22,7 +22,6 @@ from deploy.targets.tensorrt_rules import Finding
 
 README = "README.md"
 MANIFEST = "package.json"
-CHECKSUMS = "checksums.sha256"
 COMMANDS = 3
 """How many commands the README of every package holds."""
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.artifact import sha256_of
+from deploy.checksums import CHECKSUMS, differences, files_of, write_checksums
 from deploy.errors import InputError, UsageError
 from deploy.packaging.base import (
-    CHECKSUMS,
     MANIFEST,
     README,
     Contents,
@@ -22,7 +22,6 @@ from deploy.packaging.base import (
     Request,
     Step,
 )
-from deploy.packaging.checksums import files_of, verify_checksums, write_checksums
 from deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
 
 
@@ -58,7 +57,7 @@ def package(
         (temporary / MANIFEST).write_text(text, encoding="utf-8")
         page = readme(content, title=target.title)
         (temporary / README).write_text(page, encoding="utf-8")
-        write_checksums(temporary)
+        write_checksums(temporary, files_of(temporary))
         found = reread(temporary, target=target)
         _put(temporary, output)
     finally:
@@ -76,7 +75,7 @@ def reread(folder: Path, *, target: PackageTarget) -> Package:
     content = read_manifest(folder)
     if content["target"] != target.name:
         raise InputError(f"{folder} is a package for {content['target']}, not for {target.name}")
-    verify_checksums(folder)
+    _require_unchanged(folder)
     found = Package(
         target=target.name,
         folder=folder,
@@ -109,6 +108,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has schema version {version!r}; expected {SCHEMA_VERSION}")
     return dict(content)
+
+
+def _require_unchanged(folder: Path) -> None:
+    found = differences(folder)
+    if found.missing or found.unlisted:
+        raise InputError(
+            f"{folder}: {CHECKSUMS} lists {list(found.missing)} that are not there and lacks "
+            f"{list(found.unlisted)}"
+        )
+    if found.changed:
+        raise InputError(f"{folder / found.changed[0]} was changed; package the model again")
 
 
 def require_free(output: Path, *, overwrite: bool) -> None:

@@ -66,6 +66,11 @@ class Row:
         """The row as one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
 
+    def cells(self) -> bytes:
+        """The row as one line of the table."""
+        shown = asdict(self) | {"status": self.status.value}
+        return _cells([shown[column] for column in COLUMNS])
+
     @classmethod
     def read(cls, line: bytes) -> Row:
         """What ``line`` wrote.
@@ -82,6 +87,16 @@ class Row:
 
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("key", "outputs"))
 """Of the table; the files themselves follow from ``name``."""
+
+
+def _cells(values: Iterable[object]) -> bytes:
+    """One line of a table; nothing for ``None``."""
+    stream = io.StringIO(newline="")
+    csv.writer(stream, lineterminator="\n").writerow(values)
+    return stream.getvalue().encode()
+
+
+HEADER = _cells(COLUMNS)
 
 
 class Journal:
@@ -135,11 +150,10 @@ class Journal:
             OSError: the folder cannot be written.
         """
         with atomic_writer(self.path) as lines, atomic_writer(self.folder / TABLE) as cells:
-            cells.write(_cells(COLUMNS))
+            cells.write(HEADER)
             for row in self._rows(sources):
                 lines.write(row.line())
-                shown = asdict(row) | {"status": row.status.value}
-                cells.write(_cells([shown[column] for column in COLUMNS]))
+                cells.write(row.cells())
             self._file.close()
 
     def close(self) -> None:
@@ -181,10 +195,3 @@ def key_of(decides: bytes, image_sha256: str) -> str:
 def digest(content: bytes) -> str:
     """sha256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
-
-
-def _cells(values: Iterable[object]) -> bytes:
-    """One line of a table; nothing for ``None``."""
-    stream = io.StringIO(newline="")
-    csv.writer(stream, lineterminator="\n").writerow(values)
-    return stream.getvalue().encode()

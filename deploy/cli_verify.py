@@ -1,0 +1,24 @@
+"""The verb that looks at a finished folder again: verify."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from deploy.cli_inputs import GATE_FAILED, Options, Result
+from deploy.verify import verify
+
+log = logging.getLogger(__name__)
+
+
+def verify_folder(options: Options, arguments: Sequence[str]) -> Result:
+    """Say what changed; exit code 1 if anything did."""
+    found = verify(options.folder)
+    for change in found.changes:
+        log.error("%s: %s", change.file, change.words)
+    for note in found.notes:
+        log.info("%s", note)
+    word = "unchanged" if found.unchanged else f"{len(found.changes)} CHANGED"
+    log.info("%s: %s of %d files, %s", options.folder, found.kind, found.files, word)
+    return 0 if found.unchanged else GATE_FAILED, asdict(found)

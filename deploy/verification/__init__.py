@@ -1,0 +1,1 @@
+"""What a finished folder must still say, by kind of folder."""

@@ -1,0 +1,122 @@
+"""A finished run: its bytes, how its files belong together, and what its report says of itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import describe as describe_environment
+from benchmarks.parity_run import gate_passed
+from benchmarks.report import PAGES, load_report, pages_of
+from calibration.table import CalibrationTable
+from deploy.artifact import sha256_of
+from deploy.checksums import differences
+from deploy.errors import InputError
+from deploy.onnx_file import load_model, metadata
+from deploy.verification.found import Findings
+from deploy.workspace import MANIFEST, Entry, read_manifest
+
+MARK = MANIFEST
+POINTS = 1e-9
+"""Rounding, in percentage points."""
+
+
+def verify_run(folder: Path, found: Findings) -> None:
+    """Hash a run's files again, and check what they say of each other.
+
+    Raises:
+        InputError: the run was not finished, or its list of files is damaged.
+    """
+    found.take(differences(folder))
+    with found.reading(MANIFEST):
+        inputs, entries = read_manifest(folder / MANIFEST)
+        _check_manifest(folder, entries, found)
+        _note_versions(inputs, found)
+    with found.reading("report.json"):
+        _check_report(folder, load_report(folder), found)
+
+
+def _check_manifest(folder: Path, entries: dict[str, Entry], found: Findings) -> None:
+    digests = {entry.sha256: entry.file for entry in entries.values()}
+    for entry in entries.values():
+        path = folder / entry.file
+        if not path.is_file():
+            found.add(entry.file, "missing")
+        elif sha256_of(path) != entry.sha256:
+            found.add(entry.file, f"changed: {MANIFEST} states other bytes")
+        elif path.suffix == ".onnx":
+            with found.reading(entry.file):
+                _check_model(entry.file, metadata(load_model(path)), digests, found)
+        else:
+            with found.reading(entry.file):
+                _check_table(entry.file, CalibrationTable.read(path), digests, found)
+
+
+def _check_model(
+    file: str, stated: dict[str, str], digests: dict[str, str], found: Findings
+) -> None:
+    for key, what in (("parent_sha256", "model"), ("calibration_sha256", "table")):
+        if key in stated and stated[key] not in digests:
+            found.add(file, f"made from a {what} that is not in this folder ({key})")
+
+
+def _check_table(
+    file: str, table: CalibrationTable, digests: dict[str, str], found: Findings
+) -> None:
+    if table.model_sha256 not in digests:
+        found.add(file, "calibrated on a model that is not in this folder (model_sha256)")
+
+
+def _check_report(folder: Path, report: dict[str, Any], found: Findings) -> None:
+    """The verdict follows from the figures of each image, and the pages from the report."""
+    try:
+        _check_figures(report, found)
+        _check_sizes(folder, report, found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"does not have the shape of a report ({error!r})") from error
+    for name, content in pages_of(report).items():
+        path = folder / name
+        if path.is_file() and path.read_bytes() != content:
+            found.add(name, "not what report.json gives; `segdeploy report` writes it again")
+
+
+def _check_figures(report: dict[str, Any], found: Findings) -> None:
+    reference, *candidates = report["parity"]["rows"]
+    before = _mean(reference["iou_per_image_percent"])
+    for row in candidates:
+        if row["delta_iou_percentage_points"] is None:
+            continue
+        delta = _mean(row["iou_per_image_percent"]) - before
+        if abs(delta - row["delta_iou_percentage_points"]) > POINTS:
+            found.add("report.json", f"{row['name']}: its change of IoU is not that of its images")
+    if report["passed"] != gate_passed(report["parity"]):
+        found.add("report.json", "its verdict does not follow from its rows")
+
+
+def _check_sizes(folder: Path, report: dict[str, Any], found: Findings) -> None:
+    for stage in report["stages"]:
+        artifact = stage["artifact"]
+        path = folder / artifact["file"] if artifact else None
+        if path is not None and path.is_file() and sha256_of(path) != artifact["sha256"]:
+            found.add("report.json", f"describes another {artifact['file']} than lies beside it")
+
+
+def _note_versions(inputs: dict[str, Any], found: Findings) -> None:
+    here = describe_environment().versions
+    made = inputs.get("versions", {})
+    other = [
+        f"{name} {made[name]} (here {here.get(name, 'none')})"
+        for name in sorted(made)
+        if made[name] != here.get(name)
+    ]
+    if other:
+        found.notes.append(f"made with {', '.join(other)}: a new run may give other bytes")
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+FILES = (MANIFEST, *PAGES)
+"""Of a run, beside those of its stages."""
