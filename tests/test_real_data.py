@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
+from real_data import DSB2018, FP32_DIFFERENCE, require_kept
 
 from benchmarks.accuracy import score
-from benchmarks.entries import entries_for
-from benchmarks.parity_run import parity_section
-from calibration.estimate import Method
 from deploy import bundled
-from deploy.artifact import sha256_of
-from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
 from deploy.cli import main
 from deploy.cost import onnx_cost
@@ -25,28 +20,14 @@ from deploy.data import open_set
 from deploy.export import export
 from deploy.models.checkpoint import load_checkpoint
 from deploy.onnx_file import load_model, save_model
-from deploy.rewrite import RewriteName, rewrite, summary
+from deploy.rewrite import RewriteName, rewrite
 from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
-from deploy.simplify import simplify
-from deploy.targets.profiles import PROFILES
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
-
-FP32_DIFFERENCE = 1e-5
-"""Largest difference of a probability between PyTorch and the fp32 ONNX file."""
-
-MOST_LOST = {"fp32": 0.001, "fp16": 0.01, "int8": 0.05}
-"""Of the estimate of each precision on the whole test split, percentage points of IoU."""
-
-INT8_LOWER_END = -0.15
-"""Of the interval of int8 on the whole test split, likewise."""
+from deploy.runtimes.registry import RuntimeName, open_runtime, usable_cores
 
 SLIM_LOSS = {120: 0.10, 64: 0.30}
 """Likewise, by number of images: the bundled sample is smaller, and chance larger."""
 
-DSB2018 = os.environ.get("SEGDEPLOY_DSB2018")
 CHECKPOINTS = os.environ.get("SEGDEPLOY_CHECKPOINTS")
 
 
@@ -77,73 +58,6 @@ def test_the_main_job_keeps_the_accuracy_of_the_bundled_checkpoint(
     judged = ["parity", "-m", str(broken), "--reference", f"{name}.sim.onnx", "--format", "json"]
     assert main([*judged, *same]) == 1
     assert json.loads(capsys.readouterr().out)["rows"][1]["verdict"] == "lost"
-
-
-@pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")
-def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
-    tmp_path: Path,
-) -> None:
-    checkpoint = load_checkpoint(bundled.checkpoint("r2u_net"))
-    images = open_set(Path(str(DSB2018)), "test")
-    calibration = open_set(Path(str(DSB2018)), "train").take(50, seed=0)
-
-    fp32 = export(checkpoint, tmp_path / "net.fp32.onnx")
-    source = simplify(fp32, tmp_path / "net.sim.onnx")
-    activity = channel_activity(
-        source.path,
-        calibration.samples,
-        preprocess=checkpoint.preprocess,
-        threads=usable_cores(),
-    )
-    rewritten = rewrite(source, tmp_path / "net.opt.onnx", activity=activity)
-    print(summary(rewritten))
-    artifacts = {
-        "fp32 rewritten": rewritten,
-        "fp16": to_fp16(source, tmp_path / "net.fp16.onnx"),
-    }
-    table = calibrate(
-        rewritten, calibration, preprocess=checkpoint.preprocess, method=Method.ENTROPY
-    )
-    table.write(tmp_path / "net.calib.json")
-    for profile in PROFILES.values():
-        if profile.hardware is None and availability(profile.runtime).ready:
-            artifacts[f"int8 {profile.name}"] = to_int8(
-                rewritten,
-                tmp_path / f"net.int8.{profile.name}.onnx",
-                table=table,
-                table_sha256=sha256_of(tmp_path / "net.calib.json"),
-                profile=profile,
-            )
-    inputs = images.inputs(checkpoint.preprocess)
-    reference = PyTorchRuntime(checkpoint, execution=Execution(threads=usable_cores()))
-    with open_runtime(
-        RuntimeName.ONNXRUNTIME, source, execution=Execution(threads=usable_cores())
-    ) as runtime:
-        few = inputs[:16]
-        difference = np.abs(infer_each(runtime, few) - infer_each(reference, few)).max()
-    assert difference <= FP32_DIFFERENCE
-
-    entries = [
-        entry
-        for entry in entries_for(artifacts, None)
-        if entry.label.startswith("int8") or entry.runtime is RuntimeName.ONNXRUNTIME
-    ]
-    section = parity_section(
-        reference,
-        "PyTorch fp32",
-        entries,
-        images=inputs,
-        truths=images.truths(checkpoint.preprocess),
-        names=[sample.name for sample in images],
-        max_drop=-INT8_LOWER_END,
-        seed=0,
-        execution=Execution(threads=usable_cores()),
-        progress=lambda items, label: items,
-    )
-    for row in section["rows"]:
-        print(row["name"], row["scores"]["iou"], row["delta_iou_percentage_points"])
-    assert section["images"] == 120
-    require_kept(section["rows"])
 
 
 @pytest.mark.skipif(CHECKPOINTS is None, reason="SEGDEPLOY_CHECKPOINTS is not set")
@@ -196,22 +110,3 @@ def with_weights_times(factor: int, source: Path, *, layer: str) -> Path:
     output = source.with_name("broken.onnx")
     save_model(model, output)
     return output
-
-
-def require_kept(rows: list[dict[str, Any]]) -> None:
-    """Every row that ran passed the gate; on the whole split it also keeps what is promised.
-
-    At least one row of each precision ran.
-    """
-    judged = [row for row in rows if row["passed"] is not None]
-    assert {row["precision_requested"] for row in judged} == MOST_LOST.keys()
-    for row in judged:
-        assert row["passed"], row["failures"]
-        assert not row["collapsed_images"]
-        if len(row["iou_per_image_percent"]) == 120:
-            precision, change = row["precision_requested"], row["delta_iou_percentage_points"]
-            assert change >= -MOST_LOST[precision], row["name"]
-            if precision == "int8":
-                assert row["ci95_percentage_points"][0] >= INT8_LOWER_END, row["name"]
-            else:
-                assert change <= MOST_LOST[precision], row["name"]

@@ -1,0 +1,95 @@
+"""What must hold on real nuclei with the trained R2U-Net: the whole test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real_data import DSB2018, FP32_DIFFERENCE, INT8_LOWER_END, require_kept
+
+from benchmarks.entries import entries_for
+from benchmarks.parity_run import parity_section
+from calibration.estimate import Method
+from deploy import bundled
+from deploy.artifact import sha256_of
+from deploy.calibrate import calibrate
+from deploy.channel_activity import channel_activity
+from deploy.data import open_set
+from deploy.export import export
+from deploy.models.checkpoint import load_checkpoint
+from deploy.rewrite import rewrite, summary
+from deploy.runtimes.base import Execution, infer_each
+from deploy.runtimes.pytorch import PyTorchRuntime
+from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from deploy.simplify import simplify
+from deploy.targets.profiles import PROFILES
+from deploy.to_fp16 import to_fp16
+from deploy.to_int8 import to_int8
+
+
+@pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")
+def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
+    tmp_path: Path,
+) -> None:
+    checkpoint = load_checkpoint(bundled.checkpoint("r2u_net"))
+    images = open_set(Path(str(DSB2018)), "test")
+    calibration = open_set(Path(str(DSB2018)), "train").take(50, seed=0)
+
+    fp32 = export(checkpoint, tmp_path / "net.fp32.onnx")
+    source = simplify(fp32, tmp_path / "net.sim.onnx")
+    activity = channel_activity(
+        source.path,
+        calibration.samples,
+        preprocess=checkpoint.preprocess,
+        threads=usable_cores(),
+    )
+    rewritten = rewrite(source, tmp_path / "net.opt.onnx", activity=activity)
+    print(summary(rewritten))
+    artifacts = {
+        "fp32 rewritten": rewritten,
+        "fp16": to_fp16(source, tmp_path / "net.fp16.onnx"),
+    }
+    table = calibrate(
+        rewritten, calibration, preprocess=checkpoint.preprocess, method=Method.ENTROPY
+    )
+    table.write(tmp_path / "net.calib.json")
+    for profile in PROFILES.values():
+        if profile.hardware is None and availability(profile.runtime).ready:
+            artifacts[f"int8 {profile.name}"] = to_int8(
+                rewritten,
+                tmp_path / f"net.int8.{profile.name}.onnx",
+                table=table,
+                table_sha256=sha256_of(tmp_path / "net.calib.json"),
+                profile=profile,
+            )
+    inputs = images.inputs(checkpoint.preprocess)
+    reference = PyTorchRuntime(checkpoint, execution=Execution(threads=usable_cores()))
+    with open_runtime(
+        RuntimeName.ONNXRUNTIME, source, execution=Execution(threads=usable_cores())
+    ) as runtime:
+        few = inputs[:16]
+        difference = np.abs(infer_each(runtime, few) - infer_each(reference, few)).max()
+    assert difference <= FP32_DIFFERENCE
+
+    entries = [
+        entry
+        for entry in entries_for(artifacts, None)
+        if entry.label.startswith("int8") or entry.runtime is RuntimeName.ONNXRUNTIME
+    ]
+    section = parity_section(
+        reference,
+        "PyTorch fp32",
+        entries,
+        images=inputs,
+        truths=images.truths(checkpoint.preprocess),
+        names=[sample.name for sample in images],
+        max_drop=-INT8_LOWER_END,
+        seed=0,
+        execution=Execution(threads=usable_cores()),
+        progress=lambda items, label: items,
+    )
+    for row in section["rows"]:
+        print(row["name"], row["scores"]["iou"], row["delta_iou_percentage_points"])
+    assert section["images"] == 120
+    require_kept(section["rows"])
