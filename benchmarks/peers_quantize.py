@@ -6,7 +6,6 @@ tool leaves behind in a process, and its memory, do not reach the timing.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from enum import Enum
@@ -95,7 +94,6 @@ def _onnxruntime(request: Request) -> None:
 
 
 def _nncf(request: Request, preset: str) -> None:
-    os.environ.setdefault("NNCF_CI", "1")  # a measurement sends no usage statistics
     import nncf
     import openvino
 

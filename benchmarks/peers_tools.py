@@ -6,7 +6,6 @@ can be told apart. Nothing is imported before: a process that runs one tool hold
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -166,7 +165,6 @@ def _onnxruntime(method_name: str, **options: int) -> Run:
 
 
 def _nncf() -> Run:
-    os.environ.setdefault("NNCF_CI", "1")  # a measurement sends no usage statistics
     import nncf
     import nncf.onnx.quantization.quantize_model
     import onnx

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +111,7 @@ def open_file(path: str) -> Model:
 
 
 def _onnxruntime(path: str) -> Model:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -121,6 +124,7 @@ def _onnxruntime(path: str) -> Model:
 
 
 def _openvino(path: str) -> Model:
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # sends nothing
     import openvino
 
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

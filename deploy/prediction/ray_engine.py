@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -60,7 +59,6 @@ def ray_outcomes(
     require_ray()
     if not sources:
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     import ray
 
     started = not ray.is_initialized()
