@@ -14,6 +14,7 @@ from deploy.interface import Interface, interface_of
 from deploy.runtimes.execution import Execution
 from deploy.runtimes.file_layers import file_layers
 from deploy.runtimes.layer_times import LayerTimes, layer_times
+from deploy.shown_command import shown_text
 
 
 def layer_time_section(
@@ -42,7 +43,7 @@ def _row(entry: Entry, feeds: NDArray[np.float32], execution: Execution) -> dict
             inputs = {entry.artifact.inputs[0].name: feeds}
             found = layer_times(entry.runtime, entry.artifact, execution=execution, feeds=inputs)
     except SegdeployError as error:  # a report without this table is worth having
-        found, skipped = None, str(error)
+        found, skipped = None, shown_text(str(error), entry.artifact.path)
     identity = entry.identity()
     return {
         **{key: identity[key] for key in ("name", "file", "runtime")},

@@ -12,7 +12,6 @@ import argparse
 import importlib.metadata
 import json
 import logging
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ from deploy.errors import UsageError
 from deploy.onnx_file import contract_of, describe, require_fp32
 from deploy.progress import bar, share_bar
 from deploy.runtimes.registry import usable_cores
+from deploy.shown_command import shown_command
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from deploy.models.checkpoint import Checkpoint
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "benchmarks.peers", *arguments])
+    command = shown_command(["python", "-m", "benchmarks.peers"], arguments)
 
     def run() -> int:
         result = BENCHMARKS[options.benchmark](options, command)

@@ -22,6 +22,7 @@ from deploy.onnx_file import describe
 from deploy.preprocess import Preprocess
 from deploy.rewrite import rewrite
 from deploy.runtimes.registry import RuntimeName, availability
+from deploy.shown_command import shown_text
 from deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
 from deploy.to_int8 import to_int8
 
@@ -180,7 +181,7 @@ def _theirs(recipe: Recipe, subject: SpeedSubject, folder: Path) -> Made:
     try:
         call_worker(QUANTIZER, request)
     except SegdeployError as error:
-        return Made(skipped=f"failed: {error}")
+        return Made(skipped=f"failed: {shown_text(str(error))}")
     return Made(artifact=_openvino_file(output, subject.model) if is_nncf else describe(output))
 
 

@@ -10,6 +10,7 @@ from benchmarks.peers_tools import Job, Tool
 from benchmarks.peers_worker import Measurement, write_request
 from benchmarks.process import Finished, run_process
 from deploy.errors import InputError, RunError
+from deploy.shown_command import shown_text
 
 COMMAND = (sys.executable, "-m", "benchmarks.peers_worker")
 
@@ -64,7 +65,7 @@ def attempt(tool: Tool, job: Job) -> Attempt:
     if finished.code == 0:
         return Attempt(measurement=Measurement.read(job.folder), process_seconds=finished.seconds)
     if tool is not Tool.OURS:
-        return Attempt(skipped=f"failed: {finished.reason}")
+        return Attempt(skipped=f"failed: {shown_text(finished.reason)}")
     if finished.code == InputError.exit_code:
         raise InputError(finished.reason)
     raise RunError(f"{tool.value} failed: {finished.reason}")

@@ -18,6 +18,7 @@ from benchmarks.peers_speed_rows import Lap, comparisons_of, rows_of
 from benchmarks.peers_timing import Progress, Setting, settings_of, time_in_turn
 from deploy.errors import SegdeployError
 from deploy.runtimes.base import Hint, Runtime, infer_each
+from deploy.shown_command import shown_text
 
 Bar = Callable[[Iterable[Any], str], Iterable[Any]]
 ShareBar = Callable[[str], AbstractContextManager[Progress]]
@@ -121,7 +122,7 @@ def _open(
         except SegdeployError as error:
             if contender is BASELINE or contender.group is Group.OURS:
                 raise
-            failed[contender.name] = str(error)
+            failed[contender.name] = shown_text(str(error))
             continue
         opened[contender.name] = runtime
     return opened, failed

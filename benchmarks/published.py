@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from benchmarks.report import load_report
 from calibration.files import write_atomic
 from deploy.cli import guarded, print_json
 from deploy.errors import UsageError
+from deploy.shown_command import shown_command
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ours = [
             row for path in options.reports for row in our_rows(load_report(path), source=str(path))
         ]
-        command = shlex.join(["python", "-m", "benchmarks.published", *arguments])
+        command = shown_command(["python", "-m", "benchmarks.published"], arguments)
         result = beside(load_rows(), ours, command=command)
         page = published_page(result)
         log.info("%s", page)

@@ -19,6 +19,7 @@ from deploy.errors import InputError, UsageError
 from deploy.interface import Interface, interface_of
 from deploy.runtimes.base import Executed, Runtime
 from deploy.runtimes.execution import Hint
+from deploy.shown_command import shown_text
 
 Progress = Callable[[float], None]
 
@@ -110,7 +111,7 @@ def _rows(
                     raise UsageError(subject.skipped)
                 opened.append((subject, stack.enter_context(subject.open(point.execution))))
             except UsageError as error:
-                left_out.append(_skipped(subject, point, str(error)))
+                left_out.append(_skipped(subject, point, shown_text(str(error))))
         candidates = [_candidate(subject, runtime, feeds) for subject, runtime in opened]
         timed = _timed(
             candidates,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import shlex
 from collections.abc import Callable, Sequence
 
 from benchmarks.environment import describe as describe_environment
@@ -33,6 +32,7 @@ from deploy.prepare import prepare_raw
 from deploy.progress import bar
 from deploy.run_config import RunConfig
 from deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
+from deploy.shown_command import shown_command
 from deploy.targets.profiles import native_profile, profile_named
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
         duration_s=options.duration,
         seed=options.seed,
         overwrite=options.overwrite,
-        command=shlex.join(["segdeploy", *arguments]),
+        command=shown_command(["segdeploy"], arguments),
     )
     content = run(config, checkpoint)
     log.info("report: %s", options.output / "report.html")

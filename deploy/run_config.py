@@ -31,7 +31,7 @@ class RunConfig:
         duration_s: seconds of timing for each row.
         seed: of the bootstrap.
         overwrite: replace what the output folder holds.
-        command: the command line that reproduces the run.
+        command: the command line that reproduces the run, as ``shown_command`` shows it.
     """
 
     name: str

@@ -294,8 +294,23 @@ class TestResume:
         self, model: BrightnessModel, images: Path
     ) -> None:
         run(model, images, Path("out"))
+        rows = rows_of(Path("out"))
         assert run(model, images.absolute(), Path("out")).reused == 8
-        assert all(Path(row["image"]).is_absolute() for row in rows_of(Path("out")))
+        assert rows_of(Path("out")) == rows
+
+    def test_images_elsewhere_are_named_below_the_folder_that_was_given(
+        self,
+        model: BrightnessModel,
+        images: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run(model, images, Path("out"))
+        images, output = images.absolute(), Path("out").absolute()
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        assert run(model, images, output).reused == 8
+        below = [path.relative_to(images.parent) for path in sorted(images.rglob("*.png"))]
+        assert {row["image"] for row in rows_of(output)} >= set(map(str, below))
 
 
 class TestFolders:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def test_tensorboard_gets_every_figure_only_where_it_is_asked_for(tmp_path: Path
             board.add(figures)
         board.close()
         assert (tmp_path / "tensorboard").exists() == enabled
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert re.fullmatch(r"events\.out\.tfevents\.[0-9.]+", file.name)  # not the machine's name
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(vars(HISTORY[0])) - {"epoch"}
@@ -76,6 +79,6 @@ def test_tensorboard_gets_every_figure_only_where_it_is_asked_for(tmp_path: Path
 def test_tensorboard_that_is_missing_is_an_error_with_its_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(RunError, match=r"pip install 'segdeploy\[plots\]'"):
         Board(tmp_path, enabled=True)

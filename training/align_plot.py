@@ -10,6 +10,7 @@ import numpy as np
 
 from calibration.files import atomic_writer
 from deploy.errors import InputError, UsageError
+from deploy.shown_command import shown_path
 from training.align_curves import CurveAlignment
 
 if TYPE_CHECKING:  # an optional package
@@ -65,7 +66,9 @@ def draw(alignment: CurveAlignment) -> Figure:
         (reference, REFERENCE_COLOUR, "-"),
         (candidate, CANDIDATE_COLOUR, "--"),
     ):
-        curves.plot(curve.positions, curve.values, style, color=colour, label=curve.source)
+        curves.plot(
+            curve.positions, curve.values, style, color=colour, label=shown_path(curve.source)
+        )
     gaps = np.abs(np.subtract(candidate.values, reference.values))
     distance.plot(reference.positions, gaps, color=CANDIDATE_COLOUR)
     distance.axhline(

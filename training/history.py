@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +105,9 @@ def write_curves(history: Sequence[EpochFigures], folder: Path, *, since: int = 
 class Board:
     """TensorBoard scalars in ``folder/tensorboard``; without ``enabled`` nothing is written.
 
+    The events are written here, and not by PyTorch's ``SummaryWriter``, whose files are called
+    after the machine.
+
     Raises:
         RunError: the tensorboard package is missing.
     """
@@ -112,23 +117,38 @@ class Board:
         if not enabled:
             return
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            events = importlib.import_module("tensorboard.compat.proto.event_pb2")
+            summaries = importlib.import_module("tensorboard.compat.proto.summary_pb2")
+            records = importlib.import_module("tensorboard.summary.writer.record_writer")
         except ImportError as error:
             raise RunError(
                 "--tensorboard needs the tensorboard package: pip install 'segdeploy[plots]'"
             ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._event: Any = events.Event
+        self._summary: Any = summaries.Summary
+        path = folder / "tensorboard" / f"events.out.tfevents.{time.time():.6f}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = records.RecordWriter(path.open("ab"))
+        self._write(file_version="brain.Event:2")
 
     def add(self, figures: EpochFigures) -> None:
         """Every figure of one epoch."""
         if self._writer is None:
             return
-        for name, value in vars(figures).items():
-            if name != "epoch":
-                self._writer.add_scalar(name, value, figures.epoch)
-        self._writer.flush()
+        scalars = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in vars(figures).items()
+            if name != "epoch"
+        ]
+        self._write(step=figures.epoch, summary=self._summary(value=scalars))
 
     def close(self) -> None:
         """Finish the event file."""
         if self._writer is not None:
             self._writer.close()
+
+    def _write(self, **fields: object) -> None:
+        """One record, at once on disk, where TensorBoard looks for it while the training runs."""
+        event = self._event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()

@@ -108,11 +108,13 @@ class Recipe:
             raise UsageError(f"slim is {self.slim} over one epoch; channels need 2 to fall silent")
 
     def to_json(self) -> str:
-        """All settings as one line of JSON, by name."""
+        """All settings as one line of JSON, by name; of a file its name, not where it lies."""
         return json.dumps(asdict(self), default=_plain, sort_keys=True)
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Path):
+        return value.name
     return value.value if isinstance(value, Enum) else str(value)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from calibration.files import atomic_writer
+from deploy.artifact import sha256_of
 from deploy.data import SegmentationSet
 from deploy.errors import InputError, UsageError
 from deploy.preprocess import Preprocess
@@ -54,14 +55,16 @@ def identity_of(
     """What two trainings must share to be the same, as JSON.
 
     Raises:
-        OSError: an image cannot be read.
+        OSError: an image or the pretrained checkpoint cannot be read.
     """
-    data = {
+    data: dict[str, Any] = {
         "processes": processes,
         "preprocess": preprocess.to_json(),
         "train_images": train_set.sha256(),
         "val_images": val_set.sha256(),
     }
+    if recipe.pretrained is not None and recipe.pretrained.is_file():
+        data["pretrained_sha256"] = sha256_of(recipe.pretrained)
     return json.dumps(json.loads(recipe.to_json()) | data, sort_keys=True)
 
 

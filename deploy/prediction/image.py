@@ -70,7 +70,7 @@ class Job:
         """
         try:
             content = _bytes_of(source, self.folder)
-            decoded = decode_image(content, path=Path(source.path))
+            decoded = decode_image(content, path=Path(source.label))
         except Exception as error:  # a damaged file makes the decoders raise nearly anything
             return failed(source, Status.UNREADABLE, error)
         image = decoded.pixels
@@ -103,7 +103,7 @@ class Job:
             return failed(source, Status.FAILED, error)
         height, width = prepared.plan.image
         row = Row(
-            image=source.path,
+            image=source.label,
             name=source.name,
             status=Status.DONE,
             width=width,
@@ -182,15 +182,15 @@ def _bytes_of(source: Source, folder: str) -> bytes:
     try:
         return Path(folder, source.path).read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"image {source.path} does not exist") from error
+        raise InputError(f"image {source.label} does not exist") from error
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"image {source.path} cannot be read ({reason})") from error
+        raise InputError(f"image {source.label} cannot be read ({reason})") from error
 
 
 def failed(source: Source, status: Status, error: Exception) -> Outcome:
     """The outcome of an image that is not done."""
     words = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, (InputError, RunError)):
-        words = f"image {source.path} cannot be read ({type(error).__name__}: {words})"
-    return Outcome(row=Row(image=source.path, name=source.name, status=status, error=words))
+        words = f"image {source.label} cannot be read ({type(error).__name__}: {words})"
+    return Outcome(row=Row(image=source.label, name=source.name, status=status, error=words))

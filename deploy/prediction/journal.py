@@ -35,7 +35,8 @@ class Row:
     """One image of the index.
 
     Attributes:
-        image: its path, as it was given.
+        image: its path as it was given; of one outside the working folder what lies below the
+            folder that was given, with that folder's name.
         name: what its files are called.
         status: what became of it.
         error: why it is not done.

@@ -135,8 +135,8 @@ def predict(
                 if row is None:
                     yield source
                     continue
-                if row.image != source.path:
-                    journal.append(replace(row, image=source.path))
+                if row.image != source.label:
+                    journal.append(replace(row, image=source.label))
                 tally.reused += 1
                 tally.count(row)
                 progress()

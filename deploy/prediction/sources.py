@@ -10,6 +10,7 @@ from pathlib import Path
 from deploy.errors import InputError, UsageError
 from deploy.image_files import IMAGE_SUFFIXES
 from deploy.prediction.settings import Write
+from deploy.shown_command import shown_path
 
 LIST_MARK = "@"
 WILDCARDS = "*?["
@@ -19,11 +20,20 @@ WILDCARDS = "*?["
 class Source:
     """One image file, and what it is called in the output.
 
-    ``name`` has no suffix; it holds the folders below the one that was given, with slashes.
+    Attributes:
+        path: where it lies, as it was given.
+        name: without suffix; with the folders below the one that was given, with slashes.
+        shown: what the index calls it, ``None`` as ``path``: not with the folders of this machine.
     """
 
     path: str
     name: str
+    shown: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What the index calls it."""
+        return self.path if self.shown is None else self.shown
 
 
 def sources_of(inputs: Sequence[str], *, output: Path, writes: Sequence[Write]) -> list[Source]:
@@ -79,13 +89,15 @@ def _found(given: str, output: Path) -> Iterator[Source]:
 
 
 def _named(path: str) -> Source:
-    return Source(path=path, name=Path(path).stem)
+    return Source(path=path, name=Path(path).stem, shown=shown_path(path))
 
 
 def _below(root: Path, paths: Iterable[str]) -> Iterator[Source]:
+    top = shown_path(root)
     for path in paths:
         inner = Path(path).relative_to(root)
-        yield Source(path=path, name=inner.with_suffix("").as_posix())
+        shown = path if top == str(root) else str(Path(top.lstrip(os.sep), inner))
+        yield Source(path=path, name=inner.with_suffix("").as_posix(), shown=shown)
 
 
 def _listed(file: Path) -> Iterator[str]:
