@@ -313,7 +313,7 @@ class TestCommand:
         assert shown.out == "", "standard output is for JSON"
         text = page.read_text(encoding="utf-8")
         assert text in shown.err
-        assert f"python -m benchmarks.published {report} -o {page}" in text
+        assert "python -m benchmarks.published report.json -o published.md" in text
 
     def test_faults_have_their_exit_code(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

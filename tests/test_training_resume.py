@@ -19,6 +19,7 @@ from deploy.preprocess import Preprocess
 from training.folder import FILES
 from training.loop import Settings, TrainingResult, train
 from training.recipe import Amp, Loss, Recipe, Schedule
+from training.state import identity_of
 
 TINY = Preprocess(size=(32, 32))
 EPOCHS = 4
@@ -173,3 +174,19 @@ def test_patience_ends_a_training_that_brings_nothing(image_set: Path, tmp_path:
     result = run(image_set, tmp_path / "out", epochs=9, ema=1.0, patience=2)
     assert (result.best_epoch, result.epochs) == (1, 3)
     assert run(image_set, tmp_path / "out", epochs=9, ema=1.0, patience=2) == result
+
+
+def test_a_pretrained_checkpoint_is_known_by_its_bytes_wherever_it_lies(
+    image_set: Path, tmp_path: Path
+) -> None:
+    def identity(folder: str, content: bytes) -> str:
+        path = tmp_path / folder / "net.pth"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        images = open_set(image_set, "val")
+        return identity_of(Recipe(epochs=1, pretrained=path), images, images, TINY, processes=1)
+
+    known = identity("SECRETUSER", b"one")
+    assert identity("moved", b"one") == known
+    assert identity("moved", b"other") != known
+    assert "SECRETUSER" not in known

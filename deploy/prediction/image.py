@@ -20,6 +20,7 @@ from deploy.prediction.settings import Settings, Write
 from deploy.prediction.sources import Source
 from deploy.preprocess import Preprocess
 from deploy.runtimes.base import Feeds, Runtime
+from deploy.shown_command import shown_text
 
 Piece = NDArray[np.float32] | NDArray[np.uint8]
 """One input of a model, without the batch axis."""
@@ -191,6 +192,8 @@ def _bytes_of(source: Source, folder: str) -> bytes:
 def failed(source: Source, status: Status, error: Exception) -> Outcome:
     """The outcome of an image that is not done."""
     words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, RunError):
+        words = shown_text(words)  # a runtime's own
     if not isinstance(error, (InputError, RunError)):
         words = f"image {source.label} cannot be read ({type(error).__name__}: {words})"
     return Outcome(row=Row(image=source.label, name=source.name, status=status, error=words))
