@@ -147,12 +147,12 @@ def test_writing_the_pages_again_keeps_the_folder_verified(folders: Path) -> Non
     assert not verify(folders / "run").unchanged, "only the pages' own digests are stated anew"
 
 
-def test_other_images_are_a_note_and_no_change(finished: Path, folders: Path) -> None:
+def test_other_images_are_a_note_and_no_change(folders: Path) -> None:
     journal = folders / "prediction" / "index.jsonl"
-    moved = journal.read_text().replace(str(finished), "/nowhere")
+    moved = journal.read_text().replace('"image": "', '"image": "nowhere/')
     journal.write_text(moved)
     found = verify(folders / "prediction")
-    assert any("8 are not where they were" in note for note in found.notes)
+    assert any("8 are not found from the working folder" in note for note in found.notes)
     assert [change.file for change in found.changes] == ["index.csv"]
 
 

@@ -39,7 +39,9 @@ def verify_prediction(folder: Path, found: Findings) -> None:
     if unlisted := [file for file in files_of(folder) if file not in own]:
         found.notes.append(f"not part of it: {', '.join(unlisted)}")
     if gone or other:
-        found.notes.append(f"images: {gone} are not where they were, {other} hold other bytes now")
+        found.notes.append(
+            f"images: {gone} are not found from the working folder, {other} hold other bytes now"
+        )
 
 
 def _check(folder: Path, file: str, sha256: str, found: Findings) -> None:
