@@ -23,7 +23,7 @@ from types import FrameType
 from calibration.errors import CalibrationError
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser
-from deploy.errors import InputError, RunError, SegdeployError
+from deploy.errors import InputError, RunError, SegdeployError, one_line
 
 log = logging.getLogger("deploy")
 
@@ -32,6 +32,9 @@ OVERWRITE = "--overwrite"
 
 class _Terminated(KeyboardInterrupt):
     """The system asks this process to end."""
+
+MESSAGE_LIMIT = 1200
+"""Characters of an error message at most."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +101,7 @@ def print_json(result: object) -> None:
 
 
 def _say(program: str, error: SegdeployError) -> int:
-    log.error("%s: error: %s", program, error)
+    log.error("%s: error: %s", program, one_line(error, limit=MESSAGE_LIMIT))
     return error.exit_code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from os.path import realpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def output_file(options: Options, *inputs: Path) -> Path:
     output: Path = options.output
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder; give the name of the file to write")
-    if any(output.resolve() == path.resolve() for path in inputs):
+    if any(realpath(output) == realpath(path) for path in inputs):  # stands links in a loop
         raise UsageError(f"-o {output} would replace its own input; choose another name")
     return output
 

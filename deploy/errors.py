@@ -25,3 +25,22 @@ class RunError(SegdeployError):
     """A stage started and failed."""
 
     exit_code = 4
+
+
+def one_line(text: object, *, limit: int = 300) -> str:
+    r"""Words of unknown origin as one line that is fit for a terminal.
+
+    For what a library says and for names out of files: line breaks become spaces, control
+    characters question marks, and what is too long is cut.
+
+    Example:
+        >>> one_line("invalid model\n  at node \x1b[2J", limit=24)
+        'invalid model at node...'
+
+    Args:
+        text: an exception, or text.
+        limit: characters at most.
+    """
+    words = " ".join(str(text)[: 8 * limit].split())
+    printable = "".join(letter if letter.isprintable() else "?" for letter in words)
+    return printable if len(printable) <= limit else printable[: limit - 3].rstrip() + "..."

@@ -6,7 +6,7 @@ The contract travels with the checkpoint and with every ONNX file; nothing guess
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.errors import InputError
+from deploy.errors import InputError, one_line
 
 SIZE_MULTIPLE = 16
 """Both networks pool four times, so height and width must divide by 2**4."""
+
+MAX_SIDE = 4096
+"""Height and width at most: a file that states more would take gigabytes for one image."""
 
 MASK_THRESHOLD = 125
 """A resized grey mask is foreground where it is at least this (the published evaluation)."""
@@ -49,20 +52,26 @@ class Preprocess:
     def __post_init__(self) -> None:
         require_valid_size(self.size)
         if self.channel_order not in ("RGB", "BGR"):
-            raise InputError(f"channel_order is {self.channel_order!r}; expected 'RGB' or 'BGR'")
+            found = one_line(repr(self.channel_order), limit=60)
+            raise InputError(f"channel_order is {found}; expected 'RGB' or 'BGR'")
         if self.interpolation != "bilinear":
             raise InputError(
-                f"interpolation is {self.interpolation!r}; only 'bilinear' is supported"
+                f"interpolation is {one_line(repr(self.interpolation), limit=60)}; only 'bilinear' "
+                "is supported"
             )
         if not isinstance(self.antialias, bool):
-            raise InputError(f"antialias is {self.antialias!r}; expected true or false")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise InputError(
-                f"mean {self.mean} and std {self.std} need three values each, std above zero"
+                f"antialias is {one_line(repr(self.antialias), limit=60)}; expected true or false"
             )
-        if not all(math.isfinite(value) for value in (self.scale, *self.mean, *self.std)):
+        if len(self.mean) != 3 or len(self.std) != 3:
             raise InputError(
-                f"scale {self.scale}, mean {self.mean} and std {self.std} must be finite numbers"
+                f"mean holds {len(self.mean)} values and std {len(self.std)}; they need three "
+                "values each"
+            )
+        _require_single_precision((self.scale, *self.mean, *self.std))
+        if not all(np.float32(value) > 0 for value in (self.scale, *self.std)):
+            raise InputError(
+                f"scale is {self.scale} and std {self.std}; expected scale and std above zero"
             )
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -114,12 +123,25 @@ class Preprocess:
             return cls(**fields)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             expected = ", ".join(asdict(cls()))
             raise InputError(
-                f"{source} does not hold a preprocessing contract ({error}); "
+                f"{source} does not hold a preprocessing contract ({one_line(error)}); "
                 f"expected a JSON object with the keys {expected}"
             ) from error
+
+
+def _require_single_precision(values: Iterable[float]) -> None:
+    """Refuse what is no finite number in the arithmetic of ``normalise``.
+
+    Raises:
+        InputError: naming the value.
+    """
+    for value in values:
+        if isinstance(value, bool) or not abs(value) <= float(np.finfo(np.float32).max):
+            raise InputError(
+                f"scale, mean or std is {one_line(value, limit=40)}; expected finite numbers"
+            )
 
 
 def require_valid_size(size: tuple[int, int]) -> None:
@@ -128,8 +150,15 @@ def require_valid_size(size: tuple[int, int]) -> None:
     Raises:
         InputError: naming the nearest valid size.
     """
-    if len(size) != 2 or not all(isinstance(side, int) for side in size):
-        raise InputError(f"input size {size} is not a height and a width in whole pixels")
+    if len(size) != 2 or not all(type(side) is int for side in size):
+        raise InputError(
+            f"input size {one_line(size, limit=60)} is not a height and a width in whole pixels"
+        )
+    if max(size) > MAX_SIDE:
+        raise InputError(
+            f"input size {size[0]}x{size[1]} (height x width) is beyond {MAX_SIDE}; larger images "
+            "are cut into tiles (predict --fit tile)"
+        )
     if all(side > 0 and side % SIZE_MULTIPLE == 0 for side in size):
         return
     nearest = tuple(max(SIZE_MULTIPLE, round(s / SIZE_MULTIPLE) * SIZE_MULTIPLE) for s in size)
