@@ -402,7 +402,7 @@ def test_misfit_is_none_exactly_when_keys_and_shapes_agree(
         {key: torch.zeros(size) for key, size in found.items()},
     )
     assert (misfit is None) == (expected == found)
-    lines = (misfit or "").splitlines()
+    lines = (misfit or "").split("; ")
     for kind, keys in (
         ("missing", expected.keys() - found.keys()),
         ("unexpected", found.keys() - expected.keys()),

@@ -9,19 +9,20 @@ always ends in exactly one.
 from __future__ import annotations
 
 import json
-import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from calibration.files import write_atomic
 from deploy.artifact import sha256_of
-from deploy.errors import InputError, UsageError
+from deploy.errors import InputError, UsageError, one_line
+from deploy.models.checkpoint_file import read_checkpoint_file, require_plain
 from deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
 from deploy.models.r2u_net import R2UNet
 from deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
@@ -32,7 +33,8 @@ Network = R2UNet | UNetPlusPlus
 DEFAULT_RECURRENCE = 2
 """R2U-Net's ``t`` where neither the file nor the caller states it (the published value)."""
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+MAX_RECURRENCE = 32
+"""R2U-Net's ``t`` at most: a file that states more would keep a processor busy for ever."""
 
 
 class Probability(nn.Module):
@@ -137,21 +139,26 @@ def load_checkpoint(
         InputError: unreadable, not a supported network, does not fit, or holds NaN or Inf.
         UsageError: flags that contradict the file or each other.
     """
-    tensors, stated = _read(path)
+    loaded, stated = read_checkpoint_file(path)
+    tensors = unwrap(loaded, source=str(path))
+    require_plain(tensors, path)
     own, detected = detect(tensors, source=str(path))
     _check_request(detected, path=path, arch=arch, recurrence=recurrence, head=head)
     is_r2u = detected.arch is Architecture.R2U_NET
     recurrence = _recurrence(recurrence, stated.get("recurrence"), path=path)
-    network = build_network(
+    build = partial(
+        build_network,
         detected.arch,
         width=detected.width,
         recurrence=recurrence,
         deep_supervision=detected.deep_supervision,
         head=head or DEPTH,
     )
-    misfit = describe_misfit(network.state_dict(), own)
-    if misfit:
-        raise InputError(f"{path} does not fit {detected.arch.value}:\n  {misfit}")
+    with torch.device("meta"):
+        expected = build().state_dict()
+    if misfit := describe_misfit(expected, own):
+        raise InputError(f"{path} does not fit {detected.arch.value}: {misfit}")
+    network = build()
     own = {k: v.float() if v.is_floating_point() else v for k, v in own.items()}
     for key, value in own.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -211,43 +218,15 @@ def _sorted_metadata(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a checkpoint file under the family's keys, and its text metadata."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"checkpoint {path} {what}; expected a file ({', '.join(SUFFIXES)})")
-    if path.suffix not in SUFFIXES:
-        raise InputError(
-            f"checkpoint {path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as stream:
-                # An open safetensors file is no mapping: it has keys() and nothing to iterate.
-                loaded = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-                stated = stream.metadata() or {}
-        else:
-            loaded, stated = torch.load(path, map_location="cpu", weights_only=True), {}
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"checkpoint {path} holds Python objects besides tensors (or is not a checkpoint) and "
-            "was refused, because loading them would execute code. In the environment that wrote "
-            "it, save plain weights: torch.save(model.state_dict(), path)"
-        ) from error
-    except Exception as error:  # a damaged file makes the decoders raise nearly anything
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"checkpoint {path} cannot be read ({first_line}); is the file complete?"
-        ) from error
-    return unwrap(loaded, source=str(path)), stated
-
-
 def _recurrence(asked: int | None, stated: str | None, *, path: Path) -> int:
     """R2U-Net's ``t``: what the caller and the file say, which must agree, else the default."""
     if stated is None:
         return DEFAULT_RECURRENCE if asked is None else asked
-    if not stated.isdecimal() or int(stated) < 1:
-        raise InputError(f"{path} states the recurrence {stated!r}; expected a number from 1 up")
+    if not re.fullmatch("[0-9]{1,9}", stated) or not 1 <= int(stated) <= MAX_RECURRENCE:
+        raise InputError(
+            f"{path} states the recurrence {one_line(repr(stated), limit=40)}; expected a number "
+            f"from 1 to {MAX_RECURRENCE}: export again from the checkpoint it was made from"
+        )
     if asked is not None and asked != int(stated):
         raise UsageError(f"--recurrence {asked}, but {path} states {stated}; pass that")
     return int(stated)
@@ -272,8 +251,10 @@ def _check_request(
         raise UsageError("--recurrence is R2U-Net's t; UNet++ has no recurrence")
     if head is not None and not 1 <= head <= DEPTH:
         raise UsageError(f"--head {head} does not exist; UNet++ has heads 1 to {DEPTH}")
-    if recurrence is not None and recurrence < 1:
-        raise UsageError(f"--recurrence {recurrence}: R2U-Net's t must be at least 1")
+    if recurrence is not None and not 1 <= recurrence <= MAX_RECURRENCE:
+        raise UsageError(
+            f"--recurrence {recurrence}: R2U-Net's t must be at least 1, at most {MAX_RECURRENCE}"
+        )
     if head is not None and head != DEPTH and not detected.deep_supervision:
         raise UsageError(
             f"--head {head} needs a UNet++ trained with deep supervision; {path} has one head"

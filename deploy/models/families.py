@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
 
-from deploy.errors import InputError
+from deploy.errors import InputError, one_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Keys under which training scripts commonly nest the state dict."""
@@ -17,8 +18,14 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and wrapper modules put in front of every key."""
 
+PREFIX_ROUNDS = 4
+"""How often each prefix is looked for: wrappers in wrappers, but not without end."""
+
 SHOWN_KEYS = 6
 """How many keys of a kind an error message lists before it counts the rest."""
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types that weights are read from; float64 is rounded, the others are exact in float32."""
 
 _NESTED_UNET_LAYER = {"conv1": "conv.0", "bn1": "conv.1", "conv2": "conv.3", "bn2": "conv.4"}
 _NESTED_UNET_KEY = re.compile(r"^(conv\d_\d)\.(conv1|bn1|conv2|bn2)\.")
@@ -74,19 +81,19 @@ def unwrap(loaded: object, *, source: str) -> dict[str, Tensor]:
             f"{source} holds a {type(loaded).__name__}, not a state dict; save the weights with "
             "torch.save(model.state_dict(), path)"
         )
-    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors:
+    # A key that is no text is named by its type: it can be anything, its own words endless.
+    names = (key if isinstance(key, str) else type(key).__name__ for key in loaded)
+    tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+    if not tensors or not all(isinstance(key, str) for key in tensors):
+        found = "tensors under keys that are no text" if tensors else "no tensors"
         raise InputError(
-            f"{source} holds no tensors (its keys: {shown(map(str, loaded))}); "
+            f"{source} holds {found} (its keys: {shown(names)}); "
             "save the weights with torch.save(model.state_dict(), path)"
         )
-    stripped = True
-    while stripped:
-        stripped = False
+    for _ in range(PREFIX_ROUNDS):
         for prefix in PREFIXES:
             if all(key.startswith(prefix) for key in tensors):
                 tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
-                stripped = True
     return tensors
 
 
@@ -138,7 +145,7 @@ def detect(tensors: Mapping[str, Tensor], *, source: str) -> tuple[dict[str, Ten
         deep_supervision = any(re.match(r"final\d\.", key) for key in own)
         last = "final4.weight" if deep_supervision else "final.weight"
     for key in (first, last):
-        if key not in own or own[key].ndim != 4:
+        if key not in own or own[key].ndim != 4 or not own[key].numel():
             raise InputError(
                 f"{source} looks like {family.value} {arch.value} but lacks the convolution weight "
                 f"{key!r}; is the checkpoint complete?"
@@ -155,11 +162,11 @@ def detect(tensors: Mapping[str, Tensor], *, source: str) -> tuple[dict[str, Ten
 
 
 def describe_misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    """What keeps a state dict from loading: missing keys, unexpected keys, differing shapes.
+    """What keeps a state dict from loading: missing and unexpected keys, shapes and types.
 
     Returns:
-        One line for each kind, or ``None`` when it fits. BatchNorm's ``num_batches_tracked`` may
-        be missing: it plays no part in evaluation.
+        One part for each kind, between semicolons, or ``None`` when it fits. BatchNorm's
+        ``num_batches_tracked`` may be missing: it plays no part in evaluation.
     """
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     missing = [key for key in expected if key not in found and key not in counters]
@@ -169,20 +176,34 @@ def describe_misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor])
         for key in expected
         if key in found and found[key].shape != expected[key].shape
     ]
+    types = [
+        f"{key} is {str(found[key].dtype).removeprefix('torch.')}, expected float64, float32, "
+        "float16 or bfloat16"
+        for key in expected
+        if key in found and not _converts(found[key], expected[key])
+    ]
     parts = [
         f"{len(keys)} {kind}: {shown(keys)}"
         for kind, keys in (
             ("missing keys", missing),
             ("unexpected keys", unexpected),
             ("differing shapes", differing),
+            ("differing types", types),
         )
         if keys
     ]
-    return "\n  ".join(parts) or None
+    return "; ".join(parts) or None
+
+
+def _converts(found: Tensor, expected: Tensor) -> bool:
+    """Whether a type says by itself what its values are: integers need a scale to be weights."""
+    if expected.is_floating_point():
+        return found.dtype in FLOATS
+    return not found.is_complex()
 
 
 def shown(keys: Iterable[object]) -> str:
     """The first few of many names, with a count of the rest."""
-    names = [str(key) for key in keys]
+    names = list(keys)
     rest = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
-    return ", ".join(names[:SHOWN_KEYS]) + rest
+    return ", ".join(one_line(name, limit=100) for name in names[:SHOWN_KEYS]) + rest
