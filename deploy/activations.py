@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
+from deploy.errors import InputError, one_line
+
 SELECTS_VALUES = frozenset({"DepthToSpace", "MaxPool", "Resize"})
 """Operators whose outputs never leave their first input's range: they keep its scale."""
+
+
+MOST_REPETITIONS = 1024
+"""Values that a Resize makes of one, and tensors that a Concat joins, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +101,21 @@ def repetitions(graph: onnx.GraphProto) -> dict[str, int]:
         if node.op_type in SELECTS_VALUES:
             factor = 1
             if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
-                scales = numpy_helper.to_array(constants[node.input[2]])
-                factor = max(1, round(float(scales.prod())))
+                scale = float(numpy_helper.to_array(constants[node.input[2]]).prod())
+                if not 0 < scale <= MOST_REPETITIONS:
+                    raise _too_large(node, scale)
+                factor = max(1, round(scale))
             repeated[node.output[0]] = factor * repeated.get(node.input[0], 1)
+            if repeated[node.output[0]] > MOST_REPETITIONS:
+                raise _too_large(node, repeated[node.output[0]])
     return repeated
+
+
+def _too_large(node: onnx.NodeProto, factor: float) -> InputError:
+    return InputError(
+        f"node {one_line(node.name, limit=80)!r} resizes to {factor:g} times as many values; "
+        f"expected at most {MOST_REPETITIONS}: export the model again"
+    )
 
 
 def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> Observation:
@@ -107,6 +124,9 @@ def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> O
     Args:
         graph: a float graph, nodes in topological order.
         operators: operator types that will be quantized.
+
+    Raises:
+        InputError: values that repeat without end.
     """
     wanted = quantized_activations(graph, operators=operators)
     follows, repeated = followed_ranges(graph), repetitions(graph)
@@ -118,10 +138,19 @@ def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> O
         node = producer.get(source)
         if node is None or node.op_type != "Concat":
             return (source,) * times
-        if source not in parts:
-            parts[source] = tuple(part for each in node.input for part in resolve(each))
         return parts[source] * times
 
+    for node in graph.node:
+        if node.op_type == "Concat":
+            found: list[str] = []
+            for each in node.input:
+                found += resolve(each)
+                if len(found) > MOST_REPETITIONS:
+                    raise InputError(
+                        f"node {one_line(node.name, limit=80)!r} joins values of more than "
+                        f"{MOST_REPETITIONS} tensors; expected a few: export the model again"
+                    )
+            parts[node.output[0]] = tuple(found)
     needed = {part for name in wanted for part in resolve(name)}
     needed |= set(unfused_outputs(graph))
     order = [value.name for value in graph.input]

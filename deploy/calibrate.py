@@ -23,10 +23,12 @@ from deploy.activations import Observation, plan_observation
 from deploy.ahead import run_ahead
 from deploy.artifact import Artifact
 from deploy.data import Sample, SegmentationSet
-from deploy.errors import InputError
+from deploy.errors import InputError, RunError
 from deploy.memory import return_freed_memory
 from deploy.onnx_file import load_model, require_fp32
 from deploy.preprocess import Preprocess
+from deploy.runtimes.ort import CPU, LOAD_ERRORS
+from deploy.runtimes.reasons import ort_reason
 from deploy.runtimes.registry import usable_cores
 from deploy.sharding import WHOLE, Shard
 from deploy.targets.profiles import DENSE_OPERATORS
@@ -67,7 +69,9 @@ def calibrate(
 
     Raises:
         InputError: a source that is not float32, an unreadable image, NaN or Inf in an activation
-            (naming tensor and image), or a state file of another model or image set.
+            (naming tensor and image), a state file of another model or image set, or a model that
+            ONNX Runtime does not load.
+        RunError: ONNX Runtime failed on an image.
     """
     require_fp32(source, "ranges are observed")
     graph = load_model(source.path).graph
@@ -148,7 +152,11 @@ def _collect(
 
     def observe(sample: Sample) -> Batch:
         image = preprocess.apply(sample.image())[None]
-        return Batch(names=(sample.name,), tensors=_run(session, image, tensors))
+        try:
+            found = _run(session, image, tensors)
+        except (*LOAD_ERRORS, ValueError) as error:
+            raise RunError(f"ONNX Runtime failed on {sample.name}: {ort_reason(error)}") from error
+        return Batch(names=(sample.name,), tensors=found)
 
     return collect(run_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
 
@@ -164,15 +172,16 @@ def _observing_session(path: Path, tensors: Iterable[str]) -> onnxruntime.Infere
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
         shutil.copyfile(path, observed)
         with observed.open("ab") as stream:
             stream.write(_more_outputs(tensors))
-        return onnxruntime.InferenceSession(
-            str(observed), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            return onnxruntime.InferenceSession(str(observed), options, providers=[CPU])
+        except LOAD_ERRORS as error:
+            raise InputError(f"ONNX Runtime cannot load {path}: {ort_reason(error)}") from error
 
 
 def _more_outputs(tensors: Iterable[str]) -> bytes:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from deploy.data import Sample
-from deploy.errors import InputError
+from deploy.errors import InputError, RunError
 from deploy.onnx_file import load_model, save_model
 from deploy.preprocess import Preprocess
+from deploy.runtimes.ort import CPU, LOAD_ERRORS
+from deploy.runtimes.reasons import ort_reason
 
 Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
 
@@ -43,21 +45,27 @@ def channel_activity(
         Output of each Relu to float32 (channels,).
 
     Raises:
-        InputError: no image, one that cannot be read, or a value that is not finite.
+        InputError: no image, one that cannot be read, a value that is not finite, or a model that
+            ONNX Runtime does not load.
+        RunError: ONNX Runtime failed on an image.
     """
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
         names = _with_maxima(path, observed)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            str(observed), options, providers=["CPUExecutionProvider"]
-        )
+        options.log_severity_level = 4  # its errors are raised
+        try:
+            session = onnxruntime.InferenceSession(str(observed), options, providers=[CPU])
+        except LOAD_ERRORS as error:
+            raise InputError(f"ONNX Runtime cannot load {path}: {ort_reason(error)}") from error
     activity: dict[str, NDArray[np.float32]] = {}
     for sample in progress(samples):
         image = preprocess.apply(sample.image())[None]
-        values = session.run([f"{n}/max" for n in names], {session.get_inputs()[0].name: image})
+        try:
+            values = session.run([f"{n}/max" for n in names], {session.get_inputs()[0].name: image})
+        except (*LOAD_ERRORS, ValueError) as error:
+            raise RunError(f"ONNX Runtime failed on {path}: {ort_reason(error)}") from error
         for name, value in zip(names, values, strict=True):
             if not np.isfinite(value).all():
                 raise InputError(f"{name} is not finite on image {sample.name}")

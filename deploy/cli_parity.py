@@ -119,8 +119,9 @@ def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Pr
     path: Path = options.reference
     if path.suffix == ".onnx":
         artifact = describe(path)
+        contract = contract_of(artifact)
         runtime = open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution)
-        return runtime, f"{path.name} on ONNX Runtime", contract_of(artifact)
+        return runtime, f"{path.name} on ONNX Runtime", contract
     checkpoint = checkpoint_of(options, path)
     return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32", checkpoint.preprocess
 

@@ -16,8 +16,7 @@ from deploy.cost_formulas import (
     gemm_macs,
     matmul_macs,
 )
-from deploy.errors import InputError
-from deploy.onnx_file import contract_in, metadata
+from deploy.onnx_file import contract_in, load_model, metadata
 from deploy.onnx_shapes import Shapes, fixed_input, infer_shapes
 
 __all__ = ["LayerCost", "ModelCost", "onnx_cost"]
@@ -74,7 +73,7 @@ def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = N
         InputError: not an ONNX model, a size it does not fit or does not fix, or a shape that
             cannot be inferred.
     """
-    loaded = _load(model) if isinstance(model, Path) else model
+    loaded = load_model(model) if isinstance(model, Path) else model
     graph = loaded.graph
     constants = {tensor.name: tensor.name for tensor in graph.initializer}
     sources = [value for value in graph.input if value.name not in constants]
@@ -105,15 +104,6 @@ def onnx_cost(model: Path | onnx.ModelProto, *, size: tuple[int, int] | None = N
         elementwise=dict(sorted(elementwise.items())),
         not_counted=tuple(sorted(not_counted)),
     )
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"model {path} does not exist") from error
-    except Exception as error:  # protobuf's DecodeError and what external data may raise
-        raise InputError(f"{path} cannot be read as an ONNX model ({error})") from error
 
 
 def _contract_size(

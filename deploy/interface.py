@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.artifact import TensorSpec
-from deploy.errors import InputError
+from deploy.errors import InputError, one_line
 from deploy.preprocess import Preprocess, resize
 
 METADATA_KEY = "interface"
@@ -67,15 +67,18 @@ def interface_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
     Raises:
         InputError: neither of the two.
     """
-    ends = [(spec.dtype == "uint8", len(spec.shape)) for spec in (*inputs, *outputs)]
+    ends = [(spec.dtype, len(spec.shape)) for spec in (*inputs, *outputs)]
     if len(inputs) == len(outputs) == 1:
-        if ends == [(True, 4), (True, 3)] and inputs[0].shape[3] == 3:
+        if ends == [("uint8", 4), ("uint8", 3)] and inputs[0].shape[3] == 3:
             return Interface.IMAGE
-        if ends == [(False, 4), (False, 4)]:
+        if ends == [("float32", 4), ("float32", 4)]:
             return Interface.TENSOR
     raise InputError(
-        f"the model has inputs {[spec.name for spec in inputs]} and outputs "
-        f"{[(spec.name, spec.dtype, spec.shape) for spec in outputs]}; expected one image and one "
-        "probability (batch, 1, height, width), or one 8-bit image (batch, height, width, 3) and "
-        "one mask (batch, height, width)"
+        f"the model has inputs {_shown(inputs)} and outputs {_shown(outputs)}; expected one image "
+        "and one probability, float32 (batch, 1, height, width), or one 8-bit image (batch, "
+        "height, width, 3) and one mask (batch, height, width)"
     )
+
+
+def _shown(specs: Sequence[TensorSpec]) -> str:
+    return one_line([(spec.name, spec.dtype, spec.shape) for spec in specs], limit=160)

@@ -10,28 +10,35 @@ from google.protobuf.message import DecodeError
 
 from calibration.files import write_atomic
 from deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
-from deploy.errors import InputError
+from deploy.errors import InputError, one_line
+from deploy.interface import Interface, interface_of
+from deploy.onnx_guard import MOST_BYTES, require_plain
 from deploy.preprocess import Preprocess
+from deploy.regular_file import require_regular_file
 
 
 def load_model(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file.
 
     Raises:
-        InputError: missing, truncated, not ONNX, or with weights outside the file.
+        InputError: missing, truncated, not ONNX, or with what ``deploy.onnx_guard`` refuses, as
+            weights outside the file.
     """
-    if not path.is_file():
-        found = "is a folder; expected an ONNX file" if path.is_dir() else "does not exist"
-        raise InputError(f"model {path} {found}")
+    size = require_regular_file(path, what="model", expected="an ONNX file").st_size
+    if size > MOST_BYTES:
+        raise InputError(
+            f"model {path} has {size / 2**30:.1f} GiB; an ONNX file has less than 2: give the file "
+            "that `segdeploy export` wrote"
+        )
     try:
         # The format is stated, or the suffix would choose it: a .json file is no JSON model here.
         model = onnx.load(path, format="protobuf", load_external_data=False)
-        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
-            raise InputError(f"model {path} keeps weights outside the file; save it as one file")
+        require_plain(model, path)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"model {path} is not a valid ONNX file ({reason})") from error
+        raise InputError(
+            f"model {path} is not a valid ONNX file ({one_line(error, limit=160)}); export it again"
+        ) from error
     return model
 
 
@@ -69,12 +76,9 @@ def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:
     """
     model = model or load_model(path)
     props = metadata(model)
-    known = {precision.value for precision in Precision}
     return Artifact(
         path=path,
-        precision=Precision(props["precision"])
-        if props.get("precision") in known
-        else _infer(model),
+        precision=_precision(model),
         opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
         inputs=specs_of(model.graph.input),
         outputs=specs_of(model.graph.output),
@@ -88,9 +92,34 @@ def contract_of(artifact: Artifact) -> Preprocess:
     """The input contract a model file carries.
 
     Raises:
-        InputError: it carries none.
+        InputError: it carries none, or its input is not what the contract makes of an image.
     """
-    return contract_in(load_model(artifact.path), source=str(artifact.path))
+    contract = contract_in(load_model(artifact.path), source=str(artifact.path))
+    require_input_of(contract, artifact)
+    return contract
+
+
+def require_input_of(contract: Preprocess, artifact: Artifact) -> None:
+    """Refuse a model whose input is not what its contract makes of an image.
+
+    Raises:
+        InputError: other ends than ``interface_of`` knows, another size, or other channels.
+    """
+    try:
+        image = interface_of(artifact.inputs, artifact.outputs) is Interface.IMAGE
+    except InputError as error:
+        raise InputError(f"{artifact.path}: {error}") from error
+    height, width = contract.size
+    expected = (height, width, 3) if image else (3, height, width)
+    found = artifact.inputs[0].shape[1:]
+    if any(
+        isinstance(there, int) and there != here
+        for there, here in zip(found, expected, strict=True)
+    ):
+        raise InputError(
+            f"{artifact.path} takes images of {found}, its input contract says {expected}; export "
+            "the model again with that contract"
+        )
 
 
 def contract_in(model: onnx.ModelProto, *, source: str) -> Preprocess:
@@ -131,6 +160,16 @@ def require_fp32(source: Artifact, purpose: str) -> None:
             f"{source.path} takes 8-bit images; {purpose} from the file it was made from, and the "
             "image interface is added last"
         )
+
+
+def _precision(model: onnx.ModelProto) -> Precision:
+    """What the file says it is, unless it says float32 and its graph is not.
+
+    Other tools keep our metadata in what they make of a float32 file.
+    """
+    found, stated = _infer(model), metadata(model).get("precision")
+    known = {each.value for each in Precision} - {Precision.FP32.value}
+    return Precision(stated) if stated in known else found
 
 
 def _infer(model: onnx.ModelProto) -> Precision:

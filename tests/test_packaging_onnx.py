@@ -207,9 +207,8 @@ class TestRefusals:
         other = replace(TINY, size=(48, 32))
         set_metadata(model, metadata(model) | {"preprocess": other.to_json()})
         save_model(model, tmp_path / "net.onnx")
-        request = Request(sources=(Source.open(tmp_path / "net.onnx"),))
-        with pytest.raises(InputError, match=r"takes images of \(32, 32\), .* says \(48, 32\)"):
-            package(request, target=ONNX, output=tmp_path / "out")
+        with pytest.raises(InputError, match=r"images of \(3, 32, 32\), .* says \(3, 48, 32\)"):
+            Source.open(tmp_path / "net.onnx")
 
 
 class TestReadingBack:
@@ -238,7 +237,9 @@ class TestReadingBack:
         other = replace(TINY, size=(48, 32))
         set_metadata(model, metadata(model) | {"preprocess": other.to_json()})
         save_model(model, folder / "net.fp32.onnx")
-        with pytest.raises(InputError, match=r"takes images of \(32, 32\); its contract says"):
+        with pytest.raises(
+            InputError, match=r"takes images of \(3, 32, 32\), its input contract says"
+        ):
             ONNX.verify(folder)
 
     def test_no_model_at_all(self, tmp_path: Path) -> None:

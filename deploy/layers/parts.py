@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from deploy.errors import InputError, RunError
 from deploy.runtimes.ort import LOAD_ERRORS
+from deploy.runtimes.reasons import ort_reason
 
 Values = NDArray[Any]
 
@@ -108,7 +109,7 @@ class GraphPart:
         options.intra_op_num_threads = 1
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False  # or each of a hundred parts would keep its peak
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised
         if literal:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -117,7 +118,7 @@ class GraphPart:
             )
         except LOAD_ERRORS as error:
             raise InputError(
-                f"ONNX Runtime cannot load what makes {outputs[0]!r}: {error}"
+                f"ONNX Runtime cannot load what makes {outputs[0]!r}: {ort_reason(error)}"
             ) from error
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
 
@@ -131,7 +132,9 @@ class GraphPart:
         try:
             found: list[Values] = self._session.run(list(self._outputs), feeds)
         except (*LOAD_ERRORS, ValueError) as error:
-            raise RunError(f"ONNX Runtime failed at {self._outputs[0]!r}: {error}") from error
+            raise RunError(
+                f"ONNX Runtime failed at {self._outputs[0]!r}: {ort_reason(error)}"
+            ) from error
         return found
 
 

@@ -15,7 +15,7 @@ from deploy.artifact import Artifact, Precision
 from deploy.data import SegmentationSet
 from deploy.errors import InputError, UsageError
 from deploy.interface import Interface, interface_of
-from deploy.onnx_file import contract_in, describe, load_model, metadata
+from deploy.onnx_file import contract_in, describe, load_model, metadata, require_input_of
 from deploy.packaging.preprocessing import Preprocessing
 from deploy.preprocess import Preprocess
 from deploy.targets.tensorrt_rules import Finding
@@ -62,9 +62,11 @@ class Source:
         """
         model = load_model(path)
         artifact = describe(path, model=model)
+        preprocess = contract_in(model, source=str(path))
+        require_input_of(preprocess, artifact)
         return cls(
             artifact=artifact,
-            preprocess=contract_in(model, source=str(path)),
+            preprocess=preprocess,
             interface=interface_of(artifact.inputs, artifact.outputs),
             metadata=metadata(model),
         )

@@ -158,8 +158,10 @@ class Journal:
             self._file.close()
 
     def close(self) -> None:
-        """Let the file go."""
+        """Let the file go; one that nothing was written to goes."""
         self._file.close()
+        if self.path.exists() and not self.path.stat().st_size:
+            self.path.unlink()
 
     def _rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         for source in sources:

@@ -15,6 +15,7 @@ from deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
 from deploy.runtimes.executed import Executed, Kernel, executed_of
 from deploy.runtimes.execution import Execution
 from deploy.runtimes.file_layers import file_layers
+from deploy.runtimes.reasons import openvino_reason
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 _PRECISION_HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}
@@ -71,8 +72,9 @@ class OpenVinoRuntime:
                 },
             )
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise InputError(f"OpenVINO cannot compile {artifact.path}: {reason}") from error
+            raise InputError(
+                f"OpenVINO cannot compile {artifact.path}: {openvino_reason(error)}"
+            ) from error
         self._request = self._compiled.create_infer_request()
         self._artifact = artifact
 
@@ -143,7 +145,7 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RunError(f"OpenVINO failed: {error}") from error
+        raise RunError(f"OpenVINO failed: {openvino_reason(error)}") from error
 
 
 def kernels_of(model: openvino.Model) -> Iterator[Kernel]:

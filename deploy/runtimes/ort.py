@@ -18,6 +18,7 @@ from deploy.runtimes.executed import Executed, executed_of
 from deploy.runtimes.execution import Execution
 from deploy.runtimes.file_layers import file_layers
 from deploy.runtimes.ort_kernels import kernels_of
+from deploy.runtimes.reasons import ort_reason
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -76,7 +77,9 @@ class OrtRuntime:
                 artifact, session_options(artifact, execution), provider=provider
             )
         except LOAD_ERRORS as error:
-            raise InputError(f"ONNX Runtime cannot load {artifact.path}: {error}") from error
+            raise InputError(
+                f"ONNX Runtime cannot load {artifact.path}: {ort_reason(error)}"
+            ) from error
         if self._session.get_providers()[0] != provider:
             raise InputError(
                 f"ONNX Runtime could not start {provider} and fell back to the CPU; check that its "
@@ -100,7 +103,7 @@ class OrtRuntime:
         try:
             values = self._session.run(None, dict(feeds))
         except (*LOAD_ERRORS, ValueError) as error:
-            raise RunError(f"ONNX Runtime failed: {error}") from error
+            raise RunError(f"ONNX Runtime failed: {ort_reason(error)}") from error
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
@@ -142,7 +145,7 @@ def session_options(artifact: Artifact, execution: Execution) -> onnxruntime.Ses
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = execution.threads - execution.streams + 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised
     options.add_session_config_entry("session.force_spinning_stop", "1")
     for axis in {d for spec in artifact.inputs for d in spec.shape[:1] if isinstance(d, str)}:
         options.add_free_dimension_override_by_name(axis, execution.batch)

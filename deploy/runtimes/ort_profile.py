@@ -18,6 +18,7 @@ from deploy.runtimes.execution import Execution
 from deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, TimedKernel
 from deploy.runtimes.ort import CPU, session_options
 from deploy.runtimes.ort_kernels import FLOAT_OPERATORS, INT8_OPERATORS, owner_of
+from deploy.runtimes.reasons import ort_reason
 
 SUFFIX = "_kernel_time"
 """Of the events that hold the time of a node, behind the node's name."""
@@ -45,12 +46,14 @@ def profile(
         try:
             session = onnxruntime.InferenceSession(str(artifact.path), options, providers=[CPU])
         except Exception as error:  # each of ONNX Runtime's own, which share no base
-            raise InputError(f"ONNX Runtime cannot load {artifact.path}: {error}") from error
+            raise InputError(
+                f"ONNX Runtime cannot load {artifact.path}: {ort_reason(error)}"
+            ) from error
         try:
             for _ in range(WARMUP_CALLS + PROFILED_CALLS):
                 session.run(None, dict(feeds))
         except Exception as error:
-            raise RunError(f"ONNX Runtime failed: {error}") from error
+            raise RunError(f"ONNX Runtime failed: {ort_reason(error)}") from error
         trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return read_trace(trace, layers, calls=PROFILED_CALLS)
 
