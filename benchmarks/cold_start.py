@@ -45,15 +45,22 @@ class ColdStart:
             raise RunError(f"{self.imports_bytes} of {self.peak_bytes} bytes is no measurement")
 
 
-def cold_start(subject: Subject, execution: Execution) -> ColdStart:
+def cold_start(
+    subject: Subject, execution: Execution, *, time_limit_s: float | None = None
+) -> ColdStart:
     """Measure a subject in a fresh process; the model file is read from the system's cache.
+
+    Args:
+        subject: what is opened.
+        execution: how.
+        time_limit_s: longest time for loading and for each call; ``None`` waits.
 
     Raises:
         InputError: the runtime does not accept the file.
         RunError: the runtime failed.
     """
     asked = {"subject": subject.request(), "execution": asdict(execution)}
-    return ColdStart(**call_worker("benchmarks.cold_start", asked))
+    return ColdStart(**call_worker("benchmarks.cold_start", asked, silence_s=time_limit_s))
 
 
 def execution_of(fields: Mapping[str, Any]) -> Execution:
@@ -66,16 +73,19 @@ def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The worker's part."""
     execution = execution_of(request["execution"])
     import_packages(request["subject"])
+    progress(0.0)
     imports = peak_bytes()
     started = perf_counter()
     with read_request(request["subject"]).open(execution) as runtime:
         loaded = perf_counter()
+        progress(0.0)
         feeds = random_feeds(runtime.inputs, execution.batch)
         begun = perf_counter()
         runtime.infer(feeds)
         answered = perf_counter()
+        progress(0.0)
         for _ in runtime.infer_many(repeat(feeds, AHEAD * execution.streams)):
-            pass
+            progress(0.0)
     measured = ColdStart(
         load_s=loaded - started,
         first_inference_s=answered - begun,

@@ -14,7 +14,7 @@ from benchmarks.process import Progress, call_worker
 from benchmarks.subjects import Subject
 from benchmarks.sweep import Point, Sweep
 from deploy.data import IMAGE_SUFFIXES
-from deploy.errors import InputError, UsageError
+from deploy.errors import InputError, RunError, UsageError
 from deploy.preprocess import Preprocess
 from deploy.runtimes.execution import Execution
 from deploy.runtimes.registry import usable_cores
@@ -95,6 +95,7 @@ def end_to_end_section(
     warmup: int,
     duration_s: float,
     progress: Progress,
+    time_limit_s: float | None = None,
 ) -> dict[str, Any]:
     """Take every image through every model with every setting, each in a process of its own.
 
@@ -105,19 +106,20 @@ def end_to_end_section(
         warmup: calls at the start that the rate leaves out.
         duration_s: shortest measurement; the images are taken again until it has passed.
         progress: told the share done, 0 to 1.
+        time_limit_s: longest time for loading a model, and for each call; ``None`` waits.
 
     Returns:
-        ``{"images": ..., "rows": [...]}``.
+        ``{"images": ..., "rows": [...]}``. A model whose runtime fails is a row without figures.
 
     Raises:
         InputError: a runtime does not accept a file, or an image cannot be read.
-        RunError: a runtime failed.
     """
     work = [(point, route) for point in sweep.points() for route in routes]
     rows = []
     for index, (point, route) in enumerate(work):
         skipped = route.subject.skipped or point.skipped
         reply: dict[str, Any] = {}
+        failed = False
         if point.execution and not skipped:
 
             def report(share: float, done: int = index) -> None:
@@ -126,9 +128,14 @@ def end_to_end_section(
             route.output.mkdir(parents=True, exist_ok=True)
             asked = _request(point.execution, route) | {"warmup": warmup, "duration_s": duration_s}
             asked["paths"] = [str(path.absolute()) for path in paths]
-            reply = call_worker("benchmarks.end_to_end_worker", asked, progress=report)
+            try:
+                reply = call_worker(
+                    "benchmarks.end_to_end_worker", asked, progress=report, silence_s=time_limit_s
+                )
+            except RunError as error:
+                skipped, failed = str(error), True
         progress((index + 1) / len(work))
-        rows.append(_row(point, route, reply, skipped))
+        rows.append(_row(point, route, reply, skipped) | {"failed": failed})
     return {"images": len(paths), "rows": rows}
 
 

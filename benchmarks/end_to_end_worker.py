@@ -131,7 +131,12 @@ def measure(
         InputError: an image cannot be read.
         RunError: the runtime failed.
     """
-    alone = rates_alone(flow, sources[:FEW], seconds=min(ALONE_S, duration_s))
+    alone = rates_alone(
+        flow,
+        sources[:FEW],
+        seconds=min(ALONE_S, duration_s),
+        alive=lambda: progress(0.0),
+    )
     flow.start_over()
     needed = max(len(sources), warmup + MIN_IMAGES)
     began, began_processor_s = time.perf_counter(), time.process_time()
@@ -163,8 +168,20 @@ def measure(
     )
 
 
-def rates_alone(flow: Flow, sources: Sequence[Source], *, seconds: float) -> dict[str, float]:
+def rates_alone(
+    flow: Flow,
+    sources: Sequence[Source],
+    *,
+    seconds: float,
+    alive: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """Images a second of each stage when the others rest, on a few images over and over.
+
+    Args:
+        flow: a fresh one.
+        sources: images.
+        seconds: for each stage.
+        alive: called now and then.
 
     Raises:
         InputError: an image cannot be read.
@@ -184,14 +201,19 @@ def rates_alone(flow: Flow, sources: Sequence[Source], *, seconds: float) -> dic
         for group in repeated(groups):
             yield from map(flow.finish, flow.answers(map(flow.read, group)))
 
+    def told(results: Iterable[T]) -> Iterator[T]:
+        for result in results:
+            alive()
+            yield result
+
     with partial_folder(flow.output), ThreadPoolExecutor(flow.workers) as pool:
         images = [_readable(item) for item in flow.mapped(pool, flow.read, sources)]
-        answers = list(flow.answers(images))
+        answers = list(told(flow.answers(images)))
         return {
-            "decode": _rate(lambda: flow.mapped(pool, flow.read, repeated(sources))),
-            "inference": _rate(lambda: flow.answers(repeated(images))),
-            "encode": _rate(lambda: flow.mapped(pool, flow.finish, repeated(answers))),
-            "in_turn": _rate(in_turn),
+            "decode": _rate(lambda: told(flow.mapped(pool, flow.read, repeated(sources)))),
+            "inference": _rate(lambda: told(flow.answers(repeated(images)))),
+            "encode": _rate(lambda: told(flow.mapped(pool, flow.finish, repeated(answers)))),
+            "in_turn": _rate(lambda: told(in_turn())),
         }
 
 
@@ -221,7 +243,9 @@ def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The worker's part."""
     execution = execution_of(request["execution"])
     import_packages(request["subject"])
+    progress(0.0)
     with read_request(request["subject"]).open(execution) as runtime:
+        progress(0.0)
         flow = masks_flow(
             runtime,
             preprocess=Preprocess.from_json(request["preprocess"], source="the request"),
@@ -236,6 +260,7 @@ def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             progress=progress,
         )
         executed = runtime.executed
+        progress(1.0)
     return {
         "measured": asdict(measured),
         "precision_executed": executed.words,

@@ -7,12 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks.entries import DISPLAY_NAMES
-from benchmarks.latency import Candidate, measure
+from benchmarks.latency import measure
 from benchmarks.random_feeds import random_feeds
+from benchmarks.turns import Candidate, by_place
 from deploy.artifact import Artifact
-from deploy.errors import InputError, SegdeployError
-from deploy.runtimes.base import Execution
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from deploy.errors import InputError, RunError, SegdeployError
+from deploy.runtimes.base import Execution, Runtime
+from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
+from deploy.runtimes.registry import RuntimeName, availability
 
 WARMUP = 3
 DURATION_S = 0.5
@@ -60,7 +62,11 @@ class Fastest:
 
 
 def fastest(
-    artifacts: Sequence[Artifact], *, execution: Execution, duration_s: float = DURATION_S
+    artifacts: Sequence[Artifact],
+    *,
+    execution: Execution,
+    duration_s: float = DURATION_S,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> Fastest:
     """Time every runtime that is ready on every file, interleaved in one run.
 
@@ -68,10 +74,10 @@ def fastest(
         artifacts: model files; all of them count.
         execution: how they will run.
         duration_s: seconds for each runtime and file.
+        time_limit_s: longest time for loading a file, and for each call.
 
     Raises:
         InputError: no runtime runs all files; with each one's reason.
-        RunError: a runtime failed.
     """
     refused: dict[RuntimeName, str] = {}
     candidates: list[Candidate] = []
@@ -80,27 +86,51 @@ def fastest(
         for name in (name for name in RuntimeName if availability(name).ready):
             try:
                 opened = [
-                    stack.enter_context(open_runtime(name, artifact, execution=execution))
+                    stack.enter_context(
+                        open_isolated(
+                            name, artifact, execution=execution, time_limit_s=time_limit_s
+                        )
+                    )
                     for artifact in artifacts
                 ]
             except SegdeployError as error:
                 refused[name] = str(error)
                 continue
-            for artifact, runtime in zip(artifacts, opened, strict=True):
-                candidates.append(
-                    Candidate(
-                        name=artifact.path.name,
-                        runtime=runtime,
-                        feeds=random_feeds(artifact.inputs, execution.batch),
-                        precision_requested=artifact.precision,
-                    )
-                )
-                names.append(name)
-        if not candidates:
-            reasons = "; ".join(f"{name.value}: {why}" for name, why in refused.items())
-            raise InputError(f"--runtime auto finds no runtime for the models ({reasons})")
-        results = measure(candidates, warmup=WARMUP, duration_s=duration_s)
-    p50_ms = dict.fromkeys(names, 0.0)
-    for name, result in zip(names, results, strict=True):
-        p50_ms[name] += result.p50_ms
+            candidates += map(_candidate, artifacts, opened)
+            names += [name] * len(opened)
+        p50_ms = _summed(candidates, names, duration_s=duration_s, refused=refused)
+    if not p50_ms:
+        reasons = "; ".join(f"{name.value}: {why}" for name, why in refused.items())
+        raise InputError(f"--runtime auto finds no runtime for the models ({reasons})")
     return Fastest(p50_ms=p50_ms, refused=refused)
+
+
+def _candidate(artifact: Artifact, runtime: Runtime) -> Candidate:
+    return Candidate(
+        name=artifact.path.name,
+        runtime=runtime,
+        feeds=random_feeds(artifact.inputs, runtime.execution.batch),
+        precision_requested=artifact.precision,
+    )
+
+
+def _summed(
+    candidates: Sequence[Candidate],
+    names: Sequence[RuntimeName],
+    *,
+    duration_s: float,
+    refused: dict[RuntimeName, str],
+) -> dict[RuntimeName, float]:
+    """The time of each runtime over its files; one that fails is entered as refused."""
+    if not candidates:
+        return {}
+    failed: dict[int, RunError] = {}
+    results = measure(
+        candidates, warmup=WARMUP, duration_s=duration_s, on_failure=failed.__setitem__
+    )
+    refused |= {names[place]: str(error) for place, error in failed.items()}
+    p50_ms = dict.fromkeys((name for name in names if name not in refused), 0.0)
+    for place, result in by_place(results, failed).items():
+        if names[place] in p50_ms:
+            p50_ms[names[place]] += result.p50_ms
+    return p50_ms

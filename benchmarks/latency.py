@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.turns import Candidate, OnFailure, Turns
 from deploy.artifact import Precision
 from deploy.errors import UsageError
-from deploy.runtimes.base import Feeds, Runtime
+from deploy.runtimes.timing import call_seconds
+
+__all__ = ["BenchmarkResult", "Candidate", "collector_paused", "measure"]
 
 MIN_SAMPLES = 10
 """Fewest timed calls of each candidate, however short the duration."""
@@ -28,34 +31,6 @@ REST_S = 0.02
 """Pause before each timed call. The threads of PyTorch's OpenMP wait for work in a loop for some
 milliseconds; on two cores ONNX Runtime took 20.5 ms right after PyTorch and 14.9 ms alone, with
 this pause 15.1 ms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """What to time: an open runtime and the batch it gets, in host memory.
-
-    ``name`` is that of the artefact.
-
-    Raises:
-        UsageError: no feeds, or feeds of different or empty batches.
-    """
-
-    name: str
-    runtime: Runtime
-    feeds: Feeds
-    precision_requested: Precision
-
-    def __post_init__(self) -> None:
-        sizes = sorted({len(feed) for feed in self.feeds.values()})
-        if len(sizes) != 1 or sizes[0] == 0:
-            raise UsageError(
-                f"{self.name} has feeds of batch sizes {sizes}; expected one size, 1 or more"
-            )
-
-    @property
-    def batch(self) -> int:
-        """Images in one call."""
-        return len(next(iter(self.feeds.values())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +124,7 @@ def measure(
     duration_s: float,
     min_samples: int = MIN_SAMPLES,
     progress: Callable[[float], None] | None = None,
+    on_failure: OnFailure | None = None,
     clock: Callable[[], float] = time.perf_counter,
     rest: Callable[[float], None] = time.sleep,
 ) -> list[BenchmarkResult]:
@@ -164,15 +140,16 @@ def measure(
             ``duration_s * len(candidates)`` have been timed.
         min_samples: fewest timed calls of each candidate, even if that takes longer.
         progress: told the share done, 0 to 1, after every round, outside the timed calls.
-        clock: seconds, monotonic.
+        on_failure: told which candidate failed, by its place, and why; it is left out from then on.
+        clock: seconds, monotonic; of runtimes in this process.
         rest: sleeps so many seconds.
 
     Returns:
-        One result for each candidate, in their order.
+        One result for each candidate that did not fail, in their order.
 
     Raises:
         UsageError: no candidates, or a negative or empty setting.
-        RunError: a runtime failed.
+        RunError: a runtime failed and there is no ``on_failure``.
     """
     if not candidates or warmup < 0 or not 0 <= duration_s < math.inf or min_samples < 1:
         raise UsageError(
@@ -180,30 +157,28 @@ def measure(
             f"{duration_s} and at least {min_samples} samples; expected at least 1 candidate, 0 "
             "warm-up calls, 0 seconds and 1 sample"
         )
-    for candidate in candidates:
-        for _ in range(warmup):
-            candidate.runtime.infer(candidate.feeds)
-    samples: list[list[float]] = [[] for _ in candidates]
-    budget_s = duration_s * len(candidates)
+    turns = Turns(candidates, on_failure)
+    for candidate in turns.left():
+        with turns.of(candidate):
+            for _ in range(warmup):
+                candidate.runtime.infer(candidate.feeds)
+    samples: dict[int, list[float]] = {id(candidate): [] for candidate in candidates}
     with collector_paused():
-        done = 0.0
-        while done < 1.0:
-            for candidate, latencies in zip(candidates, samples, strict=True):
+        done, rounds = 0.0, 0
+        while done < 1.0 and turns.left():
+            for candidate in turns.left():
                 rest(REST_S)
-                latencies.append(_time(candidate, clock))
-            timed_s = sum(map(sum, samples))
+                with turns.of(candidate):
+                    seconds = call_seconds(candidate.runtime, candidate.feeds, clock=clock)
+                    samples[id(candidate)].append(seconds)
+            rounds += 1
+            left = turns.left()
+            timed_s, budget_s = sum(sum(samples[id(c)]) for c in left), duration_s * len(left)
             elapsed = timed_s / budget_s if budget_s > 0 else 1.0
-            done = min(1.0, elapsed, len(samples[0]) / min_samples)
+            done = min(1.0, elapsed, rounds / min_samples)
             if progress is not None:
                 progress(done)
-    return [_result(c, latencies) for c, latencies in zip(candidates, samples, strict=True)]
-
-
-def _time(candidate: Candidate, clock: Callable[[], float]) -> float:
-    """Seconds of one call."""
-    start = clock()
-    candidate.runtime.infer(candidate.feeds)
-    return clock() - start
+    return turns.results(lambda candidate: _result(candidate, samples[id(candidate)]))
 
 
 def _result(candidate: Candidate, latencies_s: Sequence[float]) -> BenchmarkResult:

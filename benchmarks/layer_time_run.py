@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,22 @@ from deploy.errors import SegdeployError
 from deploy.interface import Interface, interface_of
 from deploy.runtimes.execution import Execution
 from deploy.runtimes.file_layers import file_layers
-from deploy.runtimes.layer_times import LayerTimes, layer_times
+from deploy.runtimes.isolated import TIME_LIMIT_S, call_isolated
+from deploy.runtimes.layer_times import (
+    PROFILED_CALLS,
+    WARMUP_CALLS,
+    LayerTimes,
+    layer_times,
+)
 from deploy.shown_command import shown_text
 
 
 def layer_time_section(
-    entries: Iterable[Entry], *, images: NDArray[np.float32], execution: Execution
+    entries: Iterable[Entry],
+    *,
+    images: NDArray[np.float32],
+    execution: Execution,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> list[dict[str, Any]]:
     """Profile a few calls of each entry.
 
@@ -26,22 +37,31 @@ def layer_time_section(
         entries: what to profile.
         images: real images, float32 (N, 3, H, W); the first ``execution.batch`` are taken.
         execution: how each runs.
+        time_limit_s: longest time for loading a model, and for each call.
 
     Returns:
         The ``layer_times`` section of ``report.json``, one row for each entry. A runtime that
-        cannot be profiled is a skipped row with its reason.
+        cannot be profiled, or crashes when it is, is a skipped row with its reason.
     """
     feeds = np.ascontiguousarray(images[: execution.batch])
-    return [_row(entry, feeds, execution) for entry in entries]
+    return [_row(entry, feeds, execution, time_limit_s) for entry in entries]
 
 
-def _row(entry: Entry, feeds: NDArray[np.float32], execution: Execution) -> dict[str, Any]:
+def _row(
+    entry: Entry, feeds: NDArray[np.float32], execution: Execution, time_limit_s: float
+) -> dict[str, Any]:
     try:
         skipped = entry.skipped or _unfit(entry)
         found = None
         if skipped is None:
             inputs = {entry.artifact.inputs[0].name: feeds}
-            found = layer_times(entry.runtime, entry.artifact, execution=execution, feeds=inputs)
+            found = call_isolated(
+                partial(
+                    layer_times, entry.runtime, entry.artifact, execution=execution, feeds=inputs
+                ),
+                limit_s=time_limit_s * (1 + WARMUP_CALLS + PROFILED_CALLS),
+                doing="in profiling",
+            )
     except SegdeployError as error:  # a report without this table is worth having
         found, skipped = None, shown_text(str(error), entry.artifact.path)
     identity = entry.identity()

@@ -17,6 +17,9 @@ from benchmarks.verdict import lines_reached
 Row = dict[str, Any]
 """A ``parity_row`` of ``report.schema.json``."""
 
+FAILED = "failed"
+"""The verdict on a candidate that could not be scored because its runtime failed."""
+
 
 def reference_row(
     identity: Row,
@@ -59,6 +62,12 @@ def skipped_row(identity: Row, reason: str) -> Row:
         "skipped": reason,
         "iou_per_image_percent": None,
     }
+
+
+def failed_row(identity: Row, reason: str) -> Row:
+    """The row of a candidate whose runtime crashed, hung or failed: measured, and not passed."""
+    judgement = {"passed": False, "verdict": FAILED, "failures": [f"failed: {reason}"]}
+    return skipped_row(identity, reason) | judgement
 
 
 def candidate_row(

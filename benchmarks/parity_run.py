@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from benchmarks.accuracy_images import score_images
 from benchmarks.entries import Entry
 from benchmarks.parity import compare
-from benchmarks.parity_rows import Row, candidate_row, reference_row, skipped_row
+from benchmarks.parity_rows import Row, candidate_row, failed_row, reference_row, skipped_row
 from benchmarks.predictions import Predictions
-from deploy.errors import InputError
+from deploy.errors import InputError, RunError
 from deploy.interface import Interface, interface_of
 from deploy.runtimes.base import Execution, Runtime, infer_each
-from deploy.runtimes.registry import open_runtime
+from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str], Iterable[T]]
@@ -39,6 +39,7 @@ def parity_section(
     pixels: NDArray[np.uint8] | None = None,
     fields: NDArray[np.bool_] | None = None,
     predictions: Sequence[Predictions] = (),
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> dict[str, Any]:
     """Score the reference, every entry, and what devices returned.
 
@@ -58,14 +59,16 @@ def parity_section(
         fields: bool (N, H, W), the fields of view; pixels outside count nowhere. ``None`` where
             every pixel counts.
         predictions: outputs of the same images that were made elsewhere.
+        time_limit_s: longest time for loading an entry, and for each of its calls.
 
     Returns:
-        The ``parity`` section of ``report.json``, the reference's row first.
+        The ``parity`` section of ``report.json``, the reference's row first. An entry whose
+        runtime crashes, hangs or fails is a row that did not pass, with the reason.
 
     Raises:
         InputError: a runtime does not accept a file, a model takes pixels and there are none, or
             an image has no pixel inside its field.
-        RunError: a runtime failed.
+        RunError: the reference failed, or the outputs of a device are not finite.
     """
     inputs = {Interface.TENSOR: images, Interface.IMAGE: pixels}
     expected = _foreground(reference, reference_name, inputs, progress)
@@ -89,14 +92,17 @@ def parity_section(
 
     rows = [_reference_row(reference, reference_name, expected, truths, fields)]
     for entry in entries:
-        with ExitStack() as stack:
-            runtime = _opened(stack, entry, execution)
-            if isinstance(runtime, str):
-                rows.append(skipped_row(entry.identity(), runtime))
-                continue
-            found = _foreground(runtime, entry.name, inputs, progress)
-            executed, ranks = runtime.executed.words, _ranks(runtime)
+        try:
+            with ExitStack() as stack:
+                runtime = _opened(stack, entry, execution, time_limit_s)
+                if isinstance(runtime, str):
+                    rows.append(skipped_row(entry.identity(), runtime))
+                    continue
+                found = _foreground(runtime, entry.name, inputs, progress)
+                executed, ranks = runtime.executed.words, _ranks(runtime)
             rows.append(judged(entry.identity(), found, executed=executed, ranks=ranks))
+        except RunError as error:
+            rows.append(failed_row(entry.identity(), str(error)))
     for given in predictions:
         found, identity = given.probability, given.identity()
         rows.append(judged(identity, found, executed=None, ranks=given.ranks))
@@ -111,7 +117,10 @@ def parity_section(
 
 
 def gate_passed(section: dict[str, Any]) -> bool:
-    """Whether every candidate that was compared passed, and at least one was."""
+    """Whether every candidate that was compared passed, and at least one was.
+
+    One whose runtime failed did not pass; one that was skipped does not count.
+    """
     judged = [row["passed"] for row in section["rows"] if row["passed"] is not None]
     return bool(judged) and all(judged)
 
@@ -133,12 +142,16 @@ def _foreground(
     return infer_each(runtime, progress(images, name))
 
 
-def _opened(stack: ExitStack, entry: Entry, execution: Execution) -> Runtime | str:
+def _opened(
+    stack: ExitStack, entry: Entry, execution: Execution, time_limit_s: float
+) -> Runtime | str:
     """The entry's runtime, closed with the stack; or why it is skipped."""
     if entry.skipped:
         return entry.skipped
     try:
-        runtime = open_runtime(entry.runtime, entry.artifact, execution=execution)
+        runtime = open_isolated(
+            entry.runtime, entry.artifact, execution=execution, time_limit_s=time_limit_s
+        )
     except InputError as error:
         if not entry.optional:
             raise

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,12 @@ from time import perf_counter
 from typing import IO, Any
 
 from deploy.errors import InputError, RunError, SegdeployError, UsageError
+from deploy.runtimes.worker_process import PACKAGES, START_LIMIT_S
 
 Progress = Callable[[float], None]
 """Told the share done, 0 to 1."""
 
 STATUS = Path("/proc/self/status")
-PACKAGES = Path(__file__).parents[1]
-"""Folder a worker starts in, so that it imports the very packages of its parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ def run_process(
     told: str = "",
     folder: Path | None = None,
     heard: Callable[[str], None] = lambda line: None,
+    silence_s: float | None = None,
 ) -> Finished:
     """Run a command to its end; it does not outlive an interrupted caller.
 
@@ -53,6 +54,8 @@ def run_process(
         told: its standard input.
         folder: where it runs; ``None`` is here.
         heard: given each line of its standard output, as it comes.
+        silence_s: longest time between lines; then it is killed. ``None`` waits for ever. The
+            first line may take ``START_LIMIT_S``.
     """
     started = perf_counter()
     with (
@@ -68,9 +71,13 @@ def run_process(
             errors="replace",
         ) as process,
     ):
+        watch = _Watch(process, silence_s)
         try:
-            _tell(process.stdin, told)
-            _hear(process.stdout, heard)
+            with watch:
+                _tell(process.stdin, told)
+                for line in process.stdout or ():
+                    watch.heard()
+                    heard(line)
             code = process.wait()
         except BaseException:
             process.kill()
@@ -79,11 +86,61 @@ def run_process(
         errors.seek(0)
         last_words = errors.read().strip().splitlines() or [f"exit code {code}"]
     reason = f"ended by {signal.Signals(-code).name}" if code < 0 else last_words[-1]
+    if watch.ended_it:
+        reason = f"no answer within {silence_s:g} s"
     return Finished(code=code, reason=reason, seconds=seconds)
 
 
+class _Watch:
+    """Kills a process that says nothing for too long.
+
+    Args:
+        process: the one that is watched.
+        silence_s: longest time between lines; ``None`` watches nothing.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], silence_s: float | None) -> None:
+        self._process = process
+        self._silence_s = silence_s
+        self._said = threading.Condition()
+        self._first_s = max(START_LIMIT_S, silence_s or 0.0)
+        self._lines = 0
+        self._over = silence_s is None
+        self.ended_it = False
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+
+    def heard(self) -> None:
+        """A line came."""
+        with self._said:
+            self._lines += 1
+            self._said.notify()
+
+    def _wait(self) -> None:
+        with self._said:
+            while not self._over:
+                lines = self._lines
+                self._said.wait(self._silence_s if lines else self._first_s)
+                if not self._over and self._lines == lines:
+                    self.ended_it = self._over = True
+                    self._process.kill()
+
+    def __enter__(self) -> _Watch:
+        if not self._over:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._said:
+            self._over = True
+            self._said.notify()
+
+
 def call_worker(
-    module: str, request: dict[str, Any], *, progress: Progress = lambda share: None
+    module: str,
+    request: dict[str, Any],
+    *,
+    progress: Progress = lambda share: None,
+    silence_s: float | None = None,
 ) -> dict[str, Any]:
     """Let a module's ``serve`` do a piece of work in a fresh process.
 
@@ -91,13 +148,14 @@ def call_worker(
         module: its full name, e.g. ``benchmarks.cold_start``.
         request: what JSON can hold; paths are absolute.
         progress: told the share done, as the worker reports it.
+        silence_s: longest time between two reports; then the worker is killed.
 
     Returns:
         The worker's reply.
 
     Raises:
         UsageError, InputError, RunError: the worker's own, with its message.
-        RunError: the worker broke off.
+        RunError: the worker broke off, or said nothing for too long.
     """
     replies: list[dict[str, Any]] = []
 
@@ -109,7 +167,11 @@ def call_worker(
             replies.append(said["reply"])
 
     finished = run_process(
-        [sys.executable, "-m", module], told=json.dumps(request), folder=PACKAGES, heard=heard
+        [sys.executable, "-m", module],
+        told=json.dumps(request),
+        folder=PACKAGES,
+        heard=heard,
+        silence_s=silence_s,
     )
     for kind in (UsageError, InputError):
         if finished.code == kind.exit_code:
@@ -162,11 +224,6 @@ def _tell(stream: IO[str] | None, told: str) -> None:
     if stream is not None:
         with contextlib.suppress(BrokenPipeError), stream:  # it may end without listening
             stream.write(told)
-
-
-def _hear(stream: IO[str] | None, heard: Callable[[str], None]) -> None:
-    for line in stream or ():
-        heard(line)
 
 
 def _say(stream: IO[str], message: dict[str, Any]) -> None:

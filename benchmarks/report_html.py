@@ -16,6 +16,7 @@ from benchmarks.report_rows import (
     ABSENT,
     chosen_row,
     compared_rows,
+    failed_rows,
     figure,
     float_layer_rows,
     iou_rows,
@@ -56,6 +57,7 @@ def html(report: dict[str, Any], *, word: str) -> str:
         word=word,
         headline=headline(report),
         telling=telling_rows(report),
+        failed=failed_rows(report, "parity"),
         compared=compared_rows(report),
         score_tables={
             "pooled": {"columns": POOLED, "rows": pooled_rows(report)},

@@ -69,6 +69,15 @@ def interval(ends: list[float] | None) -> str:
     return ABSENT if ends is None else " to ".join(figure(end, "points") for end in ends)
 
 
+def failed_rows(report: dict[str, Any], section: str) -> list[dict[str, Any]]:
+    """The rows of a section whose runtime crashed, hung or failed."""
+    return [
+        row
+        for row in section_rows(report, section)
+        if row["skipped"] is not None and (row.get("failed") or row.get("passed") is False)
+    ]
+
+
 def section_rows(report: dict[str, Any], section: str) -> list[dict[str, Any]]:
     """The rows of a section, ``parity`` or ``benchmark``; none where it did not run."""
     return list(report[section]["rows"]) if report[section] else []
@@ -151,11 +160,16 @@ def skipped_rows(report: dict[str, Any]) -> list[dict[str, str]]:
     sections = {name: section_rows(report, name) for name in ("parity", "benchmark")}
     sections["time by layer"] = report.get("layer_times") or []
     return stages + [
-        {"where": section, "name": row["name"], "reason": row["skipped"]}
+        {"where": section, "name": row["name"], "reason": _reason(row)}
         for section, rows in sections.items()
         for row in rows
         if row["skipped"] is not None
     ]
+
+
+def _reason(row: dict[str, Any]) -> str:
+    failed = row.get("failed") or row.get("passed") is False
+    return f"failed: {row['skipped']}" if failed else str(row["skipped"])
 
 
 def timed_rows(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.report_rows import chosen_row, compared_rows, figure, interval, section_rows
+from benchmarks.report_rows import (
+    chosen_row,
+    compared_rows,
+    failed_rows,
+    figure,
+    interval,
+    section_rows,
+)
 
 
 def verdict_text(report: dict[str, Any]) -> str:
@@ -25,11 +32,12 @@ def reasons(report: dict[str, Any]) -> str:
 def headline(report: dict[str, Any]) -> str:
     """How many candidates keep the budget, in one sentence."""
     parity = report["parity"]
-    judged = _judged(report)
-    if not judged:
+    judged, failed = _judged(report), failed_rows(report, "parity")
+    if not judged and not failed:
         return "No candidate was compared, so what the conversion cost is unknown."
+    kept, candidates = sum(row["passed"] for row in judged), len(judged) + len(failed)
     return (
-        f"{sum(row['passed'] for row in judged)} of {len(judged)} candidates keep the budget of at "
+        f"{kept} of {candidates} candidates keep the budget of at "
         f"most {parity['max_drop_percentage_points']:g} percentage points of IoU below "
         f"{parity['reference']} on {parity['images']} images."
     )
@@ -49,15 +57,19 @@ def _judged(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _judgement(report: dict[str, Any]) -> str:
     """The headline, the rows that tell most, and what was not measured."""
-    told = telling_rows(report)
-    if not told:
-        return headline(report)
-    changes = "; ".join(_change(row) for row in told)
-    skipped = [row["name"] for row in section_rows(report, "parity") if row["skipped"] is not None]
-    return (
-        f"{headline(report)} {'Lowest change' if told[0]['passed'] else 'Not kept'}: {changes}."
-        + (f" Not measured: {', '.join(skipped)}." if skipped else "")
-    )
+    told, failed = telling_rows(report), failed_rows(report, "parity")
+    said = [headline(report)]
+    if told:
+        changes = "; ".join(_change(row) for row in told)
+        said.append(f"{'Lowest change' if told[0]['passed'] else 'Not kept'}: {changes}.")
+    if failed:
+        reasons = "; ".join(f"{row['name']}, {row['skipped']}" for row in failed)
+        said.append(f"Failed: {reasons}.")
+    rows = section_rows(report, "parity")
+    skipped = [r["name"] for r in rows if r["skipped"] is not None and r not in failed]
+    if skipped and told:
+        said.append(f"Not measured: {', '.join(skipped)}.")
+    return " ".join(said)
 
 
 def _change(row: dict[str, Any]) -> str:

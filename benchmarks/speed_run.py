@@ -11,23 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cold_start import cold_start
-from benchmarks.latency import Candidate, measure
+from benchmarks.latency import BenchmarkResult, measure
 from benchmarks.subjects import Subject
 from benchmarks.sweep import Point, Sweep
-from benchmarks.throughput import measure_throughput
-from deploy.errors import InputError, UsageError
+from benchmarks.throughput import ThroughputResult, measure_throughput
+from benchmarks.turns import Candidate, by_place
+from deploy.errors import InputError, RunError, SegdeployError, UsageError
 from deploy.interface import Interface, interface_of
 from deploy.runtimes.base import Executed, Runtime
 from deploy.runtimes.execution import Hint
+from deploy.runtimes.isolated import TIME_LIMIT_S
 from deploy.shown_command import shown_text
 
 Progress = Callable[[float], None]
+Timer = Callable[..., Sequence[BenchmarkResult | ThroughputResult]]
 
 FIGURES = (
     *("precision_executed", "int8_mac_share", "float_layers"),
     *("p50_ms", "p90_ms", "p99_ms", "images_per_s", "speedup", "noise_percent"),
     *("load_s", "first_inference_s", "peak_bytes", "imports_bytes"),
-    *("latencies_s", "completions_s", "skipped"),
+    *("latencies_s", "completions_s", "skipped", "failed"),
 )
 """What a row says of a measurement; null where there is none."""
 
@@ -45,6 +48,7 @@ def speed_section(
     warmup: int,
     duration_s: float,
     progress: Progress,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> dict[str, Any]:
     """Time all candidates with every setting.
 
@@ -61,13 +65,14 @@ def speed_section(
         warmup: untimed calls of each candidate.
         duration_s: seconds for each candidate and setting.
         progress: told the share done, 0 to 1.
+        time_limit_s: longest time for loading a model, and for each call.
 
     Returns:
-        The ``benchmark`` section of ``report.json``.
+        The ``benchmark`` section of ``report.json``. A subject whose runtime crashes, hangs or
+        fails is a row without figures, with the reason.
 
     Raises:
         InputError: a runtime does not accept a file.
-        RunError: a runtime failed.
     """
     everything = [*([reference] if reference else []), *subjects]
     points = list(sweep.points())
@@ -82,9 +87,15 @@ def speed_section(
         if pixels is not None:
             feeds[Interface.IMAGE] = pixels[chosen]
         found = _rows(
-            everything, point, feeds, warmup=warmup, duration_s=duration_s, progress=report
+            everything,
+            point,
+            feeds,
+            warmup=warmup,
+            duration_s=duration_s,
+            progress=report,
+            time_limit_s=time_limit_s,
         )
-        baseline = found[0] if reference and found[0]["images_per_s"] else None
+        baseline = _baseline(found, reference)
         rows += [row | {"speedup": _speedup(row, baseline)} for row in found]
         report(1.0)
     return {"duration_s": duration_s, "warmup": warmup, "rows": rows}
@@ -98,34 +109,41 @@ def _rows(
     warmup: int,
     duration_s: float,
     progress: Progress,
+    time_limit_s: float,
 ) -> list[dict[str, Any]]:
-    """One row for each subject with one setting, those that were skipped last."""
+    """One row for each subject with one setting, those that were not measured last."""
     if point.execution is None:
-        return [_skipped(subject, point, point.skipped) for subject in subjects]
+        return [_left_out(subject, point, point.skipped) for subject in subjects]
     opened: list[tuple[Subject, Runtime]] = []
     left_out: list[dict[str, Any]] = []
+    failed: dict[int, RunError] = {}
     with ExitStack() as stack:
         for subject in subjects:
             try:
                 if subject.skipped:
                     raise UsageError(subject.skipped)
-                opened.append((subject, stack.enter_context(subject.open(point.execution))))
-            except UsageError as error:
-                left_out.append(_skipped(subject, point, shown_text(str(error))))
-        candidates = [_candidate(subject, runtime, feeds) for subject, runtime in opened]
+                runtime = subject.open_apart(point.execution, time_limit_s=time_limit_s)
+                opened.append((subject, stack.enter_context(runtime)))
+            except (UsageError, RunError) as error:
+                left_out.append(_left_out(subject, point, error))
         timed = _timed(
-            candidates,
+            [_candidate(subject, runtime, feeds) for subject, runtime in opened],
             point.execution.hint,
             warmup=warmup,
             duration_s=duration_s,
             progress=lambda share: progress(TIMED_SHARE * share),
+            failed=failed,
         )
-        executed = [_executed(runtime.executed) for _, runtime in opened]
     rows = []
     for number, (subject, _) in enumerate(opened):
-        start = cold_start(subject, point.execution)
-        figures = timed[number] | executed[number] | asdict(start) | {"skipped": None}
-        rows.append(_row(subject, point) | figures)
+        try:
+            if number in failed:
+                raise failed[number]
+            start = cold_start(subject, point.execution, time_limit_s=time_limit_s)
+            figures = timed[number] | asdict(start) | {"failed": False}
+            rows.append(_row(subject, point) | figures)
+        except RunError as error:
+            left_out.append(_left_out(subject, point, error))
         progress(TIMED_SHARE + (1 - TIMED_SHARE) * (number + 1) / len(opened))
     return rows + left_out
 
@@ -137,21 +155,23 @@ def _timed(
     warmup: int,
     duration_s: float,
     progress: Progress,
-) -> list[dict[str, Any]]:
-    """The columns of time for each candidate."""
+    failed: dict[int, RunError],
+) -> dict[int, dict[str, Any]]:
+    """The columns of time of each candidate that does not fail, by its place."""
     if not candidates:
-        return []
-    if hint is Hint.THROUGHPUT:
-        return [
-            result.columns()
-            for result in measure_throughput(
-                candidates, warmup=warmup, duration_s=duration_s, progress=progress
-            )
-        ]
-    return [
-        result.columns()
-        for result in measure(candidates, warmup=warmup, duration_s=duration_s, progress=progress)
-    ]
+        return {}
+    timer: Timer = measure_throughput if hint is Hint.THROUGHPUT else measure
+    results = timer(
+        candidates,
+        warmup=warmup,
+        duration_s=duration_s,
+        progress=progress,
+        on_failure=failed.__setitem__,
+    )
+    return {
+        place: result.columns() | _executed(candidates[place].runtime.executed)
+        for place, result in by_place(results, failed).items()
+    }
 
 
 def _candidate(
@@ -181,8 +201,18 @@ def _row(subject: Subject, point: Point) -> dict[str, Any]:
     return subject.identity() | point.columns() | dict.fromkeys(FIGURES)
 
 
-def _skipped(subject: Subject, point: Point, reason: str | None) -> dict[str, Any]:
-    return _row(subject, point) | {"skipped": reason}
+def _left_out(
+    subject: Subject, point: Point, reason: SegdeployError | str | None
+) -> dict[str, Any]:
+    """The row of a subject that was skipped, or whose runtime failed."""
+    failed = isinstance(reason, RunError)
+    return _row(subject, point) | {"skipped": shown_text(str(reason)), "failed": failed}
+
+
+def _baseline(rows: Sequence[dict[str, Any]], reference: Subject | None) -> dict[str, Any] | None:
+    """The row that the others are so many times as fast as; ``None`` where it has no figures."""
+    measured = bool(rows) and rows[0]["images_per_s"] is not None
+    return rows[0] if reference and measured and rows[0]["name"] == reference.name else None
 
 
 def _speedup(row: dict[str, Any], reference: dict[str, Any] | None) -> float | None:

@@ -12,6 +12,7 @@ from deploy.artifact import Artifact, Precision, TensorSpec
 from deploy.preprocess import Preprocess
 from deploy.runtimes.base import Runtime
 from deploy.runtimes.execution import Execution
+from deploy.runtimes.isolated import open_isolated
 from deploy.runtimes.registry import RuntimeName, open_runtime
 
 if TYPE_CHECKING:  # importing torch takes seconds and 250 MB
@@ -55,6 +56,20 @@ class FileSubject:
         """
         return open_runtime(self.entry.runtime, self.entry.artifact, execution=execution)
 
+    def open_apart(self, execution: Execution, *, time_limit_s: float) -> Runtime:
+        """Load the file in a process of its own.
+
+        Raises:
+            InputError: the runtime does not accept it.
+            RunError: the runtime crashed, or did not answer within the limit.
+        """
+        return open_isolated(
+            self.entry.runtime,
+            self.entry.artifact,
+            execution=execution,
+            time_limit_s=time_limit_s,
+        )
+
     def request(self) -> Request:
         """The file and its runtime, for ``read_request``."""
         fields = asdict(self.entry.artifact) | {"path": str(self.entry.artifact.path.absolute())}
@@ -87,6 +102,10 @@ class CheckpointSubject:
         from deploy.runtimes.pytorch import PyTorchRuntime
 
         return PyTorchRuntime(self.checkpoint, execution=execution)
+
+    def open_apart(self, execution: Execution, *, time_limit_s: float) -> Runtime:
+        """As ``open``: PyTorch is what the others are judged by, and runs in this process."""
+        return self.open(execution)
 
     def request(self) -> Request:
         """The checkpoint and what its keys cannot tell, for ``read_request``."""

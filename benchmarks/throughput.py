@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import NOISY_PERCENT, Candidate, collector_paused
+from benchmarks.latency import NOISY_PERCENT, collector_paused
+from benchmarks.turns import Candidate, OnFailure, Turns
 from deploy.errors import UsageError
-from deploy.runtimes.base import Feeds
+from deploy.runtimes.timing import completions
 
 SLICE_S = 0.5
 """Longest turn of a candidate, seconds."""
@@ -86,6 +87,7 @@ def measure_throughput(
     warmup: int,
     duration_s: float,
     progress: Callable[[float], None] = lambda share: None,
+    on_failure: OnFailure | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[ThroughputResult]:
     """Keep each candidate's streams busy in turn, A B C A B C ..., after warming each up.
@@ -97,45 +99,40 @@ def measure_throughput(
         warmup: untimed batches of each candidate first.
         duration_s: seconds for each candidate, in slices of ``SLICE_S`` or less.
         progress: told the share done, 0 to 1, after every round.
-        clock: seconds, monotonic.
+        on_failure: told which candidate failed, by its place, and why; it is left out from then on.
+        clock: seconds, monotonic; of runtimes in this process.
 
     Returns:
-        One result for each candidate, in their order.
+        One result for each candidate that did not fail, in their order.
 
     Raises:
         UsageError: no candidates, or a negative setting.
-        RunError: a runtime failed.
+        RunError: a runtime failed and there is no ``on_failure``.
     """
     if not candidates or warmup < 0 or not 0 <= duration_s < math.inf:
         raise UsageError(
             f"cannot time {len(candidates)} candidates with --warmup {warmup} and --duration "
             f"{duration_s}; expected at least 1 candidate, 0 warm-up calls and 0 seconds"
         )
-    for candidate in candidates:
-        for _ in candidate.runtime.infer_many(candidate.feeds for _ in range(warmup)):
-            pass
-    slices: list[list[tuple[float, ...]]] = [[] for _ in candidates]
+    turns = Turns(candidates, on_failure)
+    for candidate in turns.left():
+        with turns.of(candidate):
+            for _ in candidate.runtime.infer_many(candidate.feeds for _ in range(warmup)):
+                pass
+    slices: dict[int, list[tuple[float, ...]]] = {id(candidate): [] for candidate in candidates}
     turn_s = min(SLICE_S, duration_s / MIN_SLICES)
     rounds = max(MIN_SLICES, round(duration_s / turn_s) if turn_s else 0)
     with collector_paused():
         for done in range(1, rounds + 1):
-            for candidate, turns in zip(candidates, slices, strict=True):
-                turns.append(_turn(candidate, turn_s, clock))
+            for candidate in turns.left():
+                with turns.of(candidate):
+                    stamps = completions(candidate.runtime, candidate.feeds, turn_s, clock=clock)
+                    slices[id(candidate)].append(stamps)
             progress(done / rounds)
-    return [
-        ThroughputResult(artifact=candidate.name, batch=candidate.batch, completions_s=tuple(turns))
-        for candidate, turns in zip(candidates, slices, strict=True)
-    ]
-
-
-def _turn(candidate: Candidate, seconds: float, clock: Callable[[], float]) -> tuple[float, ...]:
-    """Requests for a while, one for each stream at least; when each result came."""
-    begin = clock()
-
-    def requests() -> Iterator[Feeds]:
-        asked = 0
-        while asked < candidate.runtime.execution.streams or clock() - begin < seconds:
-            asked += 1
-            yield candidate.feeds
-
-    return tuple(clock() - begin for _ in candidate.runtime.infer_many(requests()))
+    return turns.results(
+        lambda candidate: ThroughputResult(
+            artifact=candidate.name,
+            batch=candidate.batch,
+            completions_s=tuple(slices[id(candidate)]),
+        )
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,10 +16,13 @@ from PIL import Image
 from benchmarks.accuracy import classify
 from benchmarks.entries import Entry
 from deploy.data import SegmentationSet
+from deploy.errors import RunError
 from deploy.interface import Interface, interface_of
 from deploy.preprocess import Preprocess
 from deploy.runtimes.base import Execution, Runtime, infer_each
-from deploy.runtimes.registry import open_runtime
+from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
+
+log = logging.getLogger(__name__)
 
 SHOWN = 6
 """Images that are shown."""
@@ -75,6 +79,7 @@ def worst_images(
     *,
     preprocess: Preprocess,
     execution: Execution,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> list[dict[str, Any]]:
     """Draw the images that lost most; both models run on them once more.
 
@@ -85,13 +90,15 @@ def worst_images(
         images: the evaluation set.
         preprocess: the input contract.
         execution: how each entry runs.
+        time_limit_s: longest time for loading an entry, and for each of its calls.
 
     Returns:
-        The ``worst_images`` section of ``report.json``: PNG files in base64.
+        The ``worst_images`` section of ``report.json``: PNG files in base64; without those of a
+        candidate whose runtime fails now.
 
     Raises:
         InputError: an image or a model cannot be read.
-        RunError: a runtime failed.
+        RunError: the reference failed.
     """
     by_name = {entry.name: entry for entry in entries}
     chosen = [found for found in choose(section) if found["candidate"] in by_name]
@@ -106,10 +113,16 @@ def worst_images(
     for name in dict.fromkeys(found["candidate"] for found in chosen):
         which = [index for index, found in enumerate(chosen) if found["candidate"] == name]
         entry = by_name[name]
-        with open_runtime(entry.runtime, entry.artifact, execution=execution) as runtime:
-            takes = interface_of(runtime.inputs, runtime.outputs)
-            fed = pixels[which] if takes is Interface.IMAGE else inputs[which]
-            masks = classify(infer_each(runtime, fed), (len(which), *truths.shape[1:]))
+        takes = interface_of(entry.artifact.inputs, entry.artifact.outputs)
+        fed = pixels[which] if takes is Interface.IMAGE else inputs[which]
+        try:
+            with open_isolated(
+                entry.runtime, entry.artifact, execution=execution, time_limit_s=time_limit_s
+            ) as runtime:
+                masks = classify(infer_each(runtime, fed), (len(which), *truths.shape[1:]))
+        except RunError as error:
+            log.warning("worst images of %s are not drawn: %s", name, error)
+            continue
         drawn |= dict(zip(which, masks, strict=True))
     return [
         {
@@ -118,6 +131,7 @@ def worst_images(
             **pictures(pixels[i], truths[i], expected[i], drawn[i]),
         }
         for i, found in enumerate(chosen)
+        if i in drawn
     ]
 
 

@@ -36,6 +36,9 @@ class _Terminated(KeyboardInterrupt):
 MESSAGE_LIMIT = 1200
 """Characters of an error message at most."""
 
+MEMORY_FLAGS = ("batch", "num_samples", "threads", "streams", "workers")
+"""With a smaller value of these a verb needs less memory."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -54,8 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(with_config(arguments, parser))
         # Each verb imports what it needs: `segdeploy -h` must not wait for torch.
         from deploy import cli_verbs
+        from deploy.memory_limit import memory_limited, working_on
 
-        code, result = cli_verbs.VERBS[options.verb](options, arguments)
+        flags = vars(options)
+        to_lower = [f"--{flag.replace('_', '-')}" for flag in MEMORY_FLAGS if flag in flags]
+        working_on(f"segdeploy {options.verb}")
+        with memory_limited(flags.get("max_memory"), to_lower=to_lower):
+            code, result = cli_verbs.VERBS[options.verb](options, arguments)
         if options.format == "json" and result:  # of several processes one has the result
             print_json(result)
         return code
@@ -87,6 +95,10 @@ def guarded(program: str, run: Callable[[], int], *, again: str = "the same comm
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _say(program, RunError(f"the system refused{where}: {error.strerror or error}"))
+    except MemoryError as error:
+        from deploy.memory_limit import out_of_memory
+
+        return _say(program, out_of_memory(error))
     except KeyboardInterrupt as error:
         log.error("interrupted; what was finished is kept. To go on: %s", again)
         return 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.end_to_end_run import Route, end_to_end_section, image_files, require_apart
 from benchmarks.entries import Entry, entries_for
-from benchmarks.report_rows import figure
+from benchmarks.report_rows import failed_rows, figure
 from benchmarks.speed_run import speed_section
 from benchmarks.subjects import CheckpointSubject, FileSubject, Subject
 from benchmarks.sweep import Sweep
@@ -20,7 +20,7 @@ from deploy.artifact import Precision
 from deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
 from deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
 from deploy.data import open_set
-from deploy.errors import UsageError
+from deploy.errors import RunError, UsageError
 from deploy.onnx_file import contract_of, describe
 from deploy.preprocess import Preprocess
 from deploy.progress import share_bar
@@ -34,7 +34,10 @@ IMAGES = 8
 
 
 def benchmark(options: Options, arguments: Sequence[str]) -> Result:
-    """Time models side by side, or one after the other from image files to mask files."""
+    """Time models side by side, or one after the other from image files to mask files.
+
+    Exit code 4 where a runtime failed; the others are measured all the same.
+    """
     if options.end_to_end:
         return _end_to_end(options)
     if options.output:
@@ -56,9 +59,10 @@ def benchmark(options: Options, arguments: Sequence[str]) -> Result:
             warmup=options.warmup,
             duration_s=options.duration,
             progress=progress,
+            time_limit_s=options.time_limit,
         )
     _say(section["rows"], _speed_line)
-    return 0, section
+    return _code(section), section
 
 
 def _end_to_end(options: Options) -> Result:
@@ -80,11 +84,12 @@ def _end_to_end(options: Options) -> Result:
             warmup=options.warmup,
             duration_s=options.duration,
             progress=progress,
+            time_limit_s=options.time_limit,
         )
     _say(section["rows"], _end_to_end_line)
     if options.output:
         log.info("masks: %s", ", ".join(sorted({str(route.output) for route in routes})))
-    return 0, section
+    return _code(section), section
 
 
 def _routes(options: Options, output: Path) -> list[Route]:
@@ -129,11 +134,17 @@ def _reference(options: Options, models: Preprocess) -> Subject:
     return CheckpointSubject(name="PyTorch fp32", checkpoint=checkpoint)
 
 
+def _code(section: dict[str, Any]) -> int:
+    """What was measured is worth having, and a runtime that failed is a failure all the same."""
+    return RunError.exit_code if failed_rows({"benchmark": section}, "benchmark") else 0
+
+
 def _say(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:
     """One line for each row: the setting, the model, and what was found or why nothing was."""
     for row in rows:
         setting = f"batch {row['batch']}, threads {row['threads']}, streams {row['streams']}"
-        found = f"skipped, {row['skipped']}" if row["skipped"] else line(row)
+        said = "FAILED" if row["failed"] else "skipped"
+        found = f"{said}, {row['skipped']}" if row["skipped"] else line(row)
         log.info("%s: %s: %s", setting, row["name"], found)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 ARCHITECTURES = ("r2u_net", "unet_plus_plus")
 METHODS = ("entropy", "percentile", "mse", "minmax")
 RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
 AUTO = "auto"
+MEMORY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 REWRITES = (
     "recurrent-sum",
     "dead-channels",
@@ -189,9 +191,47 @@ def threads_flag(verb: Group) -> None:
     verb.add_argument("--threads", type=positive_int, help="default: all this process may use")
 
 
+def time_limit_flag(verb: Group) -> None:
+    """How long a backend may take before it counts as failed."""
+    verb.add_argument(
+        "--time-limit",
+        type=positive,
+        default=60.0,
+        metavar="SECONDS",
+        help="a runtime that takes longer to load a model, or for one call, is stopped and its row "
+        "has failed; each runs in a process of its own, so that a crash ends no other "
+        "(default: 60)",
+    )
+
+
 def seed_flag(verb: Group) -> None:
     """Seed of whatever is random."""
     verb.add_argument("--seed", type=count, default=0, help="default: 0")
+
+
+def max_memory_flag(verb: Group) -> None:
+    """How much memory a command may take."""
+    verb.add_argument(
+        "--max-memory",
+        type=memory_size,
+        metavar="SIZE",
+        help="end with exit code 4 when the command and what it started hold more resident memory: "
+        "512M, 2G; what was finished is kept, so that the same command goes on (default: no limit)",
+    )
+
+
+def memory_size(text: str) -> int:
+    """Bytes of a size such as ``2G`` or ``512M``; a plain number is bytes.
+
+    Example:
+        >>> memory_size("512M"), memory_size("1.5GiB")
+        (536870912, 1610612736)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    size = int(float(found[1]) * MEMORY_UNITS[found[2].upper()]) if found else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 512M or 2G")
+    return size
 
 
 def positive_int(text: str) -> int:

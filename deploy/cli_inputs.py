@@ -17,6 +17,7 @@ from deploy.errors import InputError, UsageError
 from deploy.onnx_file import describe
 from deploy.preprocess import Preprocess
 from deploy.runtimes.base import Execution
+from deploy.runtimes.isolated import TIME_LIMIT_S
 from deploy.runtimes.registry import RuntimeName, usable_cores
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,10 @@ def _measured(options: Options, artifacts: Sequence[Artifact]) -> RuntimeName:
         threads=threads if isinstance(threads, int) else threads[0],
         precision=Precision(flags.get("precision", Precision.FP32)),
     )
-    found = fastest(artifacts, execution=execution)
+    found = fastest(
+        artifacts,
+        execution=execution,
+        time_limit_s=flags.get("time_limit") or TIME_LIMIT_S,
+    )
     log.info("--runtime auto: %s is the fastest here (%s)", found.runtime.value, found.words)
     return found.runtime

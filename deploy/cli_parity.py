@@ -21,7 +21,8 @@ from deploy.onnx_file import contract_of, describe
 from deploy.preprocess import Preprocess
 from deploy.progress import bar
 from deploy.runtimes.base import Execution, Runtime
-from deploy.runtimes.registry import RuntimeName, open_runtime, usable_cores
+from deploy.runtimes.isolated import open_isolated
+from deploy.runtimes.registry import RuntimeName, usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +36,26 @@ def parity(options: Options, arguments: Sequence[str]) -> Result:
     artifacts = artifacts_of(options.model)
     images = open_set(options.data or bundled.sample(), "test")
     execution = Execution(threads=options.threads or usable_cores())
-    reference, name, preprocess = _reference(options, execution)
-    if artifacts:
-        require_same_inputs(options.reference, preprocess, common_contract(artifacts))
-    predictions = _predictions(options, images, preprocess)
-    section = parity_section(
-        reference,
-        name,
-        _entries(options, artifacts),
-        images=images.inputs(preprocess),
-        pixels=images.pixels(preprocess),
-        truths=images.truths(preprocess),
-        fields=images.fields(preprocess),
-        names=[sample.name for sample in images],
-        max_drop=options.max_drop,
-        seed=options.seed,
-        execution=execution,
-        progress=lambda items, label: bar(items, label, unit="image"),
-        predictions=predictions,
-    )
+    opened, name, preprocess = _reference(options, execution)
+    with opened as reference:
+        if artifacts:
+            require_same_inputs(options.reference, preprocess, common_contract(artifacts))
+        section = parity_section(
+            reference,
+            name,
+            _entries(options, artifacts),
+            images=images.inputs(preprocess),
+            pixels=images.pixels(preprocess),
+            truths=images.truths(preprocess),
+            fields=images.fields(preprocess),
+            names=[sample.name for sample in images],
+            max_drop=options.max_drop,
+            seed=options.seed,
+            execution=execution,
+            progress=lambda items, label: bar(items, label, unit="image"),
+            predictions=_predictions(options, images, preprocess),
+            time_limit_s=options.time_limit,
+        )
     _require_compared(section)
     _say(section)
     passed = gate_passed(section)
@@ -84,7 +86,7 @@ def _require_candidates(options: Options) -> None:
 def _require_compared(section: dict[str, Any]) -> None:
     """Refuse a table of nothing but skipped rows."""
     candidates = section["rows"][1:]
-    if all(row["skipped"] for row in candidates):
+    if all(row["skipped"] and row["passed"] is None for row in candidates):
         reasons = "; ".join(f"{row['name']}: {row['skipped']}" for row in candidates)
         raise InputError(f"nothing could be compared: {reasons}")
 
@@ -120,7 +122,12 @@ def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Pr
     if path.suffix == ".onnx":
         artifact = describe(path)
         contract = contract_of(artifact)
-        runtime = open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution)
+        runtime = open_isolated(
+            RuntimeName.ONNXRUNTIME,
+            artifact,
+            execution=execution,
+            time_limit_s=options.time_limit,
+        )
         return runtime, f"{path.name} on ONNX Runtime", contract
     checkpoint = checkpoint_of(options, path)
     return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32", checkpoint.preprocess
@@ -138,7 +145,8 @@ def _say(section: dict[str, Any]) -> None:
             log.info("  worst images: %s", named)
     for row in section["rows"]:
         if row["skipped"]:
-            log.info("%s: skipped, %s", row["name"], row["skipped"])
+            said = "skipped" if row["passed"] is None else "FAILED"
+            log.info("%s: %s, %s", row["name"], said, row["skipped"])
 
 
 def _change(image: dict[str, Any]) -> float:

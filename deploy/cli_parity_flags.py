@@ -13,6 +13,7 @@ from deploy.cli_flags import (
     runtime_flag,
     seed_flag,
     threads_flag,
+    time_limit_flag,
 )
 
 VALUES = ("probability", "logits")
@@ -30,6 +31,7 @@ def parity_flags(verb: Group) -> None:
     max_drop_flag(verb)
     seed_flag(verb)
     threads_flag(verb)
+    time_limit_flag(verb)
     _prediction_flags(verb)
 
 

@@ -22,6 +22,7 @@ from deploy.cli_flags import (
     evaluation_data,
     exclude_flag,
     max_drop_flag,
+    max_memory_flag,
     method_flag,
     model_flag,
     models_flag,
@@ -31,6 +32,7 @@ from deploy.cli_flags import (
     seed_flag,
     sweep_flags,
     threads_flag,
+    time_limit_flag,
     timing_flags,
 )
 from deploy.cli_mixed_flags import quantize_flags
@@ -39,6 +41,9 @@ from deploy.cli_parity_flags import parity_flags
 from deploy.cli_predict_flags import predict_flags
 from deploy.cli_report_flags import report_flags
 from deploy.cli_train_flags import train_flags
+
+LIMITED = ("run", "calibrate", "quantize", "train", "predict", "parity", "benchmark", "debug")
+"""Verbs whose memory grows with what they are given."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
         common.add_argument(
             "--format", choices=("text", "json"), default="text", help="json: results on stdout"
         )
+        if name in LIMITED:
+            max_memory_flag(common)
         common.add_argument("--config", type=Path, metavar="FILE.yaml", help="flags from a file")
     return parser
 
@@ -160,6 +167,7 @@ def _benchmark(verb: Group) -> None:
     runtime_flag(verb)
     timing_flags(verb)
     sweep_flags(verb)
+    time_limit_flag(verb)
     end_to_end_flags(verb)
 
 
@@ -186,6 +194,7 @@ def _run(verb: Group) -> None:
     verb.add_argument("--batch", type=positive_int, default=8, help="for throughput (default: 8)")
     timing_flags(verb)
     threads_flag(verb)
+    time_limit_flag(verb)
     seed_flag(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
 

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Sequence
 
 from benchmarks.environment import describe as describe_environment
+from benchmarks.report_rows import failed_rows
 from calibration.estimate import Method
 from deploy import (
     bundled,
@@ -28,6 +29,7 @@ from deploy import (
 )
 from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
 from deploy.data import open_set
+from deploy.errors import RunError
 from deploy.prepare import prepare_raw
 from deploy.progress import bar
 from deploy.run_config import RunConfig
@@ -83,12 +85,18 @@ def run_all(options: Options, arguments: Sequence[str]) -> Result:
         warmup=options.warmup,
         duration_s=options.duration,
         seed=options.seed,
+        time_limit_s=options.time_limit,
         overwrite=options.overwrite,
         command=shown_command(["segdeploy"], arguments),
     )
     content = run(config, checkpoint)
     log.info("report: %s", options.output / "report.html")
-    return 0 if content["passed"] else GATE_FAILED, content
+    failed = failed_rows(content, "benchmark")
+    for row in failed:
+        log.warning("%s, batch %d: FAILED, %s", row["name"], row["batch"], row["skipped"])
+    if not content["passed"]:
+        return GATE_FAILED, content
+    return (RunError.exit_code if failed else 0), content
 
 
 VERBS: dict[str, Callable[[Options, Sequence[str]], Result]] = {

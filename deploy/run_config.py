@@ -30,6 +30,7 @@ class RunConfig:
         warmup: untimed calls.
         duration_s: seconds of timing for each row.
         seed: of the bootstrap.
+        time_limit_s: longest time for loading a model, and for each of its calls.
         overwrite: replace what the output folder holds.
         command: the command line that reproduces the run, as ``shown_command`` shows it.
     """
@@ -48,5 +49,6 @@ class RunConfig:
     warmup: int
     duration_s: float
     seed: int
+    time_limit_s: float
     overwrite: bool
     command: str

@@ -28,14 +28,16 @@ from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
 from deploy.debug_stage import debug_stage
 from deploy.errors import RunError
+from deploy.memory_limit import working_on
 from deploy.models.checkpoint import Checkpoint
 from deploy.onnx_file import describe
 from deploy.progress import bar, share_bar
 from deploy.rewrite import rewrite
 from deploy.run_config import RunConfig
 from deploy.runtimes.base import Execution, infer_each
+from deploy.runtimes.isolated import open_isolated
 from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from deploy.runtimes.registry import RuntimeName, availability
 from deploy.targets.profiles import PROFILES
 from deploy.workspace import Workspace, key_of
 
@@ -97,6 +99,7 @@ class StageRunner:
 
         ``note`` says in a few words what is special about the result.
         """
+        _begin(suffix if stage == "int8" else stage)
         file = f"{self.config.name}.{suffix}"
         key = key_of(stage=stage, parent=parent.sha256 if parent else None)
         started = time.perf_counter()
@@ -106,7 +109,7 @@ class StageRunner:
         else:
             artifact = build(self.workspace.path(file))
         seconds = time.perf_counter() - started
-        check = self._check(stage, artifact, parent)
+        check, unchecked = self._check(stage, artifact, parent)
         if not reused:
             self.workspace.record(file, file=file, key=key)
         label = f"int8 {artifact.target}" if artifact.target else stage
@@ -115,7 +118,7 @@ class StageRunner:
             None if reused else seconds,
             artifact=artifact,
             check=check,
-            note=note(artifact) if note else None,
+            note=", ".join(filter(None, [note(artifact) if note else None, unchecked])) or None,
         )
         return artifact
 
@@ -132,6 +135,7 @@ class StageRunner:
 
     def calibrate(self, source: Artifact) -> tuple[CalibrationTable, Path]:
         """Find every range, or take the table from before."""
+        _begin("calibrate")
         file = f"{self.config.name}.calib.json"
         path = self.workspace.path(file)
         key = key_of(stage="calibrate", parent=source.sha256, method=self.config.method.value)
@@ -165,6 +169,7 @@ class StageRunner:
 
     def debug(self, reference: Artifact, int8: Artifact) -> dict[str, Any]:
         """Say what int8 costs at each layer, on a few calibration images."""
+        _begin("debug")
         started = time.perf_counter()
         section = debug_stage(reference, int8, self.check_images, threads=self.config.threads)
         layers, images = section["layers"], section["images"]
@@ -174,6 +179,7 @@ class StageRunner:
 
     def parity(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """Score everything on the evaluation images."""
+        _begin("parity")
         config, preprocess = self.config, self.checkpoint.preprocess
         started = time.perf_counter()
         section = parity_section(
@@ -188,6 +194,7 @@ class StageRunner:
             seed=config.seed,
             execution=self.execution,
             progress=lambda images, label: bar(images, label, unit="image"),
+            time_limit_s=config.time_limit_s,
         )
         note = f"{len(section['rows'])} rows over {section['images']} images"
         self._note("parity", time.perf_counter() - started, note=note)
@@ -195,6 +202,7 @@ class StageRunner:
 
     def benchmark(self, entries: Sequence[Entry]) -> dict[str, Any]:
         """Time everything, interleaved, at batch 1 and at the configured batch."""
+        _begin("benchmark")
         config = self.config
         started = time.perf_counter()
         with share_bar("benchmark") as progress:
@@ -206,6 +214,7 @@ class StageRunner:
                 warmup=config.warmup,
                 duration_s=config.duration_s,
                 progress=progress,
+                time_limit_s=config.time_limit_s,
             )
         note = f"{len(section['rows'])} rows, interleaved"
         self._note("benchmark", time.perf_counter() - started, note=note)
@@ -213,16 +222,19 @@ class StageRunner:
 
     def layer_times(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Profile a few calls of everything that was timed."""
+        _begin("layer times")
         return layer_time_section(
             bar(entries, "layer times", unit="model"),
             images=self.check_images,
             execution=self.execution,
+            time_limit_s=self.config.time_limit_s,
         )
 
     def worst_images(
         self, parity: dict[str, Any], entries: Sequence[Entry]
     ) -> list[dict[str, Any]]:
         """Draw the images that lost most."""
+        _begin("worst images")
         return worst_images(
             parity,
             self.reference,
@@ -230,16 +242,35 @@ class StageRunner:
             self.config.evaluation,
             preprocess=self.checkpoint.preprocess,
             execution=self.execution,
+            time_limit_s=self.config.time_limit_s,
         )
 
-    def _check(self, stage: str, artifact: Artifact, parent: Artifact | None) -> StageCheck:
-        """Compare with the parent on real images; stop at what the arithmetic cannot explain."""
-        if parent is None:
+    def _check(
+        self, stage: str, artifact: Artifact, parent: Artifact | None
+    ) -> tuple[StageCheck | None, str | None]:
+        """Compare with the parent on real images; stop at what the arithmetic cannot explain.
+
+        Returns:
+            The comparison; or, of a file whose runtime failed, that and why it was not checked:
+            parity has a row that says so, and the other files go on.
+
+        Raises:
+            RunError: the output changed beyond the stage's limit.
+        """
+        before = self.outputs.get(parent.sha256) if parent else None
+        if before is None:  # of a parent that could not be checked, what it was made from
             before = infer_each(self.reference, self.check_images)
-        else:
-            before = self.outputs[parent.sha256]
-        with open_runtime(_check_runtime(artifact), artifact, execution=self.execution) as loaded:
-            after = infer_each(loaded, self.check_images)
+        runtime = _check_runtime(artifact)
+        try:
+            with open_isolated(
+                runtime,
+                artifact,
+                execution=self.execution,
+                time_limit_s=self.config.time_limit_s,
+            ) as loaded:
+                after = infer_each(loaded, self.check_images)
+        except RunError as error:
+            return None, f"not checked, {runtime.value} failed: {error}"
         self.outputs[artifact.sha256] = after
         check = stage_check(before, after)
         limits = STAGE_LIMITS[stage]
@@ -250,7 +281,7 @@ class StageRunner:
                     f"images: {figure} is {getattr(check, figure):g}, limit {limit:g}. The file "
                     f"{artifact.path} is kept for inspection; please report this"
                 )
-        return check
+        return check, None
 
     def _note(
         self,
@@ -292,6 +323,11 @@ class StageRunner:
                 "check": asdict(check) if check else None,
             }
         )
+
+
+def _begin(stage: str) -> None:
+    """Name the stage for a message about memory."""
+    working_on(f"segdeploy run, stage {stage}")
 
 
 def _check_runtime(artifact: Artifact) -> RuntimeName:

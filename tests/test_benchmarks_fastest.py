@@ -73,13 +73,15 @@ class Bench:
         self.seconds: dict[RuntimeName, list[float | None]] = {}
         self.opened: list[Sleeper] = []
         monkeypatch.setattr(module, "availability", self.availability)
-        monkeypatch.setattr(module, "open_runtime", self.open)
+        monkeypatch.setattr(module, "open_isolated", self.open)
 
     def availability(self, name: RuntimeName) -> Availability:
         reason = None if name in self.seconds else "not here"
         return Availability(name=name.value, version=None, reason=reason)
 
-    def open(self, name: RuntimeName, artifact: Artifact, *, execution: Execution) -> Sleeper:
+    def open(
+        self, name: RuntimeName, artifact: Artifact, *, execution: Execution, time_limit_s: float
+    ) -> Sleeper:
         assert execution == ASKED
         seconds = self.seconds[name].pop(0)
         if seconds is None:
@@ -158,7 +160,9 @@ class TestFlag:
     ) -> None:
         asked: list[Execution] = []
 
-        def measured(artifacts: list[Artifact], *, execution: Execution) -> Fastest:
+        def measured(
+            artifacts: list[Artifact], *, execution: Execution, time_limit_s: float
+        ) -> Fastest:
             assert artifacts == [artifact]
             asked.append(execution)
             return Fastest(p50_ms={ORT: 2.5, OPENVINO: 1.25}, refused={})

@@ -324,7 +324,7 @@ class TestTable:
 
     @pytest.fixture
     def section(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-        monkeypatch.setattr(parity_run, "open_runtime", lambda *file, execution: Echo(1))
+        monkeypatch.setattr(parity_run, "open_isolated", lambda *file, **asked: Echo(1))
         reference, truth = blobs(0)
         candidate, _ = blobs(1)
         images = np.stack([reference, candidate, candidate], axis=1)
@@ -402,7 +402,7 @@ class TestTable:
         self, section: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plain = section()["rows"][1]
-        monkeypatch.setattr(parity_run, "open_runtime", lambda *file, execution: EchoOfMasks(0))
+        monkeypatch.setattr(parity_run, "open_isolated", lambda *file, **asked: EchoOfMasks(0))
         shown = np.where(blobs(1)[0] >= FOREGROUND_PROBABILITY, 255, 0).astype(np.uint8)
         mask = section(pixels=np.stack([shown] * 3, axis=3))["rows"][1]
         assert plain["scores"]["auc"] is not None
@@ -416,10 +416,10 @@ class TestTable:
         monkeypatch: pytest.MonkeyPatch,
         optional: bool,
     ) -> None:
-        def refuse(*file: object, execution: Execution) -> Echo:
+        def refuse(*file: object, **asked: object) -> Echo:
             raise InputError("no kernel for this operator")
 
-        monkeypatch.setattr(parity_run, "open_runtime", refuse)
+        monkeypatch.setattr(parity_run, "open_isolated", refuse)
         if not optional:
             with pytest.raises(InputError, match="no kernel"):
                 section()

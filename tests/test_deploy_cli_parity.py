@@ -188,10 +188,10 @@ def test_flags_that_make_no_sense_together(run: Run, words: str, message: str) -
 def test_files_that_no_runtime_takes_are_an_error_with_the_reasons(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*file: object, execution: Execution) -> object:
+    def refuse(*file: object, **asked: object) -> object:
         raise InputError("no kernel for this operator")
 
-    monkeypatch.setattr(parity_run, "open_runtime", refuse)
+    monkeypatch.setattr(parity_run, "open_isolated", refuse)
     with pytest.raises(InputError, match=r"nothing could be compared: net on ONNX Runtime: .*no k"):
         run("-m", model)
 

@@ -1,0 +1,192 @@
+"""A runtime in a process of its own, so that one that crashes or hangs takes nothing with it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+
+from deploy.artifact import Artifact, TensorSpec
+from deploy.errors import RunError
+from deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
+from deploy.runtimes.executed import Executed
+from deploy.runtimes.execution import Execution
+from deploy.runtimes.registry import RuntimeName, open_runtime
+from deploy.runtimes.worker_process import WorkerProcess
+
+T = TypeVar("T")
+
+TIME_LIMIT_S = 60.0
+"""Longest time for loading a model or for one call, seconds."""
+
+LOADING, IN_INFERENCE = "while loading", "in inference"
+
+CAN_ISOLATE = os.name == "posix"
+"""Elsewhere a runtime is opened in this process."""
+
+
+def open_isolated(
+    name: RuntimeName,
+    artifact: Artifact,
+    *,
+    execution: Execution,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Runtime:
+    """Load a model file in another process; results are those of ``open_runtime``, bit for bit.
+
+    Args:
+        name: the runtime.
+        artifact: the ONNX file.
+        execution: how to run it.
+        time_limit_s: longest time for loading, and for each call.
+
+    Raises:
+        InputError: the runtime is not installed, or does not accept the file.
+        UsageError: the runtime cannot compute in the precision asked for.
+        RunError: it crashed or did not answer in time; its process is gone.
+    """
+    opener = partial(open_runtime, name, artifact, execution=execution)
+    if not CAN_ISOLATE:
+        return opener()
+    return IsolatedRuntime(opener, time_limit_s=time_limit_s)
+
+
+def call_isolated(function: Callable[[], T], *, limit_s: float, doing: str) -> T:
+    """Call a function in another process.
+
+    Args:
+        function: what pickle can take, as must be what it returns.
+        limit_s: longest time it may take.
+        doing: what it does, for the message, e.g. ``in profiling``.
+
+    Raises:
+        SegdeployError: the function's own.
+        RunError: it raised anything else, crashed, or did not answer in time.
+    """
+    if not CAN_ISOLATE:
+        return function()
+    process = WorkerProcess.take()
+    try:
+        found: T = process.ask("call", pickle.dumps(function), limit_s=limit_s, doing=doing)
+        return found
+    finally:
+        process.release()
+
+
+class IsolatedRuntime:
+    """The contract of ``deploy.runtimes.base``, kept by a runtime in another process.
+
+    Args:
+        opener: gives the runtime when called in that process; what pickle can take.
+        time_limit_s: longest time for loading, and for each call.
+
+    Raises:
+        SegdeployError: the opener's own.
+        RunError: it raised anything else, crashed, or did not answer in time.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    execution: Execution
+
+    def __init__(self, opener: Callable[[], Runtime], *, time_limit_s: float) -> None:
+        self._limit_s = time_limit_s
+        self._kept: Feeds | None = None
+        self._process = WorkerProcess.take()
+        try:
+            said = self._ask("open", pickle.dumps(opener), doing=LOADING)
+        except BaseException:
+            self._process.release()
+            raise
+        self.name, self.inputs, self.outputs, self.execution = said
+
+    @cached_property
+    def executed(self) -> Executed:
+        """What really runs, read where it runs."""
+        found: Executed = self._ask("executed", doing="when asked what it executes")
+        return found
+
+    def infer(self, feeds: Feeds) -> Results:
+        """Run one batch; see the contract in ``deploy.runtimes.base``."""
+        found: Results = self._ask("infer", feeds)
+        return self._fitting(feeds, found)
+
+    def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
+        """Run many batches, as many at a time as the contract lets it take ahead."""
+        waiting = iter(batches)
+        while several := list(islice(waiting, AHEAD * self.execution.streams)):
+            limit_s = self._limit_s * len(several)
+            for feeds, found in zip(
+                several, self._ask("infer_many", several, limit_s=limit_s), strict=True
+            ):
+                yield self._fitting(feeds, found)
+
+    def call_seconds(self, feeds: Feeds) -> float:
+        """Wall time of one call, taken in the other process; see ``deploy.runtimes.timing``."""
+        self._keep(feeds)
+        return float(self._ask("call_seconds"))
+
+    def completions(self, feeds: Feeds, seconds: float) -> tuple[float, ...]:
+        """When results came, taken in the other process; see ``deploy.runtimes.timing``."""
+        self._keep(feeds)
+        found: tuple[float, ...] = self._ask("completions", seconds, work_s=seconds)
+        return found
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if not self._process.silent:
+                self._ask("close", doing="when closed")
+        finally:
+            self._process.release()
+
+    def _keep(self, feeds: Feeds) -> None:
+        if self._kept is not feeds:
+            self._ask("keep", feeds)
+            self._kept = feeds
+
+    def _ask(
+        self,
+        command: str,
+        *arguments: Any,
+        limit_s: float | None = None,
+        work_s: float = 0.0,
+        doing: str = IN_INFERENCE,
+    ) -> Any:
+        limit_s = self._limit_s if limit_s is None else limit_s
+        return self._process.ask(command, *arguments, limit_s=limit_s, doing=doing, work_s=work_s)
+
+    def _fitting(self, feeds: Feeds, results: Results) -> Results:
+        """Refuse results that are not what the model's outputs state.
+
+        Raises:
+            RunError: another name, type or shape.
+        """
+        batch = len(next(iter(feeds.values())))
+        if sorted(results) != sorted(spec.name for spec in self.outputs):
+            raise RunError(
+                f"returned {sorted(results)} {IN_INFERENCE}; the model's outputs are "
+                f"{[spec.name for spec in self.outputs]}"
+            )
+        for spec in self.outputs:
+            found = results[spec.name]
+            expected = (batch, *spec.shape[1:])
+            fits = len(found.shape) == len(expected) and all(
+                side == length
+                for side, length in zip(found.shape, expected, strict=True)
+                if isinstance(length, int)
+            )
+            if not fits or found.dtype != np.dtype(spec.dtype):
+                raise RunError(
+                    f"returned {spec.name!r} as {found.dtype} {found.shape} {IN_INFERENCE}; "
+                    f"expected {spec.dtype} {expected}"
+                )
+        return results
