@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import fsum
 
 from benchmarks.entries import DISPLAY_NAMES
-from benchmarks.latency import measure
+from benchmarks.latency import BenchmarkResult, measure
 from benchmarks.random_feeds import random_feeds
+from benchmarks.resolution import ratio_interval
 from benchmarks.turns import Candidate, by_place
 from deploy.artifact import Artifact
 from deploy.errors import InputError, RunError, SegdeployError
@@ -29,6 +31,7 @@ class Fastest:
         p50_ms: for each runtime that runs all files, the median time of one call, in ms, summed
             over the files.
         refused: for each other runtime that is ready, why it does not.
+        alike: those whose time could not be told from that of the fastest.
 
     Raises:
         ValueError: no runtime runs the files.
@@ -42,6 +45,7 @@ class Fastest:
 
     p50_ms: dict[RuntimeName, float]
     refused: dict[RuntimeName, str]
+    alike: tuple[RuntimeName, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.p50_ms:
@@ -56,7 +60,11 @@ class Fastest:
     def words(self) -> str:
         """The figures, the fastest first."""
         order = sorted(self.p50_ms, key=lambda name: self.p50_ms[name])
-        said = [f"{DISPLAY_NAMES[name]} {self.p50_ms[name]:.2f} ms" for name in order]
+        said = [
+            f"{DISPLAY_NAMES[name]} {self.p50_ms[name]:.2f} ms"
+            + (" (within noise)" if name in self.alike else "")
+            for name in order
+        ]
         said += [f"{DISPLAY_NAMES[name]} left out: {why}" for name, why in self.refused.items()]
         return ", ".join(said)
 
@@ -98,11 +106,13 @@ def fastest(
                 continue
             candidates += map(_candidate, artifacts, opened)
             names += [name] * len(opened)
-        p50_ms = _summed(candidates, names, duration_s=duration_s, refused=refused)
-    if not p50_ms:
+        timed = _timed(candidates, names, duration_s=duration_s, refused=refused)
+    if not timed:
         reasons = "; ".join(f"{name.value}: {why}" for name, why in refused.items())
         raise InputError(f"--runtime auto finds no runtime for the models ({reasons})")
-    return Fastest(p50_ms=p50_ms, refused=refused)
+    p50_ms = {name: sum(result.p50_ms for result in results) for name, results in timed.items()}
+    found = Fastest(p50_ms=p50_ms, refused=refused)
+    return replace(found, alike=_alike(found.runtime, timed))
 
 
 def _candidate(artifact: Artifact, runtime: Runtime) -> Candidate:
@@ -114,14 +124,14 @@ def _candidate(artifact: Artifact, runtime: Runtime) -> Candidate:
     )
 
 
-def _summed(
+def _timed(
     candidates: Sequence[Candidate],
     names: Sequence[RuntimeName],
     *,
     duration_s: float,
     refused: dict[RuntimeName, str],
-) -> dict[RuntimeName, float]:
-    """The time of each runtime over its files; one that fails is entered as refused."""
+) -> dict[RuntimeName, list[BenchmarkResult]]:
+    """The times of each runtime on its files; one that fails is entered as refused."""
     if not candidates:
         return {}
     failed: dict[int, RunError] = {}
@@ -129,8 +139,24 @@ def _summed(
         candidates, warmup=WARMUP, duration_s=duration_s, on_failure=failed.__setitem__
     )
     refused |= {names[place]: str(error) for place, error in failed.items()}
-    p50_ms = dict.fromkeys((name for name in names if name not in refused), 0.0)
+    timed: dict[RuntimeName, list[BenchmarkResult]] = {}
     for place, result in by_place(results, failed).items():
-        if names[place] in p50_ms:
-            p50_ms[names[place]] += result.p50_ms
-    return p50_ms
+        if names[place] not in refused:
+            timed.setdefault(names[place], []).append(result)
+    return timed
+
+
+def _alike(
+    best: RuntimeName, timed: Mapping[RuntimeName, Sequence[BenchmarkResult]]
+) -> tuple[RuntimeName, ...]:
+    """The runtimes whose rounds, summed over the files, do not tell them from the best."""
+    rounds = {
+        name: [fsum(lap) for lap in zip(*(result.latencies_s for result in results), strict=True)]
+        for name, results in timed.items()
+    }
+    intervals = {
+        name: ratio_interval(rounds[best], laps)
+        for name, laps in rounds.items()
+        if name is not best
+    }
+    return tuple(name for name, ends in intervals.items() if ends and ends[0] <= 1.0)

@@ -16,6 +16,7 @@ from benchmarks.parity_rows import Row, candidate_row, failed_row, reference_row
 from benchmarks.predictions import Predictions
 from deploy.errors import InputError, RunError
 from deploy.interface import Interface, interface_of
+from deploy.shown_command import shown_text
 from deploy.runtimes.base import Execution, Runtime, infer_each
 from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 
@@ -102,7 +103,7 @@ def parity_section(
                 executed, ranks = runtime.executed.words, _ranks(runtime)
             rows.append(judged(entry.identity(), found, executed=executed, ranks=ranks))
         except RunError as error:
-            rows.append(failed_row(entry.identity(), str(error)))
+            rows.append(failed_row(entry.identity(), shown_text(str(error))))
     for given in predictions:
         found, identity = given.probability, given.identity()
         rows.append(judged(identity, found, executed=None, ranks=given.ranks))

@@ -33,6 +33,7 @@ from benchmarks.report_scores import (
 )
 from benchmarks.report_series import scored, series_of
 from benchmarks.report_verdict import headline, telling_rows
+from benchmarks.resolution import noise_lines
 
 PANELS = (
     ("Input", "input_png_base64"),
@@ -66,6 +67,7 @@ def html(report: dict[str, Any], *, word: str) -> str:
         per_image_note=PER_IMAGE_NOTE,
         field_note=field_note(report),
         timed=timed_rows(report),
+        noise=noise_lines(report["benchmark"]),
         float_layers=float_layer_rows(report),
         best={section: chosen_row(report, section) for section in ("parity", "benchmark")},
         skipped=skipped_rows(report),

@@ -26,6 +26,7 @@ from benchmarks.report_scores import (
     per_image_rows,
     pooled_rows,
 )
+from benchmarks.resolution import noise_lines
 
 Columns = tuple[tuple[str, str, str | None], ...]
 """Heading, dotted path into the row, and a key of ``FIGURES`` or ``None`` for text."""
@@ -124,13 +125,14 @@ def markdown(report: dict[str, Any], *, word: str, verdict: str) -> str:
         verdict: the reasons for it, in plain text.
     """
     timed = timed_rows(report)
+    noise = ". ".join(noise_lines(report["benchmark"]))
     sections = {
         "Accuracy": _noted(table(ACCURACY, compared_rows(report)), field_note(report)),
         "All scores, in percent": table(POOLED, pooled_rows(report)),
         "Scores of each image, averaged": _noted(
             table(PER_IMAGE, per_image_rows(report)), PER_IMAGE_NOTE
         ),
-        "Speed and size": table(SPEED, timed),
+        "Speed and size": _noted(table(SPEED, timed), noise),
         "Load and memory": table(START, timed),
         "Layers not in int8": table(FLOAT, float_layer_rows(report)),
         "Int8 by layer, worst first": _layers_text(report),

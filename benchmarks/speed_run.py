@@ -11,28 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cold_start import cold_start
+from benchmarks.contention import OtherLoad
 from benchmarks.latency import BenchmarkResult, measure
+from benchmarks.resolution import resolution_percent
+from benchmarks.speed_rows import (
+    baseline_of,
+    executed_columns,
+    left_out_row,
+    open_row,
+    speedup_of,
+)
 from benchmarks.subjects import Subject
 from benchmarks.sweep import Point, Sweep
 from benchmarks.throughput import ThroughputResult, measure_throughput
 from benchmarks.turns import Candidate, by_place
-from deploy.errors import InputError, RunError, SegdeployError, UsageError
+from deploy.errors import InputError, RunError, UsageError
 from deploy.interface import Interface, interface_of
-from deploy.runtimes.base import Executed, Runtime
+from deploy.runtimes.base import Runtime
 from deploy.runtimes.execution import Hint
 from deploy.runtimes.isolated import TIME_LIMIT_S
-from deploy.shown_command import shown_text
 
 Progress = Callable[[float], None]
 Timer = Callable[..., Sequence[BenchmarkResult | ThroughputResult]]
-
-FIGURES = (
-    *("precision_executed", "int8_mac_share", "float_layers"),
-    *("p50_ms", "p90_ms", "p99_ms", "images_per_s", "speedup", "noise_percent"),
-    *("load_s", "first_inference_s", "peak_bytes", "imports_bytes"),
-    *("latencies_s", "completions_s", "skipped", "failed"),
-)
-"""What a row says of a measurement; null where there is none."""
 
 TIMED_SHARE = 0.7
 """Of the progress of one setting; starting processes is the rest."""
@@ -77,6 +77,7 @@ def speed_section(
     everything = [*([reference] if reference else []), *subjects]
     points = list(sweep.points())
     rows: list[dict[str, Any]] = []
+    conditions: list[dict[str, Any]] = []
     for index, point in enumerate(points):
 
         def report(share: float, done: int = index) -> None:
@@ -86,19 +87,31 @@ def speed_section(
         feeds: dict[Interface, NDArray[Any]] = {Interface.TENSOR: images[chosen]}
         if pixels is not None:
             feeds[Interface.IMAGE] = pixels[chosen]
+        load = OtherLoad()
         found = _rows(
             everything,
             point,
             feeds,
+            load=load,
             warmup=warmup,
             duration_s=duration_s,
             progress=report,
             time_limit_s=time_limit_s,
         )
-        baseline = _baseline(found, reference)
-        rows += [row | {"speedup": _speedup(row, baseline)} for row in found]
+        baseline = baseline_of(found, reference)
+        rows += [row | {"speedup": speedup_of(row, baseline)} for row in found]
+        measured = {
+            "other_cpu_percent": load.percent,
+            "resolution_percent": resolution_percent(found),
+        }
+        conditions.append(point.columns() | measured)
         report(1.0)
-    return {"duration_s": duration_s, "warmup": warmup, "rows": rows}
+    return {
+        "duration_s": duration_s,
+        "warmup": warmup,
+        "conditions": conditions,
+        "rows": rows,
+    }
 
 
 def _rows(
@@ -106,6 +119,7 @@ def _rows(
     point: Point,
     feeds: Mapping[Interface, NDArray[Any]],
     *,
+    load: OtherLoad,
     warmup: int,
     duration_s: float,
     progress: Progress,
@@ -113,7 +127,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row for each subject with one setting, those that were not measured last."""
     if point.execution is None:
-        return [_left_out(subject, point, point.skipped) for subject in subjects]
+        return [left_out_row(subject, point, point.skipped) for subject in subjects]
     opened: list[tuple[Subject, Runtime]] = []
     left_out: list[dict[str, Any]] = []
     failed: dict[int, RunError] = {}
@@ -125,15 +139,17 @@ def _rows(
                 runtime = subject.open_apart(point.execution, time_limit_s=time_limit_s)
                 opened.append((subject, stack.enter_context(runtime)))
             except (UsageError, RunError) as error:
-                left_out.append(_left_out(subject, point, error))
-        timed = _timed(
-            [_candidate(subject, runtime, feeds) for subject, runtime in opened],
-            point.execution.hint,
-            warmup=warmup,
-            duration_s=duration_s,
-            progress=lambda share: progress(TIMED_SHARE * share),
-            failed=failed,
-        )
+                left_out.append(left_out_row(subject, point, error))
+        candidates = [_candidate(subject, runtime, feeds) for subject, runtime in opened]
+        with load:
+            timed = _timed(
+                candidates,
+                point.execution.hint,
+                warmup=warmup,
+                duration_s=duration_s,
+                progress=lambda share: progress(TIMED_SHARE * share),
+                failed=failed,
+            )
     rows = []
     for number, (subject, _) in enumerate(opened):
         try:
@@ -141,9 +157,9 @@ def _rows(
                 raise failed[number]
             start = cold_start(subject, point.execution, time_limit_s=time_limit_s)
             figures = timed[number] | asdict(start) | {"failed": False}
-            rows.append(_row(subject, point) | figures)
+            rows.append(open_row(subject, point) | figures)
         except RunError as error:
-            left_out.append(_left_out(subject, point, error))
+            left_out.append(left_out_row(subject, point, error))
         progress(TIMED_SHARE + (1 - TIMED_SHARE) * (number + 1) / len(opened))
     return rows + left_out
 
@@ -169,7 +185,7 @@ def _timed(
         on_failure=failed.__setitem__,
     )
     return {
-        place: result.columns() | _executed(candidates[place].runtime.executed)
+        place: result.columns() | executed_columns(candidates[place].runtime.executed)
         for place, result in by_place(results, failed).items()
     }
 
@@ -186,39 +202,3 @@ def _candidate(
         feeds={runtime.inputs[0].name: np.ascontiguousarray(feeds[form])},
         precision_requested=subject.precision,
     )
-
-
-def _executed(executed: Executed) -> dict[str, Any]:
-    return {
-        "precision_executed": executed.words,
-        "int8_mac_share": executed.int8_mac_share,
-        "float_layers": list(executed.float_layers),
-    }
-
-
-def _row(subject: Subject, point: Point) -> dict[str, Any]:
-    """A row in which nothing is measured yet."""
-    return subject.identity() | point.columns() | dict.fromkeys(FIGURES)
-
-
-def _left_out(
-    subject: Subject, point: Point, reason: SegdeployError | str | None
-) -> dict[str, Any]:
-    """The row of a subject that was skipped, or whose runtime failed."""
-    failed = isinstance(reason, RunError)
-    return _row(subject, point) | {"skipped": shown_text(str(reason)), "failed": failed}
-
-
-def _baseline(rows: Sequence[dict[str, Any]], reference: Subject | None) -> dict[str, Any] | None:
-    """The row that the others are so many times as fast as; ``None`` where it has no figures."""
-    measured = bool(rows) and rows[0]["images_per_s"] is not None
-    return rows[0] if reference and measured and rows[0]["name"] == reference.name else None
-
-
-def _speedup(row: dict[str, Any], reference: dict[str, Any] | None) -> float | None:
-    """How many times as fast as the reference: in time of a call, or in images a second."""
-    if reference is None or row["images_per_s"] is None:
-        return None
-    if row["p50_ms"] is not None:
-        return float(reference["p50_ms"] / row["p50_ms"])
-    return float(row["images_per_s"] / reference["images_per_s"])

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.end_to_end_run import Route, end_to_end_section, image_files, require_apart
 from benchmarks.entries import Entry, entries_for
 from benchmarks.report_rows import failed_rows, figure
+from benchmarks.resolution import noise_lines
 from benchmarks.speed_run import speed_section
 from benchmarks.subjects import CheckpointSubject, FileSubject, Subject
 from benchmarks.sweep import Sweep
@@ -62,6 +63,8 @@ def benchmark(options: Options, arguments: Sequence[str]) -> Result:
             time_limit_s=options.time_limit,
         )
     _say(section["rows"], _speed_line)
+    for line in noise_lines(section):
+        log.warning("%s", line)
     return _code(section), section
 
 

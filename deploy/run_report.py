@@ -12,6 +12,7 @@ from benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
 from benchmarks.environment import describe
 from benchmarks.report import SCHEMA_VERSION
 from benchmarks.report_published import PUBLISHED
+from benchmarks.resolution import within_noise
 from calibration.table import CalibrationTable
 from deploy import __version__
 from deploy.artifact import Artifact
@@ -127,7 +128,10 @@ def cost_section(model: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def recommend(parity: dict[str, Any], benchmark: dict[str, Any]) -> dict[str, str] | None:
-    """The fastest file at batch 1 among those that passed the gate; ``None`` if none did."""
+    """The fastest file at batch 1 among those that passed the gate; ``None`` if none did.
+
+    Those that the timing cannot tell from it are named.
+    """
     passed = {(row["file"], row["runtime"]) for row in parity["rows"] if row["passed"]}
     timed = [
         row
@@ -137,10 +141,14 @@ def recommend(parity: dict[str, Any], benchmark: dict[str, Any]) -> dict[str, st
     if not timed:
         return None
     best = min(timed, key=lambda row: row["p50_ms"])
+    reason = f"the fastest at batch 1 of the {len(timed)} that passed and were timed"
+    alike = within_noise(best, [row for row in timed if row is not best])
+    if alike:
+        reason += f", within noise of {', '.join(alike)}"
     return {
         "file": best["file"],
         "runtime": best["runtime"],
-        "reason": f"the fastest at batch 1 of the {len(timed)} that passed and were timed",
+        "reason": reason,
     }
 
 

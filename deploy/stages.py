@@ -17,6 +17,7 @@ from benchmarks.environment import describe as describe_environment
 from benchmarks.layer_time_run import layer_time_section
 from benchmarks.parity import StageCheck, stage_check
 from benchmarks.parity_run import parity_section
+from benchmarks.resolution import noise_lines
 from benchmarks.speed_run import speed_section
 from benchmarks.subjects import CheckpointSubject, FileSubject
 from benchmarks.sweep import Sweep
@@ -218,6 +219,8 @@ class StageRunner:
             )
         note = f"{len(section['rows'])} rows, interleaved"
         self._note("benchmark", time.perf_counter() - started, note=note)
+        for line in noise_lines(section):
+            log.warning("%s", line)
         return section
 
     def layer_times(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:

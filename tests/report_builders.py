@@ -92,6 +92,7 @@ def speed_row(name: str, batch: int, p50_ms: float | None, **changes: Any) -> di
         "latencies_s": [p50_ms / 1000] if p50_ms else None,
         "completions_s": None,
         "skipped": None,
+        "failed": False,
     }
     assert set(changes) <= set(row)
     return row | changes
