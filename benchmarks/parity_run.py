@@ -72,7 +72,10 @@ def parity_section(
         RunError: the reference failed, or the outputs of a device are not finite.
     """
     inputs = {Interface.TENSOR: images, Interface.IMAGE: pixels}
-    expected = _foreground(reference, reference_name, inputs, progress)
+    try:
+        expected = _foreground(reference, reference_name, inputs, progress)
+    except RunError as error:
+        raise RunError(f"the reference, {reference_name}: {error}") from error
 
     def judged(
         identity: Row, found: NDArray[np.float32], *, executed: str | None, ranks: bool

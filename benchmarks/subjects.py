@@ -13,7 +13,7 @@ from deploy.preprocess import Preprocess
 from deploy.runtimes.base import Runtime
 from deploy.runtimes.execution import Execution
 from deploy.runtimes.isolated import open_isolated
-from deploy.runtimes.registry import RuntimeName, open_runtime
+from deploy.runtimes.registry import RuntimeName, import_backend, open_runtime
 
 if TYPE_CHECKING:  # importing torch takes seconds and 250 MB
     from deploy.models.checkpoint import Checkpoint
@@ -128,10 +128,8 @@ def import_packages(request: Request) -> None:
     if "checkpoint" in request:
         importlib.import_module("deploy.models.checkpoint")
         importlib.import_module("deploy.runtimes.pytorch")
-    elif request["runtime"] == RuntimeName.OPENVINO.value:
-        importlib.import_module("deploy.runtimes.openvino")
     else:
-        importlib.import_module("deploy.runtimes.ort")
+        import_backend(RuntimeName(request["runtime"]))
 
 
 def read_request(request: Request) -> Subject:

@@ -16,7 +16,7 @@ from deploy.artifact import Artifact
 from deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
 from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from deploy.data import SegmentationSet, open_set
-from deploy.errors import InputError, UsageError
+from deploy.errors import InputError, RunError, UsageError
 from deploy.onnx_file import contract_of, describe
 from deploy.preprocess import Preprocess
 from deploy.progress import bar
@@ -121,14 +121,17 @@ def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Pr
     path: Path = options.reference
     if path.suffix == ".onnx":
         artifact = describe(path)
-        contract = contract_of(artifact)
-        runtime = open_isolated(
-            RuntimeName.ONNXRUNTIME,
-            artifact,
-            execution=execution,
-            time_limit_s=options.time_limit,
-        )
-        return runtime, f"{path.name} on ONNX Runtime", contract
+        contract, name = contract_of(artifact), f"{path.name} on ONNX Runtime"
+        try:
+            runtime = open_isolated(
+                RuntimeName.ONNXRUNTIME,
+                artifact,
+                execution=execution,
+                time_limit_s=options.time_limit,
+            )
+        except RunError as error:
+            raise RunError(f"the reference, {name}: {error}") from error
+        return runtime, name, contract
     checkpoint = checkpoint_of(options, path)
     return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32", checkpoint.preprocess
 

@@ -7,11 +7,13 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from broken_backends import open_broken
 from onnx import numpy_helper
 from PIL import Image
 
@@ -23,6 +25,8 @@ from deploy.models import UNetPlusPlus
 from deploy.models.checkpoint import save_checkpoint
 from deploy.onnx_file import describe, load_model, metadata, save_model
 from deploy.preprocess import Preprocess
+from deploy.runtimes import isolated
+from deploy.runtimes.registry import RuntimeName, availability
 from deploy.stages import StageRunner
 
 TINY = Preprocess(size=(32, 32))
@@ -375,6 +379,34 @@ class TestRefusedBeforeAnyWork:
         assert main(command(inputs, tmp_path / "out", "--num-samples", 7)) == 3
         assert "7 images asked of split 'train'" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_a_backend_that_crashes_is_failed_rows_and_the_run_goes_on(
+    inputs: Path,
+    copied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not availability(RuntimeName.OPENVINO).ready:
+        pytest.skip("openvino is not installed")
+    crash = partial(open_broken, "segv at load", 0, RuntimeName.ONNXRUNTIME.value)
+    monkeypatch.setattr(isolated, "open_runtime", crash)
+    more = ("--runtime", "onnxruntime", "openvino", "--duration", 0.01)
+    assert main(command(inputs, copied, *more)) == 1
+    report = json.loads((copied / "report.json").read_text())
+    jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+    reason = "ended by SIGSEGV while loading"
+    for section in ("parity", "benchmark"):
+        for row in report[section]["rows"]:
+            assert row["skipped"] == (reason if row["runtime"] == "onnxruntime" else None)
+    judged = {row["runtime"]: row["passed"] for row in report["parity"]["rows"]}
+    assert judged == {"pytorch": None, "onnxruntime": False, "openvino": True}
+    assert report["recommendation"]["runtime"] == "openvino"
+    notes = [row["note"] or "" for row in report["stages"] if row["artifact"]]
+    assert all(f"not checked, onnxruntime failed: {reason}" in note for note in notes)
+    assert f"Failed: fp32 exported on ONNX Runtime, {reason}; " in capsys.readouterr().err
+    page = (copied / "report.html").read_text()
+    assert f"<li><b>FAILED</b> fp32 on ONNX Runtime: {reason}</li>" in page
 
 
 def test_a_row_that_lost_too_much_fails_the_gate_and_is_not_recommended(

@@ -16,8 +16,8 @@ from deploy.errors import RunError
 from deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
 from deploy.runtimes.executed import Executed
 from deploy.runtimes.execution import Execution
-from deploy.runtimes.registry import RuntimeName, open_runtime
-from deploy.runtimes.worker_process import WorkerProcess
+from deploy.runtimes.registry import RuntimeName, availability, import_backend, open_runtime
+from deploy.runtimes.worker_process import START_LIMIT_S, WorkerProcess
 
 T = TypeVar("T")
 
@@ -51,9 +51,9 @@ def open_isolated(
         RunError: it crashed or did not answer in time; its process is gone.
     """
     opener = partial(open_runtime, name, artifact, execution=execution)
-    if not CAN_ISOLATE:
+    if not CAN_ISOLATE or not availability(name).ready:
         return opener()
-    return IsolatedRuntime(opener, time_limit_s=time_limit_s)
+    return IsolatedRuntime(opener, imports=partial(import_backend, name), time_limit_s=time_limit_s)
 
 
 def call_isolated(function: Callable[[], T], *, limit_s: float, doing: str) -> T:
@@ -83,6 +83,7 @@ class IsolatedRuntime:
 
     Args:
         opener: gives the runtime when called in that process; what pickle can take.
+        imports: called there before, without the limit.
         time_limit_s: longest time for loading, and for each call.
 
     Raises:
@@ -95,11 +96,21 @@ class IsolatedRuntime:
     outputs: tuple[TensorSpec, ...]
     execution: Execution
 
-    def __init__(self, opener: Callable[[], Runtime], *, time_limit_s: float) -> None:
+    def __init__(
+        self,
+        opener: Callable[[], Runtime],
+        *,
+        imports: Callable[[], None] | None = None,
+        time_limit_s: float,
+    ) -> None:
         self._limit_s = time_limit_s
         self._kept: Feeds | None = None
         self._process = WorkerProcess.take()
         try:
+            if imports:
+                self._ask(
+                    "call", pickle.dumps(imports), limit_s=START_LIMIT_S, doing="while importing"
+                )
             said = self._ask("open", pickle.dumps(opener), doing=LOADING)
         except BaseException:
             self._process.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -79,6 +80,12 @@ def availability(name: RuntimeName) -> Availability:
 def default_runtimes() -> tuple[RuntimeName, ...]:
     """Those on the CPU, installed or not, and those on a GPU that are ready."""
     return tuple(n for n in RuntimeName if n in CPU_RUNTIMES or availability(n).ready)
+
+
+def import_backend(name: RuntimeName) -> None:
+    """Import what a runtime needs, so that the time and memory of that can be told apart."""
+    module = "openvino" if name is RuntimeName.OPENVINO else "ort"
+    importlib.import_module(f"deploy.runtimes.{module}")
 
 
 def open_runtime(name: RuntimeName, artifact: Artifact, *, execution: Execution) -> Runtime:
