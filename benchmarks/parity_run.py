@@ -16,9 +16,9 @@ from benchmarks.parity_rows import Row, candidate_row, failed_row, reference_row
 from benchmarks.predictions import Predictions
 from deploy.errors import InputError, RunError
 from deploy.interface import Interface, interface_of
-from deploy.shown_command import shown_text
 from deploy.runtimes.base import Execution, Runtime, infer_each
 from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
+from deploy.shown_command import shown_text
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str], Iterable[T]]

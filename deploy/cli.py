@@ -33,6 +33,7 @@ OVERWRITE = "--overwrite"
 class _Terminated(KeyboardInterrupt):
     """The system asks this process to end."""
 
+
 MESSAGE_LIMIT = 1200
 """Characters of an error message at most."""
 

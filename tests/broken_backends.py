@@ -53,6 +53,7 @@ def misbehave(how: str) -> None:
     elif how == "exit":
         os._exit(3)
     elif how == "hang":
+        os.write(2, b"hanging\n")
         time.sleep(FOREVER_S)
     elif how == "memory":
         raise MemoryError("no room")
