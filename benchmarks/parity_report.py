@@ -11,6 +11,9 @@ from benchmarks.paired_interval import paired_interval
 from benchmarks.verdict import Evidence, Verdict, kept_percent
 from deploy.errors import InputError, UsageError
 
+FEWEST_IMAGES = 2
+"""Over which parity has an interval."""
+
 WORST_IMAGES = 6
 """How many images a report shows unless it asks for another number."""
 
@@ -66,10 +69,10 @@ class ParityReport:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.images) < 2:
+        if len(self.images) < FEWEST_IMAGES:
             raise InputError(
                 f"parity of {self.candidate} was asked over {len(self.images)} image; "
-                "an interval needs at least 2 (and tells something from about 30)"
+                f"an interval needs at least {FEWEST_IMAGES} (and tells something from about 30)"
             )
         if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise UsageError(

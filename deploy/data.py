@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from deploy.errors import InputError
 from deploy.image_files import IMAGE_SUFFIXES, by_stem, image_size, read_image, read_mask
+from deploy.image_opening import image_bytes
 from deploy.interface import Interface
 from deploy.preprocess import MASK_THRESHOLD, Preprocess
-from deploy.splits import LAYOUT_HELP, SPLITS, read_splits
+from deploy.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -134,11 +135,15 @@ class SegmentationSet:
         return np.stack([preprocess.apply_mask(sample.field() * white) for sample in self.samples])
 
     def sha256(self) -> str:
-        """Digest over the names and bytes of all images, in name order."""
+        """Digest over the names and bytes of all images, in name order.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
         digest = hashlib.sha256()
         for sample in sorted(self.samples, key=lambda s: s.name):
             digest.update(sample.name.encode() + b"\0")
-            digest.update(hashlib.sha256(sample.image_path.read_bytes()).digest())
+            digest.update(_content_sha256(sample))
         return digest.hexdigest()
 
 
@@ -169,6 +174,7 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
         assignment = read_splits(root / "splits.csv")
         names = sorted(name for name, assigned in assignment.items() if assigned == split)
     for name in names:
+        require_plain_name(name, where=str(root))
         if name not in images:
             raise InputError(
                 f"{root / 'splits.csv'} lists {name!r}, but {root / 'images'} has no such image"
@@ -196,13 +202,17 @@ def require_disjoint(calibration: SegmentationSet, evaluation: SegmentationSet) 
     """Refuse a calibration image that is also an evaluation image, by content, not by name.
 
     Raises:
-        InputError: naming both files.
+        InputError: naming both files, or one that cannot be read.
     """
-    seen = {hashlib.sha256(s.image_path.read_bytes()).digest(): s for s in calibration}
+    seen = {_content_sha256(sample): sample for sample in calibration}
     for sample in evaluation:
-        twin = seen.get(hashlib.sha256(sample.image_path.read_bytes()).digest())
+        twin = seen.get(_content_sha256(sample))
         if twin is not None:
             raise InputError(
                 f"calibration image {twin.image_path} is also evaluation image "
                 f"{sample.image_path}; figures from it would be void. Use disjoint sets"
             )
+
+
+def _content_sha256(sample: Sample) -> bytes:
+    return hashlib.sha256(image_bytes(sample.image_path)).digest()

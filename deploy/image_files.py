@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from deploy.errors import InputError
+from deploy.image_opening import opened_image
 from deploy.preprocess import MASK_THRESHOLD
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -44,7 +42,7 @@ def decode_image(content: bytes, *, path: Path) -> Decoded:
     Raises:
         InputError: naming the file, as ``read_image``.
     """
-    with _opened(path, content) as image:
+    with opened_image(path, content) as image:
         pixels = _pixels(image, "RGB", path)
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     known = isinstance(orientation, int) and 1 <= orientation <= 8
@@ -54,14 +52,15 @@ def decode_image(content: bytes, *, path: Path) -> Decoded:
 def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
     """Decode an image file to uint8 in the given Pillow mode ("RGB": (H, W, 3), "L": (H, W)).
 
-    A palette is applied; an alpha channel is dropped, and the colour below it kept. Pixels stay
-    where they are stored, whatever EXIF says of turning them.
+    A palette is applied; an alpha channel is dropped, and the colour below it kept; CMYK becomes
+    RGB without its colour profile. Pixels stay where they are stored, whatever EXIF says of
+    turning them.
 
     Raises:
-        InputError: naming the file, when it is missing, cannot be decoded, or has more than 8 bits
-            a channel, which a conversion would clip or cut.
+        InputError: naming the file, when it is refused by ``opened_image``, cannot be decoded, or
+            has more than 8 bits a channel, which a conversion would clip or cut.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         return _pixels(image, mode, path)
 
 
@@ -116,7 +115,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         InputError: naming the file, when it is missing or no image.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         return image.height, image.width
 
 
@@ -166,22 +165,3 @@ def _is_deep(image: Image.Image) -> bool:
         return True
     stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     return image.format in ("PNG", "TIFF") and ";16" in stored
-
-
-@contextmanager
-def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """An image file, read lazily; whatever fails to open or decode inside names the file.
-
-    ``content`` is read in the place of the file where it is given.
-    """
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise InputError(f"image {path} does not exist") from error
-    except UnidentifiedImageError as error:  # its own words hold the address of what was read
-        raise InputError(
-            f"image {path} cannot be read (no image format is recognised); is it complete?"
-        ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path} cannot be read ({error}); is it complete?") from error

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.entries import entries_for, require_ready
+from benchmarks.parity_report import FEWEST_IMAGES
 from benchmarks.parity_run import gate_passed
 from benchmarks.report import PAGES, verdict_text, write_report
 from deploy.artifact import Artifact, sha256_of
 from deploy.data import require_disjoint
+from deploy.errors import InputError
 from deploy.export import export
 from deploy.models.checkpoint import Checkpoint
 from deploy.only_writer import writing_folder
@@ -36,13 +38,19 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         The report, as written to ``report.json``.
 
     Raises:
-        InputError: an input cannot be read, calibration and evaluation share an image, or a
-            runtime that was asked for is not installed.
+        InputError: an input cannot be read, calibration and evaluation share an image, there
+            are too few images for parity, or a runtime that was asked for is not installed.
         UsageError: the output folder holds something else, or another process writes to it.
         RunError: a stage failed, or changed the output beyond what its arithmetic can explain.
     """
     require_ready(config.runtimes or ())
     require_disjoint(config.calibration, config.evaluation)
+    if len(config.evaluation) < FEWEST_IMAGES:  # said now, not after an hour of work
+        raise InputError(
+            f"{config.evaluation.root}: split {config.evaluation.split!r} holds "
+            f"{len(config.evaluation)} image; parity needs at least {FEWEST_IMAGES}, and tells "
+            "something from about 30"
+        )
     log.info("%s", plan(config, checkpoint))
     with writing_folder(config.output):
         return _run(config, checkpoint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from deploy.layouts.base import Layout, Source
 from deploy.layouts.division import Ratios, divide, require_shares
 from deploy.layouts.registry import AUTO, layout_of
 from deploy.prepared_files import Prepared, targets, write_image, write_splits
+from deploy.splits import require_plain_name
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +86,13 @@ def _require_consistent(raw: Path, sources: Sequence[Source], ratios: Ratios | N
         raise InputError(f"{raw} holds no images; its folders are empty")
     first: dict[str, Source] = {}
     for source in sources:
-        twin = first.setdefault(source.name, source)
+        require_plain_name(source.name, where=str(raw))
+        twin = first.setdefault(source.name.casefold(), source)
         if twin is not source:
+            but = "" if twin.name == source.name else " but for upper and lower case"
             raise InputError(
-                f"images {twin.image} and {source.image} share the name {source.name!r}; an image "
-                "has one split, so remove or rename one"
+                f"images {twin.image} and {source.image} share the name {source.name!r}{but}; an "
+                "image has one split and files of its own, so remove or rename one"
             )
     if ratios is not None and all(source.split is not None for source in sources):
         raise UsageError(f"ratios {ratios} have nothing to divide: {raw} says each image's split")
@@ -96,9 +100,16 @@ def _require_consistent(raw: Path, sources: Sequence[Source], ratios: Ratios | N
 
 def _require_own_folder(raw: Path, output: Path, sources: Sequence[Source]) -> None:
     """Refuse an output whose own images would mix with the new ones, or that is the source."""
-    if output.resolve() == raw.resolve():
+    if os.path.realpath(output) == os.path.realpath(raw):
         raise UsageError(f"-o {output} is the raw folder itself; choose another")
     written = _written(sources)
+    parents = {path.parent for source in sources for path in (source.image, *source.masks)}
+    read = {os.path.realpath(parent) for parent in parents}
+    for folder in written:
+        if os.path.realpath(output / folder) in read:
+            raise UsageError(
+                f"-o {output}: {output / folder} is a folder of {raw} itself; choose another"
+            )
     for folder in FOLDERS:
         for path in image_files(output / folder):
             if path.name not in written.get(folder, ()):

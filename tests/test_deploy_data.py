@@ -357,7 +357,7 @@ def test_an_image_that_claims_to_be_enormous(tmp_path: Path) -> None:
     path.write_bytes(
         header + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, 0, 0, 0, 0, 0, 0)
     )
-    assert "cannot be read" in refused(lambda: read_image(path, "RGB"), path)
+    assert "is too large" in refused(lambda: read_image(path, "RGB"), path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

@@ -27,7 +27,7 @@ def keyed(folder: Path, pattern: str, *, example: str) -> dict[str, Path]:
         raise InputError(f"{folder} is not a folder; expected files such as {example} in it")
     found: dict[str, Path] = {}
     for path in image_files(folder, suffixes=SOURCE_SUFFIXES):
-        match = re.fullmatch(pattern, path.stem, re.IGNORECASE)
+        match = re.fullmatch(pattern, path.stem, re.IGNORECASE | re.DOTALL)
         if match is None:
             raise InputError(f"{path} is not named like {example}; rename it or move it away")
         if match[1] in found:

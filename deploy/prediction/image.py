@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.errors import InputError, RunError
 from deploy.image_files import decode_image
+from deploy.image_opening import MOST_PIXELS, image_bytes
 from deploy.interface import Interface
 from deploy.prediction.fitting import Canvas, Plan, plan_of
 from deploy.prediction.journal import Row, Status, digest, key_of
@@ -65,17 +66,18 @@ class Job:
     folder: str = ""
 
     def read(self, source: Source) -> Prepared | Outcome:
-        """Decode an image; one that cannot be decoded is an outcome, not an error.
+        """Decode an image; one that cannot be decoded or held is an outcome, not an error.
 
         A single piece is made at once, so that the image itself need not be kept.
         """
         try:
             content = _bytes_of(source, self.folder)
             decoded = decode_image(content, path=Path(source.label))
+            image = decoded.pixels
+            plan = plan_of(image.shape[:2], self.settings, model=self.preprocess.size)
+            _require_bounded(plan, source)
         except Exception as error:  # a damaged file makes the decoders raise nearly anything
             return failed(source, Status.UNREADABLE, error)
-        image = decoded.pixels
-        plan = plan_of(image.shape[:2], self.settings, model=self.preprocess.size)
         filled = plan.filled_image(image, antialias=self.preprocess.antialias)
         pieces = _Pieces(plan=plan, filled=filled, job=self)
         return Prepared(
@@ -180,13 +182,22 @@ def _bytes_of(source: Source, folder: str) -> bytes:
     Raises:
         InputError: it cannot be read.
     """
-    try:
-        return Path(folder, source.path).read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"image {source.label} does not exist") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"image {source.label} cannot be read ({reason})") from error
+    return image_bytes(Path(folder, source.path), shown=source.label)
+
+
+def _require_bounded(plan: Plan, source: Source) -> None:
+    """Refuse what would take far more memory than the image itself.
+
+    Raises:
+        InputError: scaled and filled up, the image has too many pixels.
+    """
+    height, width = plan.filled
+    if height * width > MOST_PIXELS:
+        raise InputError(
+            f"image {source.label} is too large: scaled and filled up for the model it has "
+            f"{width}x{height} pixels, and at most {MOST_PIXELS} are held. Take a smaller --scale, "
+            "or cut it into parts"
+        )
 
 
 def failed(source: Source, status: Status, error: Exception) -> Outcome:

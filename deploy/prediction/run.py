@@ -161,12 +161,12 @@ def _done(source: Source, journal: Journal, job: Job) -> Row | None:
     row = journal.row(source.name)
     if row is None or row.status is not Status.DONE or row.image_sha256 is None:
         return None
+    if row.key != key_of(job.decides, row.image_sha256):
+        return None
     try:
-        unchanged = sha256_of(Path(job.folder, source.path)) == row.image_sha256
-        same = unchanged and row.key == key_of(job.decides, row.image_sha256)
-        whole = same and all(
-            sha256_of(journal.folder / file) == sha256 for file, sha256 in row.outputs.items()
-        )
+        digests = {Path(job.folder, source.path): row.image_sha256}
+        digests |= {journal.folder / file: sha256 for file, sha256 in row.outputs.items()}
+        whole = all(path.is_file() and sha256_of(path) == digests[path] for path in digests)
     except OSError:
         return None
     return row if whole else None

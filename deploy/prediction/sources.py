@@ -106,14 +106,22 @@ def _listed(file: Path) -> Iterator[str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"list {file} cannot be read ({error}); expected a path a line") from error
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise InputError(f"list {file}:{number} is no path (it holds a NUL byte)")
         if line.strip() and not line.startswith("#"):
             yield line.strip()
 
 
 def _walked(folder: Path) -> Iterator[str]:
     """Image files of a folder and all folders in it, by name, each folder's own files first."""
-    for where, folders, files in os.walk(folder):
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"folder {error.filename} cannot be read ({error.strerror}); change its permissions"
+        ) from error
+
+    for where, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (str(Path(where, name)) for name in sorted(files) if _is_image(name))
 
@@ -143,8 +151,8 @@ def _fixed_part(pattern: Path) -> Path:
 
 def _require_apart(images: Path, output: Path) -> None:
     """Refuse an output inside a folder of images: what is written would be read the next time."""
-    where = output.resolve()
-    if images.resolve() in (where, *where.parents):
+    where = Path(os.path.realpath(output))
+    if Path(os.path.realpath(images)) in (where, *where.parents):
         raise UsageError(
             f"-o {output} lies in {images}, whose folders are all searched for images; choose "
             "another"
@@ -160,7 +168,7 @@ def _require_own_files(images: Mapping[str, Source], output: Path, writes: Seque
         writes: what is written for each image.
     """
     written: dict[str, Source] = {}
-    root = output.resolve()
+    root = Path(os.path.realpath(output))
     for source in images.values():
         for file in (write.file(source.name) for write in writes):
             other = written.setdefault(file, source)
@@ -183,7 +191,7 @@ def _real_paths() -> Callable[[str], str]:
     def real(path: str) -> str:
         folder, name = os.path.split(path)
         if folder not in folders:
-            folders[folder] = Path(folder).resolve()
+            folders[folder] = Path(os.path.realpath(folder))
         return str(folders[folder] / name)
 
     return real
