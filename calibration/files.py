@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from calibration.errors import CalibrationError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 _PARTIAL = re.compile(r".+\.\d+\.partial")
+
+LONGEST_NAME = 255
+"""Bytes of a file name, on the file systems in use."""
+
+_ROOM = 24
+"""Of these, what a temporary name adds at most."""
+
+
+class _Raw(io.FileIO):
+    """A file that remembers its first failed write, for whoever wrote through a library."""
+
+    failure: OSError | None = None
+
+    def into_file(self, data: ReadableBuffer) -> int:
+        """Hand bytes to the system."""
+        return super().write(data)
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """As every file does."""
+        try:
+            return self.into_file(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
 
 
 @contextmanager
@@ -24,19 +53,59 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: naming ``path``: the folder is missing or cannot be written, or the disk is full.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{_stem(path.name)}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        if error.filename is None:  # a failed write does not know its file
-            error.filename = str(path)
-        raise
+        with naming(path, instead_of=partial):
+            with _noted(partial) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what failed before says more
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, *, instead_of: Path | None = None) -> Iterator[None]:
+    """Give a system error a file to name: a failed write does not know its own.
+
+    Args:
+        path: what was to be written.
+        instead_of: a temporary name for it, which would tell a user nothing; or a folder of that
+            name.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = None if error.filename is None else Path(str(error.filename))
+        if named is None:
+            error.filename = str(path)
+        elif instead_of is not None and named.is_relative_to(instead_of):
+            error.filename = str(path / named.relative_to(instead_of))
+            error.filename2 = None
+        raise
+
+
+@contextmanager
+def _noted(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose failed writes stay system errors, whatever a library makes of them."""
+    raw = _Raw(path, "wb")
+    try:
+        with io.BufferedWriter(raw) as stream:
+            yield cast(BinaryIO, stream)
+    except Exception as error:
+        if raw.failure is None or error is raw.failure:
+            raise
+        raise raw.failure from error  # torch.save calls a full disk an unexpected position
+
+
+def _stem(name: str) -> str:
+    """What a temporary name begins with: the name itself, or where that is too long its digest."""
+    written = os.fsencode(name)
+    if len(written) + _ROOM <= LONGEST_NAME:
+        return name
+    return hashlib.sha256(written).hexdigest()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -61,7 +130,7 @@ def remove_partial(folder: Path, *, of: str | None = None) -> None:
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         whole = path.name.rsplit(".", 2)[0]
-        if _PARTIAL.fullmatch(path.name) and of in (None, whole):
+        if _PARTIAL.fullmatch(path.name) and (of is None or _stem(of) == whole):
             path.unlink(missing_ok=True)
 
 

@@ -17,6 +17,7 @@ from calibration.collect import Accumulator, Batch, collect
 from calibration.collection import Collection, load_collection, save_collection
 from calibration.errors import CalibrationError
 from calibration.estimate import Method, estimate
+from calibration.files import naming
 from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
 from calibration.table import CalibrationTable
 from deploy.activations import Observation, plan_observation
@@ -175,9 +176,10 @@ def _observing_session(path: Path, tensors: Iterable[str]) -> onnxruntime.Infere
     options.log_severity_level = 4  # its errors are raised
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
-        shutil.copyfile(path, observed)
-        with observed.open("ab") as stream:
-            stream.write(_more_outputs(tensors))
+        with naming(observed):
+            shutil.copyfile(path, observed)
+            with observed.open("ab") as stream:
+                stream.write(_more_outputs(tensors))
         try:
             return onnxruntime.InferenceSession(str(observed), options, providers=[CPU])
         except LOAD_ERRORS as error:

@@ -7,6 +7,7 @@ else to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -16,18 +17,25 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from calibration.errors import CalibrationError
+from calibration.files import naming
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser
 from deploy.errors import InputError, RunError, SegdeployError, one_line
+from deploy.system_refusals import refusal
 
 log = logging.getLogger("deploy")
 
 OVERWRITE = "--overwrite"
+
+MESSAGE_LIMIT = 1200
+"""Characters of an error message at most."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -80,22 +88,23 @@ def guarded(program: str, run: Callable[[], int], *, again: str = "the same comm
         run: returns the exit code.
         again: the command that goes on after an interruption, for the message.
     """
+    open_standard_streams()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     for package in ("benchmarks", "calibration", "deploy", "training", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        with _ended_like_interrupted():
+        with _ended_like_interrupted(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is said by us
             return run()
     except CalibrationError as error:
         return _say(program, InputError(str(error)))
     except SegdeployError as error:
         return _say(program, error)
     except BrokenPipeError:  # whoever read our output has gone; so does the rest of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return RunError.exit_code
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return _say(program, RunError(f"the system refused{where}: {error.strerror or error}"))
+        return _say(program, refusal(error))
     except MemoryError as error:
         from deploy.memory_limit import out_of_memory
 
@@ -108,9 +117,40 @@ def guarded(program: str, run: Callable[[], int], *, again: str = "the same comm
 
 
 def print_json(result: object) -> None:
-    """Write a result to standard output."""
-    json.dump(result, sys.stdout, indent=2, sort_keys=True, default=str)
-    sys.stdout.write("\n")
+    """Write a result to standard output.
+
+    Raises:
+        OSError: it cannot be written; what is left of it goes nowhere.
+    """
+    try:
+        with naming(Path("standard output")):
+            json.dump(result, sys.stdout, indent=2, sort_keys=True, default=str)
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+    except OSError:
+        _drop_output()
+        raise
+
+
+def open_standard_streams() -> None:
+    """Give a process whose standard streams are closed ones that lead nowhere.
+
+    Else the next file that is opened would take their place, and get what is written to them.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # kept
+
+
+def _drop_output() -> None:
+    """What is still to be written to standard output goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file has nothing to drop
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(program: str, error: SegdeployError) -> int:
@@ -138,13 +178,16 @@ def _ended_like_interrupted() -> Iterator[None]:
 def _our_fault(error: Exception) -> RunError:
     """A message for what nobody foresaw; the traceback goes to a file, for the report."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", prefix="segdeploy-", suffix=".txt", delete=False
-    ) as stream:
-        traceback.print_exception(error, file=stream)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix="segdeploy-", suffix=".txt", delete=False
+        ) as stream:
+            traceback.print_exception(error, file=stream)
+        report = f"please report it with {stream.name}"
+    except OSError as refused:
+        report = f"please report it (its traceback could not be written: {refused.strerror})"
     return RunError(
-        f"internal error ({words:.200}): a fault of this program, not of your input; please report "
-        f"it with {stream.name}"
+        f"internal error ({words:.200}): a fault of this program, not of your input; {report}"
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from calibration.estimate import Method
 from calibration.table import CalibrationTable
@@ -30,7 +32,7 @@ def package_models(options: Options, arguments: Sequence[str]) -> Result:
         return _check(target, options)
     if options.output is None:
         raise UsageError("give the folder to write with -o, or --check to look at the models only")
-    require_free(options.output.resolve(), overwrite=options.overwrite)
+    require_free(Path(os.path.realpath(options.output)), overwrite=options.overwrite)
     written = package(
         _request(options), target=target, output=options.output, overwrite=options.overwrite
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from calibration.files import remove_partial
+from calibration.files import naming, remove_partial
 from deploy.errors import UsageError
 
 LOCK = ".lock"
@@ -70,7 +70,8 @@ def is_empty(folder: Path) -> bool:
 def _locked(path: Path, *, output: Path) -> Iterator[None]:
     lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with naming(output, instead_of=path.absolute()):  # as the lock names itself
+            lock.acquire()
     except Timeout as error:
         raise UsageError(
             f"another process is writing to {output}; wait until it is done, or choose another -o"

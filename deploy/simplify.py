@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,14 +41,15 @@ def simplify(source: Artifact, output: Path, *, time_limit_s: float = TIME_LIMIT
 
     Raises:
         InputError: the source is not a valid ONNX file, or not float32.
-        OSError: the output cannot be written.
+        OSError: the output or a temporary file cannot be written.
     """
     require_fp32(source, "a graph is simplified")
     original = load_model(source.path)
+    tempfile.gettempdir()  # without one, nothing is onnxsim's fault
     try:
         model = _run_onnxsim(source.path, time_limit_s)
     except (
-        OSError,
+        FileNotFoundError,
         subprocess.SubprocessError,
         DecodeError,
         onnx.checker.ValidationError,
@@ -62,15 +65,20 @@ def simplify(source: Artifact, output: Path, *, time_limit_s: float = TIME_LIMIT
 def _run_onnxsim(source: Path, time_limit_s: float) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         result = Path(folder) / "simplified.onnx"
-        subprocess.run(
-            [sys.executable, "-m", "onnxsim", str(source), str(result)],
-            check=True,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=time_limit_s,
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "onnxsim", str(source), str(result)],
+                check=True,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=time_limit_s,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.CalledProcessError as error:
+            if os.strerror(errno.ENOSPC) in error.stderr:  # would be kept as this graph's best
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
+            raise
         model = onnx.load(result)  # onnxsim keeps large weights beside its file; take them in
         onnx.checker.check_model(model)
         return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import openvino
 from numpy.typing import NDArray
 
 from deploy.artifact import TensorSpec
-from deploy.errors import InputError
+from deploy.errors import InputError, RunError
 from deploy.packaging.openvino_preprocess import embed
 from deploy.preprocess import Preprocess
 
@@ -64,6 +65,7 @@ def write_ir(
 
     Raises:
         InputError: OpenVINO does not accept the model.
+        RunError: it cannot write the files.
     """
     try:
         model = openvino.Core().read_model(onnx_path)
@@ -78,7 +80,14 @@ def write_ir(
     for key in sorted(facts):
         model.set_rt_info(facts[key], [FACTS, key])
     xml.parent.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(model, xml, compress_to_fp16=compress)
+    try:
+        openvino.save_model(model, xml, compress_to_fp16=compress)
+    except RuntimeError as error:  # it does not say why
+        free = shutil.disk_usage(xml.parent).free
+        raise RunError(
+            f"OpenVINO cannot write {xml.name} ({_reason(error)}), and {free / 1e6:.1f} MB are "
+            "free there; free space there and run the same command again"
+        ) from error
 
 
 def read_ir(xml: Path) -> Ir:

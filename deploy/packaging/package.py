@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calibration.files import naming
 from deploy.artifact import sha256_of
 from deploy.checksums import CHECKSUMS, differences, files_of, write_checksums
 from deploy.errors import InputError, UsageError
@@ -45,21 +46,22 @@ def package(
             back as something else.
         OSError: the folder cannot be written.
     """
-    output = output.resolve()
+    output = Path(os.path.realpath(output))
     require_free(output, overwrite=overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    temporary.mkdir()
     try:
-        contents = target.write(request, temporary)
-        content = manifest(request, target, contents, _listed(temporary))
-        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        (temporary / MANIFEST).write_text(text, encoding="utf-8")
-        page = readme(content, title=target.title)
-        (temporary / README).write_text(page, encoding="utf-8")
-        write_checksums(temporary, files_of(temporary))
-        found = reread(temporary, target=target)
-        _put(temporary, output)
+        with naming(output, instead_of=temporary):
+            temporary.mkdir()
+            contents = target.write(request, temporary)
+            content = manifest(request, target, contents, _listed(temporary))
+            text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+            (temporary / MANIFEST).write_text(text, encoding="utf-8")
+            page = readme(content, title=target.title)
+            (temporary / README).write_text(page, encoding="utf-8")
+            write_checksums(temporary, files_of(temporary))
+            found = reread(temporary, target=target)
+            _put(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(found, folder=output)

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from calibration.files import naming
 from deploy.errors import RunError
 from deploy.prediction.fitting import Canvas
 from deploy.prediction.image import Job, Outcome, Piece, Prepared, feeds_of, predict_image
@@ -220,6 +221,7 @@ def write_files(outcome: Outcome, output: Path) -> Outcome:
     for file, content in outcome.files.items():
         path = output / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with naming(path, instead_of=temporary):
+            temporary.write_bytes(content)
+            temporary.replace(path)
     return replace(outcome, files={})

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from calibration.files import atomic_writer
+from calibration.files import atomic_writer, naming
 from deploy.errors import InputError, UsageError
 from deploy.only_writer import is_empty
 from deploy.prediction.sources import Source
@@ -64,8 +64,9 @@ class Row:
     outputs: dict[str, str] = field(default_factory=dict)
 
     def line(self) -> bytes:
-        """The row as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
+        """The row as one line of JSON; bytes of a path that are not UTF-8 become its escapes."""
+        text = json.dumps(asdict(self), ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace") + b"\n"
 
     def cells(self) -> bytes:
         """The row as one line of the table."""
@@ -94,7 +95,7 @@ def _cells(values: Iterable[object]) -> bytes:
     """One line of a table; nothing for ``None``."""
     stream = io.StringIO(newline="")
     csv.writer(stream, lineterminator="\n").writerow(values)
-    return stream.getvalue().encode()
+    return stream.getvalue().encode("utf-8", "backslashreplace")
 
 
 HEADER = _cells(COLUMNS)
@@ -138,8 +139,9 @@ class Journal:
         """Note what became of an image; it survives the death of this process."""
         self._file.seek(0, os.SEEK_END)
         self._places[row.name] = self._file.tell()
-        self._file.write(row.line())
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(row.line())
+            self._file.flush()
 
     def finish(self, sources: Iterable[Source]) -> None:
         """Write the table, and the journal again: these images, each once, in their order.
@@ -159,7 +161,8 @@ class Journal:
 
     def close(self) -> None:
         """Let the file go; one that nothing was written to goes."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
         if self.path.exists() and not self.path.stat().st_size:
             self.path.unlink()
 
