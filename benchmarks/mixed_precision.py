@@ -113,6 +113,7 @@ class MixedSearch:
             RunError: a runtime failed.
         """
         deadline = started + self.time_budget_s
+        trial_file(self.output).unlink(missing_ok=True)  # of a search that was killed
         with self._saying_what_is_left(state):
             if 0 not in state.trials:
                 self._try(state, (), 0)
@@ -179,17 +180,17 @@ class MixedSearch:
     def _try(self, state: SearchState, ranking: Sequence[str], count: int) -> None:
         """Measure one number of float layers; put the file in place if none was better."""
         before = time.monotonic()
-        trial_file = self.output.with_name(f"{self.output.name}.trial")
+        tried = trial_file(self.output)
         try:
-            artifact = self._write(ranking[:count], trial_file)
+            artifact = self._write(ranking[:count], tried)
             report = self.judge(artifact)
             trial = Trial.of(report, layers=count, seconds=time.monotonic() - before)
             state.trials[count] = trial
             if self._best(state) is trial:
-                trial_file.replace(self.output)
+                tried.replace(self.output)
             state.write()
         finally:
-            trial_file.unlink(missing_ok=True)
+            tried.unlink(missing_ok=True)
         verdict = "within the budget" if trial.within(self.max_drop) else "not proven within"
         log.info("%d layers in float: %s, %s, %.0f s", count, trial.words(), verdict, trial.seconds)
 
@@ -252,6 +253,11 @@ class MixedSearch:
                     best.words(),
                 )
             raise
+
+
+def trial_file(output: Path) -> Path:
+    """Where the model lies that is being tried."""
+    return output.with_name(f"{output.name}.trial")
 
 
 def _noise(sqnr_db: float | None) -> float:

@@ -6,7 +6,8 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -118,19 +119,24 @@ def write_atomic(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-def remove_partial(folder: Path, *, of: str | None = None) -> None:
+def remove_partial(folder: Path, *, of: Collection[str] | None = None) -> None:
     """Remove what killed writers left. The caller is the only one who writes there.
 
     Args:
-        folder: where ``atomic_writer`` wrote.
-        of: name of the file they were writing; ``None`` takes every file.
+        folder: where ``atomic_writer`` wrote, or whole folders were put together the same way.
+        of: names of what they were writing; ``None`` takes everything.
 
     Raises:
         OSError: one cannot be removed.
     """
+    stems = None if of is None else {_stem(name) for name in of}
     for path in folder.iterdir() if folder.is_dir() else ():
         whole = path.name.rsplit(".", 2)[0]
-        if _PARTIAL.fullmatch(path.name) and (of is None or _stem(of) == whole):
+        if not _PARTIAL.fullmatch(path.name) or (stems is not None and whole not in stems):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -63,7 +63,7 @@ def calibrate(
         preprocess: the model's input contract.
         method: how a range is chosen from a histogram.
         state: file that keeps this process's counts while it runs; an interrupted run goes on
-            from it. Removed when done.
+            from it. The caller removes it once the table is in place.
         threads: images run at once; ``None`` takes every processor of this process.
         shard: which images this process counts.
         progress: wraps the images still to do, for a progress bar.
@@ -108,8 +108,6 @@ def calibrate(
         )
     except CalibrationError as error:
         raise InputError(str(error)) from error
-    if state is not None:
-        state.unlink(missing_ok=True)
     return table
 
 

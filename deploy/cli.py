@@ -15,24 +15,26 @@ import shlex
 import signal
 import sys
 import tempfile
-import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 from calibration.errors import CalibrationError
 from calibration.files import naming
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser
-from deploy.errors import InputError, RunError, SegdeployError, one_line
+from deploy.errors import InputError, MemoryExceeded, RunError, SegdeployError, one_line
+from deploy.interruption import Interrupted, interruptible
 from deploy.system_refusals import refusal
 
 log = logging.getLogger("deploy")
 
 OVERWRITE = "--overwrite"
+
+MESSAGE_LIMIT = 1200
+"""Characters of an error message at most."""
+
 
 MESSAGE_LIMIT = 1200
 """Characters of an error message at most."""
@@ -59,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    words = ["segdeploy", *(word for word in arguments if word != OVERWRITE)]
 
     def run() -> int:
         parser = build_parser()
@@ -77,43 +78,63 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(result)
         return code
 
-    return guarded("segdeploy", run, again=shlex.join(words))
+    def again(begun: bool) -> str:
+        return shlex.join(["segdeploy", *(w for w in arguments if not begun or w != OVERWRITE)])
+
+    return guarded("segdeploy", run, again=again, to_the_end=argv is None)
 
 
-def guarded(program: str, run: Callable[[], int], *, again: str = "the same command") -> int:
+def guarded(
+    program: str,
+    run: Callable[[], int],
+    *,
+    again: Callable[[bool], str] = lambda begun: "the same command",
+    to_the_end: bool = False,
+) -> int:
     """Call what a command does; turn each error into one message and its exit code.
 
     Args:
         program: its name, for the message.
         run: returns the exit code.
-        again: the command that goes on after an interruption, for the message.
+        again: the command that goes on after an interruption, for the message; told whether the
+            output is this command's own already.
+        to_the_end: this process ends with the command.
     """
     open_standard_streams()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     for package in ("benchmarks", "calibration", "deploy", "training", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
-    try:
-        with _ended_like_interrupted(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is said by us
+    with interruptible(to_the_end=to_the_end) as interruption, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is said by us
+        try:
             return run()
-    except CalibrationError as error:
+        except MemoryExceeded as error:  # it interrupts the command by a signal, too
+            return _told(program, error)
+        except (Exception, KeyboardInterrupt) as error:
+            if not isinstance(error, KeyboardInterrupt) and interruption.number is None:
+                return _told(program, error)
+            # Interrupted native code may raise something else.
+            begun = isinstance(error, Interrupted) and error.begun
+            log.error("interrupted; what was finished is kept. To go on: %s", again(begun))
+            return 128 + (interruption.number or signal.SIGINT)
+
+
+def _told(program: str, error: BaseException) -> int:
+    """One message for what went wrong, and its exit code."""
+    if isinstance(error, CalibrationError):
         return _say(program, InputError(str(error)))
-    except SegdeployError as error:
+    if isinstance(error, SegdeployError):
         return _say(program, error)
-    except BrokenPipeError:  # whoever read our output has gone; so does the rest of it
+    if isinstance(error, BrokenPipeError):  # whoever read our output has gone; so does the rest
         _drop_output()
         return RunError.exit_code
-    except OSError as error:
+    if isinstance(error, OSError):
         return _say(program, refusal(error))
-    except MemoryError as error:
+    if isinstance(error, MemoryError):
         from deploy.memory_limit import out_of_memory
 
         return _say(program, out_of_memory(error))
-    except KeyboardInterrupt as error:
-        log.error("interrupted; what was finished is kept. To go on: %s", again)
-        return 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
-    except Exception as error:
-        return _say(program, _our_fault(error))
+    return _say(program, _our_fault(error))
 
 
 def print_json(result: object) -> None:
@@ -158,24 +179,7 @@ def _say(program: str, error: SegdeployError) -> int:
     return error.exit_code
 
 
-@contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
-    """SIGTERM leaves as clean a state as Ctrl-C does."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers belong to the main thread
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _our_fault(error: Exception) -> RunError:
+def _our_fault(error: BaseException) -> RunError:
     """A message for what nobody foresaw; the traceback goes to a file, for the report."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
     try:

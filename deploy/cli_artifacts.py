@@ -14,7 +14,7 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
 from deploy.cli_inputs import Options, Result, checkpoint_of, output_file
-from deploy.cli_mixed import quantize_mixed, wants_search
+from deploy.cli_mixed import beside, quantize_mixed, wants_search
 from deploy.data import open_set
 from deploy.exchange import ExchangeFormat, export_table, import_table
 from deploy.only_writer import writing_file
@@ -36,19 +36,22 @@ def export_model(options: Options, arguments: Sequence[str]) -> Result:
     from deploy.export import export
 
     output = output_file(options, options.checkpoint)
-    return _wrote(export(checkpoint_of(options, options.checkpoint), output))
+    with writing_file(output):
+        return _wrote(export(checkpoint_of(options, options.checkpoint), output))
 
 
 def simplify_model(options: Options, arguments: Sequence[str]) -> Result:
     """Simplify a graph."""
     output = output_file(options, options.model)
-    return _wrote(simplify(describe(options.model), output))
+    with writing_file(output):
+        return _wrote(simplify(describe(options.model), output))
 
 
 def convert(options: Options, arguments: Sequence[str]) -> Result:
     """Convert to fp16."""
     output = output_file(options, options.model)
-    return _wrote(to_fp16(describe(options.model), output))
+    with writing_file(output):
+        return _wrote(to_fp16(describe(options.model), output))
 
 
 def rewrite_model(options: Options, arguments: Sequence[str]) -> Result:
@@ -67,7 +70,8 @@ def rewrite_model(options: Options, arguments: Sequence[str]) -> Result:
             threads=options.threads or usable_cores(),
             progress=lambda samples: bar(samples, "rewrite", unit="image"),
         )
-    artifact = rewrite(source, output, names=names, activity=activity)
+    with writing_file(output):
+        artifact = rewrite(source, output, names=names, activity=activity)
     log.info("%s", summary(artifact))
     return _wrote(artifact)
 
@@ -76,31 +80,35 @@ def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
     """Find every range, or take them from another tool's file; under torchrun, in shards."""
     output = output_file(options, options.model)
     source = describe(options.model)
+    counts = f"{output.name}.partial.npz"
     with (
         shard_from_environment() as shard,
-        writing_file(output) if shard.is_first else nullcontext(),
+        writing_file(output, beside=[counts]) if shard.is_first else nullcontext(),
     ):
+        own = f"{output.name}.{shard.rank}-of-{shard.size}.partial.npz"
+        state = output.with_name(own if shard.size > 1 else counts)
         if options.import_file:
             table = import_table(options.import_file, source)
         else:
             images = open_set(options.calib_data or bundled.sample(), "train")
-            own = f".{shard.rank}-of-{shard.size}" if shard.size > 1 else ""
             table = calibrate(
                 source,
                 images.take(options.num_samples, seed=options.seed),
                 preprocess=contract_of(source),
                 method=Method(options.method),
-                state=output.with_name(f"{output.name}{own}.partial.npz"),
+                state=state,
                 threads=options.threads or max(1, usable_cores() // shard.size),
                 shard=shard,
                 progress=lambda samples: bar(samples, "calibrate", unit="image"),
             )
         if not shard.is_first:
+            state.unlink(missing_ok=True)
             return 0, {}
         table.write(output)
         written = [output]
         for name in options.export or ():
             written.append(export_table(table, source, output, ExchangeFormat(name)))
+        state.unlink(missing_ok=True)
     for path in written:
         log.info("%s: %d tensors, %d images", path, len(table.ranges), table.num_samples)
     return 0, {"written": [str(path) for path in written], "tensors": len(table.ranges)}
@@ -110,16 +118,17 @@ def quantize(options: Options, arguments: Sequence[str]) -> Result:
     """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
     output = output_file(options, options.model, options.calibration)
     if wants_search(options):
-        with writing_file(output):
+        with writing_file(output, beside=beside(output)):
             return quantize_mixed(options, output)
-    artifact = to_int8(
-        describe(options.model),
-        output,
-        table=CalibrationTable.read(options.calibration),
-        table_sha256=sha256_of(options.calibration),
-        profile=profile_named(options.target),
-        exclude=options.exclude,
-    )
+    with writing_file(output):
+        artifact = to_int8(
+            describe(options.model),
+            output,
+            table=CalibrationTable.read(options.calibration),
+            table_sha256=sha256_of(options.calibration),
+            profile=profile_named(options.target),
+            exclude=options.exclude,
+        )
     return _wrote(artifact)
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mixed_judge import Judge
-from benchmarks.mixed_precision import RANKING_IMAGES, RANKING_PARTS, MixedResult, MixedSearch
+from benchmarks.mixed_precision import (
+    RANKING_IMAGES,
+    RANKING_PARTS,
+    MixedResult,
+    MixedSearch,
+    trial_file,
+)
 from benchmarks.mixed_state import SearchState, Trial
 from calibration.table import CalibrationTable
 from deploy import __version__
@@ -65,7 +71,7 @@ def quantize_mixed(options: Options, output: Path) -> Result:
         raise InputError(f"{availability(profile.runtime).reason}; it has to run the trials")
     execution = Execution(threads=options.threads or usable_cores())
     state = SearchState.open(
-        output.with_name(f"{output.name}.search.json"),
+        output.with_name(beside(output)[0]),
         fingerprint=_fingerprint(options, source, validation, preprocess),
     )
     log.info(
@@ -107,6 +113,11 @@ def quantize_mixed(options: Options, output: Path) -> Result:
     if result.finished:
         state.path.unlink(missing_ok=True)
     return 0 if result.within else GATE_FAILED, _as_json(result, options.max_drop, test)
+
+
+def beside(output: Path) -> tuple[str, str]:
+    """What a search keeps in the folder of its output until it is done: its state, a trial."""
+    return f"{output.name}.search.json", trial_file(output).name
 
 
 def _tested(result: MixedResult, options: Options, judge: Any) -> Trial | None:

@@ -27,6 +27,10 @@ class RunError(SegdeployError):
     exit_code = 4
 
 
+class MemoryExceeded(RunError):
+    """The command outgrew ``--max-memory``."""
+
+
 def one_line(text: object, *, limit: int = 300) -> str:
     r"""Words of unknown origin as one line that is fit for a terminal.
 

@@ -7,7 +7,7 @@ process ends, however it ends.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,10 +46,14 @@ def writing_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing_file(path: Path) -> Iterator[None]:
+def writing_file(path: Path, *, beside: Sequence[str] = ()) -> Iterator[None]:
     """Be the only process that writes a file, and whatever it keeps beside it until it is done.
 
-    Its folder is made where it is missing.
+    Its folder is made where it is missing. Half files that a killed writer left are removed.
+
+    Args:
+        path: the file; a folder that appears whole counts as one.
+        beside: names of what else it writes into the same folder.
 
     Raises:
         UsageError: another process is writing it.
@@ -57,7 +61,7 @@ def writing_file(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_name(f".{path.name}{LOCK}"), output=path):
-        remove_partial(path.parent, of=path.name)
+        remove_partial(path.parent, of={path.name, *beside})
         yield
 
 

@@ -14,6 +14,7 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.data import require_disjoint
 from deploy.errors import InputError
 from deploy.export import export
+from deploy.interruption import begun
 from deploy.models.checkpoint import Checkpoint
 from deploy.only_writer import writing_folder
 from deploy.rewrite import changed_sites, summary
@@ -53,12 +54,13 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         )
     log.info("%s", plan(config, checkpoint))
     with writing_folder(config.output):
-        return _run(config, checkpoint)
+        stages = StageRunner(config, checkpoint)
+        with begun():
+            return _run(config, checkpoint, stages)
 
 
-def _run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> dict[str, Any]:
     """The stages in order, and the report."""
-    stages = StageRunner(config, checkpoint)
     fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)
     simplified = stages.run("simplify", "sim.onnx", lambda out: simplify(fp32, out), parent=fp32)
     fp16 = stages.run("fp16", "fp16.onnx", lambda out: to_fp16(simplified, out), parent=simplified)

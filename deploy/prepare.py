@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.files import remove_partial
 from deploy.errors import InputError, UsageError
 from deploy.image_files import image_files, read_image
 from deploy.layouts.base import Layout, Source
 from deploy.layouts.division import Ratios, divide, require_shares
 from deploy.layouts.registry import AUTO, layout_of
+from deploy.only_writer import writing_folder
 from deploy.prepared_files import Prepared, targets, write_image, write_splits
 from deploy.splits import require_plain_name
 
@@ -62,7 +64,8 @@ def prepare_raw(
             taken for a prepared set; a folder whose files do not pair up is refused before
             anything is touched.
         UsageError: ratios that are no shares or have nothing to divide, an unknown layout, or an
-            output folder that holds other images or is the raw folder.
+            output folder that holds other images, is the raw folder, or that another process
+            writes to.
     """
     if ratios is not None:
         require_shares(ratios)
@@ -71,14 +74,16 @@ def prepare_raw(
     _require_consistent(raw, sources, ratios)
     _require_own_folder(raw, output, sources)
     log.info("%s: %d images laid out as %s", raw, len(sources), chosen.name)
-    for folder in _written(sources):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-    (output / "splits.csv").unlink(missing_ok=True)
-    found, twins = _convert(progress(sources), output, chosen)
-    shares = chosen.ratios if ratios is None else ratios
-    rows = _with_splits(found, chosen, seed=seed, ratios=shares, twins=twins)
-    write_splits(rows, output / "splits.csv")
-    return rows
+    with writing_folder(output):
+        for folder in _written(sources):
+            (output / folder).mkdir(exist_ok=True)
+            remove_partial(output / folder)
+        (output / "splits.csv").unlink(missing_ok=True)
+        found, twins = _convert(progress(sources), output, chosen)
+        shares = chosen.ratios if ratios is None else ratios
+        rows = _with_splits(found, chosen, seed=seed, ratios=shares, twins=twins)
+        write_splits(rows, output / "splits.csv")
+        return rows
 
 
 def _require_consistent(raw: Path, sources: Sequence[Source], ratios: Ratios | None) -> None:

@@ -77,6 +77,9 @@ class StageRunner:
         self.checkpoint = checkpoint
         self.execution = Execution(threads=config.threads)
         self.reference = PyTorchRuntime(checkpoint, execution=self.execution)
+        self.counts = config.output / f"{config.name}.calib.partial.npz"
+        if config.overwrite:  # before the manifest says that the folder is this run's
+            self.counts.unlink(missing_ok=True)
         self.workspace = Workspace.open(
             config.output, _inputs(config, checkpoint), overwrite=config.overwrite
         )
@@ -142,21 +145,19 @@ class StageRunner:
         key = key_of(stage="calibrate", parent=source.sha256, method=self.config.method.value)
         started = time.perf_counter()
         reused = self.workspace.finished("calibrate", file=file, key=key)
-        state = self.workspace.path(f"{self.config.name}.calib.partial.npz")
-        if self.config.overwrite:
-            state.unlink(missing_ok=True)
         if not reused:
             table = calibrate(
                 source,
                 self.config.calibration,
                 preprocess=self.checkpoint.preprocess,
                 method=self.config.method,
-                state=state,
+                state=self.counts,
                 threads=self.config.threads,
                 progress=lambda samples: bar(samples, "calibrate", unit="image"),
             )
             table.write(path)
             self.workspace.record("calibrate", file=file, key=key)
+        self.counts.unlink(missing_ok=True)
         table = CalibrationTable.read(path)
         searched = sum(found.candidates for found in table.ranges.values())
         fallbacks = sum(found.fallback is not None for found in table.ranges.values())

@@ -367,11 +367,10 @@ def image_set(tmp_path: Path) -> Path:
     return write_image_set(tmp_path / "image_set", SPLIT_OF_TWELVE)
 
 
-@pytest.fixture
-def raw_set(tmp_path: Path) -> Path:
+def write_raw_set(root: Path) -> Path:
     """The raw Kaggle layout: six fluorescence images and two stained ones, RGBA, a mask a nucleus.
 
-    Returns the parent of ``stage1_train``.
+    Returns ``root``, the parent of ``stage1_train``.
     """
     generator = np.random.default_rng(5)
     for index in range(8):
@@ -379,13 +378,19 @@ def raw_set(tmp_path: Path) -> Path:
         if index >= 6:
             image = image // 2 + np.array([110, 40, 120], np.uint8)
         alpha = np.full((*image.shape[:2], 1), 255, np.uint8)
-        folder = tmp_path / "raw" / "stage1_train" / f"case{index}"
+        folder = root / "stage1_train" / f"case{index}"
         write_png_file(
             folder / "images" / f"case{index}.png", np.concatenate([image, alpha], axis=2)
         )
         for number, mask in enumerate(masks):
             write_png_file(folder / "masks" / f"nucleus{number}.png", mask)
-    return tmp_path / "raw"
+    return root
+
+
+@pytest.fixture
+def raw_set(tmp_path: Path) -> Path:
+    """``write_raw_set`` in a folder of the test."""
+    return write_raw_set(tmp_path / "raw")
 
 
 @pytest.fixture(scope="session")

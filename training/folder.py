@@ -34,7 +34,8 @@ def claim(output: Path, *, overwrite: bool) -> None:
         OSError: the folder cannot be written.
     """
     if overwrite:
-        for name in (*FILES, CHECKSUMS):
+        save_progress(NOT_BEGUN, output)  # first: a killed start must not look like the old end
+        for name in {*FILES, CHECKSUMS} - {STATE_FILE}:
             (output / name).unlink(missing_ok=True)
     if (output / STATE_FILE).exists():
         return

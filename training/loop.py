@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from deploy.data import Sample, SegmentationSet
 from deploy.errors import RunError, UsageError
+from deploy.interruption import begun
 from deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
@@ -112,16 +113,17 @@ def train(
         if shard.is_first:
             claim(output, overwrite=settings.overwrite)
         shard.gathered(None)  # no process reads the folder before it is ready
-        return _train(
-            recipe,
-            train_set=train_set,
-            val_set=val_set,
-            preprocess=preprocess,
-            output=output,
-            settings=settings,
-            device=device,
-            identity=identity,
-        )
+        with begun():
+            return _train(
+                recipe,
+                train_set=train_set,
+                val_set=val_set,
+                preprocess=preprocess,
+                output=output,
+                settings=settings,
+                device=device,
+                identity=identity,
+            )
 
 
 def _train(
@@ -197,6 +199,7 @@ def _epoch(
     mine = [shard.part(places) for places in everywhere]
     shown = tqdm(
         views.batches(mine, workers=settings.workers),
+        total=len(mine),
         desc=f"epoch {epoch}/{recipe.epochs}",
         disable=True if settings.quiet or not shard.is_first else None,
         leave=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from deploy.data import Sample, SegmentationSet
+from deploy.interruption import held_back, left_to_parent
 from deploy.preprocess import MASK_THRESHOLD, Preprocess
 from training.augment import jitter_colour, paste_window, random_grid, sample
 from training.recipe import Recipe
@@ -113,22 +115,25 @@ class Views(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
             view.append(inside)
         return view
 
-    def batches(self, places: Sequence[Sequence[tuple[int, int]]], *, workers: int) -> Loader:
+    def batches(
+        self, places: Sequence[Sequence[tuple[int, int]]], *, workers: int
+    ) -> Iterator[Batch]:
         """Batches of views, in order.
 
         Args:
             places: (pass, image) pairs of each batch.
             workers: processes that make views; 0 makes them in this one.
         """
-        return Loader(
+        loader = DataLoader(
             self,
             batch_sampler=places,  # type: ignore[arg-type]  # the stubs want indices to be numbers
             num_workers=workers,
             collate_fn=_stacked,
+            worker_init_fn=left_to_parent if workers else None,
         )
-
-
-Loader = DataLoader[tuple[Tensor, Tensor, Tensor | None]]
+        with held_back() if workers else nullcontext():
+            begun = iter(loader)
+        yield from begun
 
 
 def pass_order(count: int, *, seed: int, turn: int, batch: int) -> Iterator[list[int]]:

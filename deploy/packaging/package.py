@@ -13,6 +13,7 @@ from calibration.files import naming
 from deploy.artifact import sha256_of
 from deploy.checksums import CHECKSUMS, differences, files_of, write_checksums
 from deploy.errors import InputError, UsageError
+from deploy.only_writer import writing_file
 from deploy.packaging.base import (
     MANIFEST,
     README,
@@ -41,14 +42,19 @@ def package(
         overwrite: replace a package that is there.
 
     Raises:
-        UsageError: the folder exists, or something the target needs was not given.
+        UsageError: the folder exists, another process writes it, or something the target needs
+            was not given.
         InputError: a model or an image set the target cannot take, or the written folder reads
             back as something else.
         OSError: the folder cannot be written.
     """
     output = Path(os.path.realpath(output))
     require_free(output, overwrite=overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with writing_file(output, beside=[f".{output.name}", f".{output.name}.replaced"]):
+        return _package(request, target=target, output=output)
+
+
+def _package(request: Request, *, target: PackageTarget, output: Path) -> Package:
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         with naming(output, instead_of=temporary):
@@ -146,7 +152,7 @@ def _put(temporary: Path, output: Path) -> None:
     if not output.exists():
         temporary.rename(output)
         return
-    old = output.with_name(f".{output.name}.{os.getpid()}.replaced")
+    old = output.with_name(f".{output.name}.replaced.{os.getpid()}.partial")
     output.rename(old)
     try:
         temporary.rename(output)

@@ -199,13 +199,17 @@ def _complete(waiting: deque[Answer | Outcome]) -> Iterator[Answer | Outcome]:
 @contextmanager
 def partial_folder(output: Path) -> Iterator[None]:
     """A folder for files that are not whole yet, empty at first and gone at the end."""
-    folder = output / PARTIAL
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    remove_partial_folder(output)
+    (output / PARTIAL).mkdir()
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_partial_folder(output)
+
+
+def remove_partial_folder(output: Path) -> None:
+    """Remove what a killed writer left in ``partial_folder``."""
+    shutil.rmtree(output / PARTIAL, ignore_errors=True)
 
 
 def write_files(outcome: Outcome, output: Path) -> Outcome:

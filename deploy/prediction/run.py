@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -11,8 +11,9 @@ from time import perf_counter
 
 from deploy.artifact import sha256_of
 from deploy.errors import InputError, RunError
+from deploy.interruption import begun
 from deploy.only_writer import writing_folder
-from deploy.prediction.flow import Flow, partial_folder, write_files
+from deploy.prediction.flow import Flow, partial_folder, remove_partial_folder, write_files
 from deploy.prediction.image import Job, Outcome
 from deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
 from deploy.prediction.model import Model, decides, require_possible
@@ -127,7 +128,9 @@ def predict(
     with (
         writing_folder(output),
         contextlib.closing(Journal(output, overwrite=overwrite)) as journal,
+        begun(),
     ):
+        remove_partial_folder(output)  # even where no image is left to do
 
         def wanted() -> Iterator[Source]:
             for source in sources:
@@ -142,11 +145,13 @@ def predict(
                 progress()
 
         work = _ray if engine is Engine.RAY else _local
-        for outcome in work(wanted(), model, job, execution, output, workers):
-            _forget_old_files(journal, outcome.row)
-            journal.append(outcome.row)
-            tally.count(outcome.row)
-            progress()
+        found = work(wanted(), model, job, execution, output, workers)
+        with contextlib.closing(found) as outcomes:  # no thread writes once the folder is let go
+            for outcome in outcomes:
+                _forget_old_files(journal, outcome.row)
+                journal.append(outcome.row)
+                tally.count(outcome.row)
+                progress()
         journal.finish(sources)
     return Summary(
         images=len(sources),
@@ -187,7 +192,7 @@ def _local(
     execution: Execution,
     output: Path,
     workers: int,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """In this process; the model is loaded when there is something to do."""
     first = next(sources, None)
     if first is None:
@@ -204,7 +209,7 @@ def _ray(
     execution: Execution,
     output: Path,
     workers: int,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """On a Ray cluster; the files are written here, so that nothing is written twice at once."""
     from deploy.prediction.ray_engine import ray_outcomes
 
