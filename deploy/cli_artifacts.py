@@ -14,9 +14,9 @@ from deploy.artifact import Artifact, sha256_of
 from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
 from deploy.cli_inputs import Options, Result, checkpoint_of, output_file
-from deploy.cli_mixed import beside, quantize_mixed, wants_search
+from deploy.cli_mixed import kept_beside, quantize_mixed, wants_search
 from deploy.data import open_set
-from deploy.exchange import ExchangeFormat, export_table, import_table
+from deploy.exchange import ExchangeFormat, export_table, exported_file, import_table
 from deploy.only_writer import writing_file
 from deploy.onnx_file import contract_of, describe, require_fp32
 from deploy.progress import bar
@@ -81,9 +81,11 @@ def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
     output = output_file(options, options.model)
     source = describe(options.model)
     counts = f"{output.name}.partial.npz"
+    forms = [ExchangeFormat(name) for name in options.export or ()]
+    beside = [counts, *(exported_file(output, form).name for form in forms)]
     with (
         shard_from_environment() as shard,
-        writing_file(output, beside=[counts]) if shard.is_first else nullcontext(),
+        writing_file(output, beside=beside) if shard.is_first else nullcontext(),
     ):
         own = f"{output.name}.{shard.rank}-of-{shard.size}.partial.npz"
         state = output.with_name(own if shard.size > 1 else counts)
@@ -106,8 +108,8 @@ def calibrate_model(options: Options, arguments: Sequence[str]) -> Result:
             return 0, {}
         table.write(output)
         written = [output]
-        for name in options.export or ():
-            written.append(export_table(table, source, output, ExchangeFormat(name)))
+        for form in forms:
+            written.append(export_table(table, source, output, form))
         state.unlink(missing_ok=True)
     for path in written:
         log.info("%s: %d tensors, %d images", path, len(table.ranges), table.num_samples)
@@ -118,7 +120,7 @@ def quantize(options: Options, arguments: Sequence[str]) -> Result:
     """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
     output = output_file(options, options.model, options.calibration)
     if wants_search(options):
-        with writing_file(output, beside=beside(output)):
+        with writing_file(output, beside=kept_beside(output)):
             return quantize_mixed(options, output)
     with writing_file(output):
         artifact = to_int8(

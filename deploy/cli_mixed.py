@@ -71,7 +71,7 @@ def quantize_mixed(options: Options, output: Path) -> Result:
         raise InputError(f"{availability(profile.runtime).reason}; it has to run the trials")
     execution = Execution(threads=options.threads or usable_cores())
     state = SearchState.open(
-        output.with_name(beside(output)[0]),
+        output.with_name(kept_beside(output)[0]),
         fingerprint=_fingerprint(options, source, validation, preprocess),
     )
     log.info(
@@ -115,7 +115,7 @@ def quantize_mixed(options: Options, output: Path) -> Result:
     return 0 if result.within else GATE_FAILED, _as_json(result, options.max_drop, test)
 
 
-def beside(output: Path) -> tuple[str, str]:
+def kept_beside(output: Path) -> tuple[str, str]:
     """What a search keeps in the folder of its output until it is done: its state, a trial."""
     return f"{output.name}.search.json", trial_file(output).name
 

@@ -59,13 +59,18 @@ def export_table(
     try:
         ranges = _every_range(table, load_model(source.path).graph)
         write = to_onnxruntime if form is ExchangeFormat.ONNXRUNTIME else to_tensorrt
-        path = output.with_name(output.name.removesuffix(".json") + form.suffix)
+        path = exported_file(output, form)
         write_atomic(path, write(ranges).encode())
     except KeyError as error:
         raise InputError(f"the calibration table has no range for tensor {error}") from error
     except CalibrationError as error:
         raise InputError(str(error)) from error
     return path
+
+
+def exported_file(output: Path, form: ExchangeFormat) -> Path:
+    """Where ``export_table`` writes."""
+    return output.with_name(output.name.removesuffix(".json") + form.suffix)
 
 
 def _every_range(table: CalibrationTable, graph: onnx.GraphProto) -> dict[str, CalibrationRange]:

@@ -102,7 +102,7 @@ def _run(checkpoint: str, name: str) -> Verb:
 
 
 def _train(name: str, *more: str) -> Verb:
-    flags = ("--width", "2", "--epochs", "4", "--batch", "3", "--threads", "1", *more)
+    flags = ("--width", "2", "--epochs", "3", "--batch", "3", "--threads", "1", *more)
     argv = ("train", "--data", "in/set", "-o", "out", *flags)
     return Verb(name=name, argv=argv, progress=_epochs)
 

@@ -100,7 +100,6 @@ class Bench:
     def whole(self, verb: Verb) -> tuple[Path, float, int]:
         """An undisturbed run: its folder, its seconds, and how often it changes a name."""
         if verb.name not in self._whole:
-            self.to_the_end(verb, self.new_folder(verb))  # warms the caches of what it reads
             folder = self.new_folder(verb)
             before = time.monotonic()
             self.to_the_end(verb, folder)
@@ -151,7 +150,7 @@ def interrupted_at(
     """Start, send SIGINT or SIGTERM, often twice; the command to go on with, if it was at work."""
     number, seconds = draw.choice([signal.SIGINT, signal.SIGTERM]), bench.whole(verb)[1]
     attempt = bench.zygote.start(bench.command(verb, folder))
-    if not attempt.ended(draw.uniform(0.02, seconds)):
+    if not attempt.ended(draw.uniform(0.02, 0.8 * seconds)):
         attempt.kill(number)
         if draw.random() < 0.5 and not attempt.ended(draw.uniform(0, 0.3)):
             attempt.kill(number)
@@ -171,9 +170,11 @@ def interrupted_at(
     return shlex.split(found[0])[1:]
 
 
-def interruptions(bench: Bench, verb: Verb, draw: random.Random, tally: Tally, count: int) -> None:
+def interruptions(
+    bench: Bench, verb: Verb, draw: random.Random, tally: Tally, count: int, deadline: float
+) -> None:
     """One output for each interruption; it goes on by the command that was printed."""
-    while tally.kills < count:
+    while tally.kills < count and time.monotonic() < deadline:
         folder = bench.new_folder(verb)
         command = interrupted_at(bench, verb, folder, draw, tally)
         if command is not None:
@@ -194,10 +195,12 @@ def finish(bench: Bench, verb: Verb, folder: Path, tally: Tally) -> None:
         tally.differences.append(f"{verb.name}, {folder}: {found}")
 
 
-def random_kills(bench: Bench, verb: Verb, draw: random.Random, tally: Tally, kills: int) -> None:
+def random_kills(
+    bench: Bench, verb: Verb, draw: random.Random, tally: Tally, kills: int, deadline: float
+) -> None:
     """Chains of kills on one output each: most at random moments, a third aimed at a write."""
     _, seconds, operations = bench.whole(verb)
-    while tally.kills < kills:
+    while tally.kills < kills and time.monotonic() < deadline:
         folder = bench.new_folder(verb)
         for _ in range(draw.randint(1, MOST_IN_A_ROW)):
             if tally.kills == kills:
@@ -206,7 +209,7 @@ def random_kills(bench: Bench, verb: Verb, draw: random.Random, tally: Tally, ki
                 number, torn = draw.randint(1, operations), draw.random() < 0.5
                 hit = killed_before(bench, verb, folder, number, tally, torn=torn)
             else:
-                hit = killed_at(bench, verb, folder, draw.uniform(0.02, seconds), tally)
+                hit = killed_at(bench, verb, folder, draw.uniform(0.02, 0.8 * seconds), tally)
             if not hit:
                 break
         finish(bench, verb, folder, tally)
@@ -243,6 +246,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="over all verbs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-write", action="store_true", help="before each rename and removal")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no output after that")
     parser.add_argument("--interruptions", type=int, help="SIGINT and SIGTERM instead of kills")
     parser.add_argument("--reuse", action="store_true", help="export once; time nothing")
     options = parser.parse_args()
@@ -255,15 +259,18 @@ def main() -> int:
         bench = Bench(folder, zygote, reuse=reuse)
         for name in options.verb:
             tally, before = Tally(verb=name), time.monotonic()
+            deadline = before + 60 * options.minutes / len(options.verb)
             tallies.append(tally)
             if options.every_write:
                 every_write(bench, VERBS[name], tally)
             else:
                 draw, among = random.Random(f"{options.seed} {name}"), len(options.verb)
                 if options.interruptions:
-                    interruptions(bench, VERBS[name], draw, tally, options.interruptions // among)
+                    interruptions(
+                        bench, VERBS[name], draw, tally, options.interruptions // among, deadline
+                    )
                 else:
-                    random_kills(bench, VERBS[name], draw, tally, options.kills // among)
+                    random_kills(bench, VERBS[name], draw, tally, options.kills // among, deadline)
             tally.seconds = time.monotonic() - before
             print(table([tally]), flush=True)
     print(table(tallies))

@@ -26,6 +26,7 @@ from deploy.export import export
 from deploy.interface import Interface
 from deploy.models.checkpoint import load_checkpoint
 from deploy.prediction import run as run_module
+from deploy.prediction.flow import PARTIAL
 from deploy.prediction.journal import JOURNAL, TABLE, Journal, Row, Status
 from deploy.prediction.model import CheckpointModel
 from deploy.prediction.run import Summary, predict
@@ -229,10 +230,12 @@ class TestResume:
         (images / "broken.png").unlink()
         run(model, images, Path("out"))
         before = files_of(Path("out"))
+        Path("out", PARTIAL).mkdir()  # of a process that was killed when all was done
         summary = run(model, images, Path("out"))
         assert (summary.reused, summary.done_now, summary.exit_code) == (8, 0, 0)
         assert BrightnessModel.opened == 1
         assert files_of(Path("out")) == before
+        assert not Path("out", PARTIAL).exists()
 
     @pytest.mark.parametrize(
         "change",
