@@ -24,7 +24,7 @@ from calibration.errors import CalibrationError
 from calibration.files import naming
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser
-from deploy.errors import InputError, MemoryExceeded, RunError, SegdeployError, one_line
+from deploy.errors import InputError, MemoryLimitError, RunError, SegdeployError, one_line
 from deploy.interruption import Interrupted, interruptible
 from deploy.system_refusals import refusal
 
@@ -108,7 +108,7 @@ def guarded(
         warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is said by us
         try:
             return run()
-        except MemoryExceeded as error:  # it interrupts the command by a signal, too
+        except MemoryLimitError as error:  # it interrupts the command by a signal, too
             return _told(program, error)
         except (Exception, KeyboardInterrupt) as error:
             if not isinstance(error, KeyboardInterrupt) and interruption.number is None:

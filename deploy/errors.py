@@ -27,7 +27,7 @@ class RunError(SegdeployError):
     exit_code = 4
 
 
-class MemoryExceeded(RunError):
+class MemoryLimitError(RunError):
     """The command outgrew ``--max-memory``."""
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from deploy.errors import MemoryExceeded, RunError
+from deploy.errors import MemoryLimitError, RunError
 
 PERIOD_S = 0.1
 """Time between two looks at the memory, seconds."""
@@ -52,7 +52,7 @@ def memory_limited(limit: int | None, *, to_lower: Sequence[str] = ()) -> Iterat
         to_lower: flags of the command that would make it smaller, for the message.
 
     Raises:
-        MemoryExceeded: it was.
+        MemoryLimitError: it was.
     """
     if limit is None:
         yield
@@ -66,7 +66,7 @@ def memory_limited(limit: int | None, *, to_lower: Sequence[str] = ()) -> Iterat
             raise
     if watch.message is not None:
         end_children()
-        raise MemoryExceeded(watch.message)
+        raise MemoryLimitError(watch.message)
 
 
 def out_of_memory(error: MemoryError) -> RunError:

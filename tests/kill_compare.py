@@ -20,6 +20,7 @@ REPORT_TIMINGS = (
     "stages.*.seconds",
     "calibration.seconds",
     "recommendation",
+    "benchmark.conditions",
     "benchmark.rows.*.p50_ms",
     "benchmark.rows.*.p90_ms",
     "benchmark.rows.*.p99_ms",

@@ -146,7 +146,7 @@ VERBS = {
             name="package",
             argv=(
                 *("package", "--target", "onnx", "-m", _FP32, "--data", "in/set"),
-                *("-o", "out", "--batch", "1"),
+                *("-o", "out", "--batch", "1", "--overwrite"),
             ),
             progress=_files,
         ),

@@ -241,7 +241,7 @@ def _reuse(folder: Path) -> None:
     reuse = Reuse(folder)
     torch.onnx.export = reuse.export  # type: ignore[assignment]
     deploy.simplify._run_onnxsim = reuse.simplify
-    benchmarks.cold_start.call_worker = lambda module, request: {  # type: ignore[assignment]
+    benchmarks.cold_start.call_worker = lambda module, request, **_: {  # type: ignore[assignment]
         "load_s": 1.0,
         "first_inference_s": 1.0,
         "peak_bytes": 2,

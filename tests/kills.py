@@ -150,7 +150,7 @@ def interrupted_at(
     """Start, send SIGINT or SIGTERM, often twice; the command to go on with, if it was at work."""
     number, seconds = draw.choice([signal.SIGINT, signal.SIGTERM]), bench.whole(verb)[1]
     attempt = bench.zygote.start(bench.command(verb, folder))
-    if not attempt.ended(draw.uniform(0.02, 0.8 * seconds)):
+    if not attempt.ended(draw.uniform(0.02, 0.7 * seconds)):
         attempt.kill(number)
         if draw.random() < 0.5 and not attempt.ended(draw.uniform(0, 0.3)):
             attempt.kill(number)
@@ -209,7 +209,7 @@ def random_kills(
                 number, torn = draw.randint(1, operations), draw.random() < 0.5
                 hit = killed_before(bench, verb, folder, number, tally, torn=torn)
             else:
-                hit = killed_at(bench, verb, folder, draw.uniform(0.02, 0.8 * seconds), tally)
+                hit = killed_at(bench, verb, folder, draw.uniform(0.02, 0.7 * seconds), tally)
             if not hit:
                 break
         finish(bench, verb, folder, tally)

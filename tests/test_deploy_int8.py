@@ -691,7 +691,7 @@ class TestCalibrate:
         )
         assert left == [sample.name for sample in chain.images][counted:]
         assert table.to_json() == chain.table.to_json()
-        assert list(tmp_path.iterdir()) == [], "the state must be removed at the end"
+        assert state.is_file(), "whoever keeps the table removes the state, and not before"
 
     def test_a_state_that_holds_everything_needs_no_image(
         self, chains: dict[str, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

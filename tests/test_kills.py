@@ -138,7 +138,9 @@ def test_counts_of_another_run_are_not_in_the_way_of_overwriting(
     counts = folder / "out/unet_plus_plus.calib.partial.npz"
     counts.parent.mkdir()
     counts.write_bytes(b"of other images")
-    command = bench.command(verb, folder, "--overwrite", aim=3)  # counts, manifest, first file
+    command = bench.command(
+        verb, folder, "--overwrite", aim=4
+    )  # counts, checksums, manifest, first file
     assert bench.zygote.start(command).wait() == -signal.SIGKILL
     assert not counts.exists()
     assert (folder / "out/manifest.json").exists()

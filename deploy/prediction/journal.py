@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from calibration.files import atomic_writer, naming
 from deploy.errors import InputError, UsageError
-from deploy.only_writer import is_empty
+from deploy.only_writer import LOCK, is_empty
 from deploy.prediction.sources import Source
 
 JOURNAL = "index.jsonl"
@@ -160,10 +160,11 @@ class Journal:
             self._file.close()
 
     def close(self) -> None:
-        """Let the file go; one that nothing was written to goes."""
+        """Let the file go; it goes itself where nothing was written, to it or beside it."""
         with naming(self.path):
             self._file.close()
-        if self.path.exists() and not self.path.stat().st_size:
+        beside = {path.name for path in self.folder.iterdir()} - {JOURNAL, LOCK}
+        if self.path.exists() and not self.path.stat().st_size and not beside:
             self.path.unlink()
 
     def _rows(self, sources: Iterable[Source]) -> Iterator[Row]:
