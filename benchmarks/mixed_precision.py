@@ -260,6 +260,10 @@ def trial_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.trial")
 
 
+_MOST_DECADES = 300.0
+"""Of noise over signal: what a float holds, and JSON with it."""
+
+
 def _noise(sqnr_db: float | None) -> float:
     """Noise over signal; 0 where nothing changed."""
-    return 0.0 if sqnr_db is None else float(10.0 ** (-sqnr_db / 10))
+    return 0.0 if sqnr_db is None else float(10.0 ** min(-sqnr_db / 10, _MOST_DECADES))

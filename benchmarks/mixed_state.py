@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.parity import ParityReport
 from calibration.files import write_atomic
+from calibration.json_text import parse_json
 from deploy.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -89,12 +91,16 @@ class SearchState:
         if not path.is_file():
             return cls(path=path, fingerprint=fingerprint)
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = parse_json(path.read_text(encoding="utf-8"))
             if (stored["schema_version"], stored["fingerprint"]) != (SCHEMA_VERSION, fingerprint):
                 return cls(path=path, fingerprint=fingerprint)
-            trials = [Trial(**trial) for trial in stored["trials"]]
-            noise = [{str(k): float(v) for k, v in part.items()} for part in stored["noise"]]
-            ranked = bool(stored["ranked"])
+            trials = [_trial(trial) for trial in stored["trials"]]
+            noise = [{k: _number(v) for k, v in part.items()} for part in stored["noise"]]
+            if any(part.keys() != noise[0].keys() for part in noise):
+                raise ValueError("parts of the images with other layers")
+            ranked = stored["ranked"] is True
+            if ranked and not noise:
+                raise ValueError("layers ranked without noise")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} does not hold a search that can go on ({error}); delete it"
@@ -126,3 +132,25 @@ class SearchState:
         """Layers by their noise over all parts, worst first; of equals the first in the model."""
         total = {name: sum(part[name] for part in self.noise) for name in self.noise[0]}
         return tuple(sorted(total, key=lambda name: -total[name]))
+
+
+def _trial(stored: Any) -> Trial:
+    """A trial whose figures have their types.
+
+    Raises:
+        ValueError: one has not.
+        TypeError: there is no such figure, or one lacks.
+    """
+    trial = Trial(**stored)
+    whole = isinstance(trial.layers, int) and trial.layers >= 0
+    if not whole or not isinstance(trial.collapsed, bool):
+        raise ValueError(f"{stored!r:.60} is no trial")
+    for name in ("layers", "delta", "low", "high", "disagreement_percent", "seconds"):
+        _number(getattr(trial, name))
+    return trial
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.60} is no number")
+    return value

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from benchmarks.published_fields import Fields
 from benchmarks.published_rows import NETWORKS, PRECISIONS, PublishedRow, PublishedSpeed, Source
 from deploy.errors import InputError
+from deploy.yaml_text import read_yaml
 
 DATA = Path(__file__).with_name("published.yaml")
 
@@ -29,11 +28,7 @@ def load_rows(path: Path = DATA) -> tuple[PublishedRow, ...]:
         InputError: unreadable, or a row has an unknown key, no source, a figure out of range, no
             figure at all, or the name of another; the message names the row.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read ({reason})") from error
+    content = read_yaml(path, what="published figures")
     if not isinstance(content, list) or not content:
         raise InputError(f"{path} holds no list of rows; expected one entry for each source row")
     rows = tuple(_row(entry, f"{path.name}, row {n}") for n, entry in enumerate(content, 1))

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.files import atomic_writer
 from calibration.histogram import TensorHistogram, sum_histograms
 
 STATE_VERSION = 1
+
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile)
+"""What NumPy and zipfile raise of damaged files: of an array that claims to be huge, of a way to
+compress or encrypt that zipfile does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +102,10 @@ def load_collection(path: Path, *, fingerprint: str) -> Collection:
         CalibrationError: missing, damaged, of another version, or of another fingerprint.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {key: file[key] for key in file.files}
+        stored = _arrays(path)
         version, found = int(stored["version"]), str(stored["fingerprint"])
-        names = tuple(str(name) for name in stored["names"])
-        tensors = [str(name) for name in stored["tensors"]]
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        names, tensors = (_texts(stored[key]) for key in ("names", "tensors"))
+    except (*_UNREADABLE, KeyError, TypeError) as error:
         raise CalibrationError(f"{path} is not a calibration state ({error})") from error
     if version != STATE_VERSION:
         raise CalibrationError(f"{path} has version {version}; this release reads {STATE_VERSION}")
@@ -120,3 +123,22 @@ def load_collection(path: Path, *, fingerprint: str) -> Collection:
         except CalibrationError as error:
             raise CalibrationError(f"{path}: tensor {tensor!r}: {error}") from error
     return Collection(names=names, histograms=histograms)
+
+
+def _texts(array: NDArray[Any]) -> tuple[str, ...]:
+    if array.dtype.kind != "U" or array.ndim != 1:
+        raise ValueError(f"names stored as {array.dtype} of shape {array.shape}")
+    return tuple(str(text) for text in array)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file that takes no more memory than disk.
+
+    Raises:
+        ValueError: compressed, as nothing written here is, or damaged; others of ``_UNREADABLE``.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(member.file_size != member.compress_size for member in archive.infolist()):
+            raise ValueError("its arrays are compressed; calibrate writes them plain")
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}

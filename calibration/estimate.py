@@ -19,6 +19,9 @@ from calibration.errors import CalibrationError
 from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
 from calibration.threshold import Threshold
 
+LARGEST_VALUE = float(np.finfo(np.float32).max)
+"""Of an activation, which is float32."""
+
 
 class Method(str, Enum):
     """How a range was found."""
@@ -67,8 +70,8 @@ class CalibrationRange:
 
     def __post_init__(self) -> None:
         ends = (self.min, self.max, self.observed_min, self.observed_max)
-        if not all(math.isfinite(end) for end in ends):
-            raise CalibrationError(f"range ends {ends} must be finite")
+        if not all(abs(end) <= LARGEST_VALUE for end in ends):
+            raise CalibrationError(f"range ends {ends} must be finite in float32")
         if self.min > self.max or self.observed_min > self.observed_max:
             raise CalibrationError(f"range ends {ends} are out of order: min is above max")
         if not self.min <= 0 <= self.max:

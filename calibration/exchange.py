@@ -13,7 +13,8 @@ import numpy as np
 
 from calibration.errors import CalibrationError
 from calibration.estimate import CalibrationRange, Method
-from calibration.qparams import QuantType, from_range
+from calibration.json_text import parse_json
+from calibration.qparams import SMALLEST_SCALE, QuantType, from_range
 
 ORT_METHODS = ("MinMax", "Entropy", "Percentile", "Distribution")
 """Names of ``onnxruntime.quantization.CalibrationMethod``."""
@@ -69,9 +70,11 @@ def from_onnxruntime(text: str, *, source: str) -> dict[str, CalibrationRange]:
         CalibrationError: naming source and line (not JSON) or tensor (not a range).
     """
     try:
-        cache = json.loads(text)
+        cache = parse_json(text)
     except json.JSONDecodeError as error:
         raise CalibrationError(f"{source}:{error.lineno}: not JSON ({error.msg})") from error
+    except CalibrationError as error:
+        raise CalibrationError(f"{source}: {error}") from error
     data = cache.get("data") if isinstance(cache, dict) else None
     if not isinstance(data, dict) or not data or cache.get("CLS") != "TensorsData":
         raise CalibrationError(
@@ -123,7 +126,7 @@ def from_tensorrt(text: str, *, source: str) -> dict[str, CalibrationRange]:
 
     Raises:
         CalibrationError: naming source and line: another header, a malformed line, a tensor
-            given twice, or a scale that is not finite and above zero.
+            given twice, or a scale that is not a normal float32 above zero.
     """
     lines = text.splitlines()
     if not lines or not _TRT_HEADER.fullmatch(lines[0].strip()):
@@ -143,11 +146,17 @@ def from_tensorrt(text: str, *, source: str) -> dict[str, CalibrationRange]:
         name, (scale,) = match["name"], struct.unpack(">f", bytes.fromhex(match["scale"]))
         if name in ranges:
             raise CalibrationError(f"{source}:{number}: tensor {name!r} is given twice")
-        if not (math.isfinite(scale) and scale > 0):
+        if not (math.isfinite(scale) and scale >= SMALLEST_SCALE):
             raise CalibrationError(
-                f"{source}:{number}: the scale of {name!r} is {scale}; expected above zero"
+                f"{source}:{number}: the scale of {name!r} is {scale}; expected above zero, a "
+                "normal float32"
             )
-        ranges[name] = imported_range(-_TRT_LIMIT * scale, _TRT_LIMIT * scale, "TensorRT's cache")
+        try:
+            ranges[name] = imported_range(
+                -_TRT_LIMIT * scale, _TRT_LIMIT * scale, "TensorRT's cache"
+            )
+        except CalibrationError as error:
+            raise CalibrationError(f"{source}:{number}: tensor {name!r}: {error}") from error
     if not ranges:
         raise CalibrationError(f"{source}: no tensors after the header")
     return ranges
@@ -182,10 +191,14 @@ def _ort_number(value: float) -> dict[str, Any]:
 def _ort_end(entry: Any, key: str) -> float:
     """One end of a range: an array object of ONNX Runtime's, or a plain number."""
     value = entry[key]
-    values = np.asarray(value["data"] if isinstance(value, dict) else value, np.float64)
-    if values.size != 1:
-        raise CalibrationError(f"{key} holds {values.size} values; expected one for the tensor")
-    return float(values.reshape(()))
+    value = value["data"] if isinstance(value, dict) else value
+    while isinstance(value, list):
+        if len(value) != 1:
+            raise CalibrationError(f"{key} holds {len(value)} values; expected one for the tensor")
+        value = value[0]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise CalibrationError(f"{key} is {value!r:.60}; expected a number")
+    return float(value)
 
 
 def _line_of(text: str, needle: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from calibration.errors import CalibrationError
 from calibration.estimate import CalibrationRange, Method
 from calibration.files import read_text, write_atomic
+from calibration.json_text import parse_json
 from calibration.threshold import NON_NEGATIVE_LEVELS, SIGNED_LEVELS
 
 SCHEMA_VERSION = 1
@@ -87,7 +88,7 @@ class CalibrationTable:
                 missing or repeated keys, NaN, or a value of the wrong type or out of range.
         """
         try:
-            top = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+            top = parse_json(text)
         except json.JSONDecodeError as error:
             raise CalibrationError(f"{source}:{error.lineno}: not JSON ({error.msg})") from error
         except CalibrationError as error:
@@ -176,15 +177,3 @@ def _require_type(value: Any, types: tuple[type, ...], key: str) -> None:
     if not isinstance(value, types) or isinstance(value, bool):
         names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
         raise CalibrationError(f"{key} is {value!r:.60}; expected {names}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = sorted({key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1})
-        raise CalibrationError(f"keys given twice: {', '.join(twice)}")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise CalibrationError(f"{constant} among the values; expected finite numbers")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deploy.errors import InputError, UsageError
+from deploy.yaml_text import read_yaml
 
 
 def with_config(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -36,21 +36,45 @@ def with_config(arguments: Sequence[str], parser: argparse.ArgumentParser) -> li
         return list(arguments)  # the parser itself explains the missing or unknown verb
     flags: list[str] = []
     for key, value in _read(found.config).items():
-        flags += _as_flags(key, value, subparser, found.config)
+        words = _as_flags(key, value, subparser, found.config)
+        _require_fitting(words, key, subparser, found.config)
+        flags += words
     return [*arguments[: verb_at + 1], *flags, *arguments[verb_at + 1 :]]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--config {path} cannot be read ({reason})") from error
+    content = read_yaml(path, what="--config")
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise InputError(f"--config {path} holds a {type(content).__name__}; expected flag: value")
+    flags = {str(key).replace("_", "-") for key in content}
+    if len(flags) != len(content):
+        raise InputError(f"--config {path} gives a flag twice, with - and with _; keep one")
     return {str(key): value for key, value in content.items()}
+
+
+def _require_fitting(
+    words: Sequence[str], key: str, parser: argparse.ArgumentParser, path: Path
+) -> None:
+    """Refuse values that the flag will not take, by the file's name and not the flag's alone.
+
+    Raises:
+        UsageError: with the flag's own reason.
+    """
+    if any("\0" in word for word in words):
+        raise UsageError(f"{path}: {key!r} holds a NUL character, which no value has")
+    alone = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for word in words[:1]:
+        alone._add_action(copy(parser._option_string_actions[word.partition("=")[0]]))
+    try:
+        _, left = alone.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{path}: {key!r}: {error.message}") from error
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{path}: {key!r}: {error}") from error
+    if left:
+        raise UsageError(f"{path}: {key!r} has the extra value {left[0]!r}")
 
 
 def _as_flags(key: str, value: object, parser: argparse.ArgumentParser, path: Path) -> list[str]:

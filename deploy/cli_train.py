@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy.cli_inputs import Options, Result, contract_in
 from deploy.data import open_set
@@ -16,46 +17,63 @@ from deploy.sharding import shard_from_environment
 
 log = logging.getLogger(__name__)
 
+if TYPE_CHECKING:  # importing torch takes seconds; only training needs it
+    from training.recipe import Recipe
+
 DEVICES = ("cpu", "cuda")
+
+
+def recipe_of(options: Options) -> Recipe:
+    """What the flags, or the file of ``--config``, say of a training.
+
+    Raises:
+        UsageError: a value outside its range; the message names it.
+    """
+    from deploy.models.families import Architecture
+    from training.augment import AUGMENTATIONS
+    from training.recipe import Amp, Loss, Recipe, Schedule
+
+    try:
+        return Recipe(
+            arch=Architecture(options.arch),
+            epochs=options.epochs,
+            passes=options.passes,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            schedule=Schedule(options.schedule),
+            warmup_share=options.warmup_share,
+            loss=Loss(options.loss),
+            amp=Amp(options.amp),
+            clip_norm=options.clip_norm,
+            ema=options.ema,
+            freeze_statistics_from=options.freeze_statistics_from,
+            sparsity=options.sparsity,
+            slim=options.slim,
+            patience=options.patience,
+            recurrence=options.recurrence,
+            width=options.width,
+            augmentation=AUGMENTATIONS[options.augment],
+            patch=options.patch,
+            pretrained=options.pretrained,
+            seed=options.seed,
+        )
+    except UsageError as error:
+        where = f" (flags of {options.config} count, too)" if options.config else ""
+        raise UsageError(f"{error}{where}") from error
 
 
 def train(options: Options, arguments: Sequence[str]) -> Result:
     """Train a network."""
     import torch
 
-    from deploy.models.families import Architecture
-    from training.augment import AUGMENTATIONS
     from training.loop import Settings
     from training.loop import train as train_network
-    from training.recipe import Amp, Loss, Recipe, Schedule
 
     kind = options.device.partition(":")[0]
     if kind not in DEVICES:
         raise UsageError(f"--device {options.device}; expected cpu, cuda or cuda:N")
-    recipe = Recipe(
-        arch=Architecture(options.arch),
-        epochs=options.epochs,
-        passes=options.passes,
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        schedule=Schedule(options.schedule),
-        warmup_share=options.warmup_share,
-        loss=Loss(options.loss),
-        amp=Amp(options.amp),
-        clip_norm=options.clip_norm,
-        ema=options.ema,
-        freeze_statistics_from=options.freeze_statistics_from,
-        sparsity=options.sparsity,
-        slim=options.slim,
-        patience=options.patience,
-        recurrence=options.recurrence,
-        width=options.width,
-        augmentation=AUGMENTATIONS[options.augment],
-        patch=options.patch,
-        pretrained=options.pretrained,
-        seed=options.seed,
-    )
+    recipe = recipe_of(options)
     with shard_from_environment(backend="nccl" if kind == "cuda" else "gloo") as shard:
         torch.set_num_threads(options.threads or max(1, usable_cores() // shard.size))
         result = train_network(

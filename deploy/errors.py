@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from calibration.errors import OneLineError
 
-class SegdeployError(Exception):
+
+class SegdeployError(OneLineError):
     """Base of every error this project raises on purpose; never shown with a traceback."""
 
     exit_code = 4

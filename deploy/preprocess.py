@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from calibration.json_text import parse_json
 from deploy.errors import InputError, one_line
 
 SIZE_MULTIPLE = 16
@@ -112,7 +113,7 @@ class Preprocess:
             InputError: not JSON, unknown or missing keys, or values out of range.
         """
         try:
-            fields: Any = json.loads(text)
+            fields: Any = parse_json(text)
             if not isinstance(fields, dict):
                 raise TypeError(f"it holds a {type(fields).__name__}")
             missing = [key for key in asdict(cls()) if key not in fields]

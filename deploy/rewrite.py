@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.json_text import parse_json
 from deploy.artifact import Artifact
 from deploy.cost import onnx_cost
-from deploy.errors import UsageError
+from deploy.errors import InputError, UsageError
 from deploy.onnx_file import (
     contract_in,
     describe,
@@ -121,9 +122,32 @@ def changed_sites(artifact: Artifact) -> int:
 
 
 def _record(artifact: Artifact) -> dict[str, Any]:
-    """What ``rewrite`` left in a file; nothing in a file it did not write."""
-    found: dict[str, Any] = json.loads(metadata(load_model(artifact.path)).get(METADATA_KEY, "{}"))
+    """What ``rewrite`` left in a file; nothing in a file it did not write.
+
+    Raises:
+        InputError: not what ``rewrite`` writes.
+    """
+    text = metadata(load_model(artifact.path)).get(METADATA_KEY, "{}")
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        raise _no_record(artifact, text) from error
+    if not found:
+        return {}
+    if not isinstance(found, dict) or set(found) != {"sites", "macs_before", "macs_after"}:
+        raise _no_record(artifact, text)
+    sites = found["sites"]
+    counts = [*sites.values()] if isinstance(sites, dict) else [None]
+    if not all(type(n) is int for n in (*counts, found["macs_before"], found["macs_after"])):
+        raise _no_record(artifact, text)
     return found
+
+
+def _no_record(artifact: Artifact, text: str) -> InputError:
+    return InputError(
+        f"{artifact.path}: the metadata {METADATA_KEY!r} is {text!r:.60}, not what `segdeploy "
+        "rewrite` writes; rewrite the model again"
+    )
 
 
 def _applied(name: RewriteName, model: onnx.ModelProto, activity: Activity) -> Rewritten:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def read_splits(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; {LAYOUT_HELP}")
     try:
-        rows = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         columns = rows.fieldnames or []
         listed = list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -68,6 +68,7 @@ def to_int8(
     unknown = sorted(set(exclude) - {node.name for node in model.graph.node})
     if unknown:
         raise UsageError(f"--exclude names no layer of {source.path}: {', '.join(unknown)}")
+    _require_known(table, model.graph, source.path)
     activations = activation_params(model.graph, table, profile, exclude)
     pixels = _pixels(model, profile, exclude)
     writer = QdqWriter(model.graph, profile, exclude, {n: p.shift for n, p in pixels.items()})
@@ -87,6 +88,18 @@ def to_int8(
     onnx.checker.check_model(model, full_check=True)
     save_model(model, output)
     return describe(output, model=model)
+
+
+def _require_known(table: CalibrationTable, graph: onnx.GraphProto, path: Path) -> None:
+    """Refuse a table edited by hand: one of this very model holds its tensors and no others."""
+    tensors = {value.name for value in graph.input}
+    tensors |= {name for node in graph.node for name in node.output}
+    unknown = sorted(table.ranges.keys() - tensors)
+    if unknown:
+        raise InputError(
+            f"the calibration table has a range for {unknown[0]!r:.80}, which is no tensor of "
+            f"{path}; calibrate this model"
+        )
 
 
 def activation_params(

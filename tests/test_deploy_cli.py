@@ -624,12 +624,12 @@ class TestConfig:
         with pytest.raises(InputError, match=r"flags\.yaml"):
             self.parse("run", "--config", write(text))
 
-    def test_a_value_out_of_range_ends_as_on_the_command_line(
+    def test_a_value_out_of_range_names_the_file_and_the_key(
         self, segdeploy: Command, write: Callable[[str], Path]
     ) -> None:
         found = segdeploy("run", "--config", write("threads: 0\n"))
         assert found.code == 2
-        assert "argument --threads: 0 must be 1 or more" in found.err
+        assert "flags.yaml: 'threads': 0 must be 1 or more" in found.err
 
 
 class TestBundled:

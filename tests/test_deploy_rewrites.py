@@ -28,7 +28,7 @@ from deploy.errors import InputError, UsageError
 from deploy.export import export
 from deploy.models import R2UNet, UNetPlusPlus
 from deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, metadata, save_model
+from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
 from deploy.preprocess import Preprocess
 from deploy.rewrite import RewriteName, rewrite, summary
 from deploy.rewrites.channel_groups import channel_groups
@@ -554,3 +554,15 @@ class TestRewrite:
         assert (made.precision, made.parent) == (half.precision, half.sha256)
         assert summary(made).startswith("1 image-interface")
         assert main(command) == 3, "the others are for fp32"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"sites": 1}', '{"sites": {"a": "1"}, "macs_before": 1, "macs_after": 1}'],
+)
+def test_a_record_that_was_edited_is_named(text: str, unet: Artifact, tmp_path: Path) -> None:
+    model = load_model(unet.path)
+    set_metadata(model, metadata(model) | {"rewrites": text})
+    save_model(model, tmp_path / "net.onnx")
+    with pytest.raises(InputError, match=r"net\.onnx: the metadata 'rewrites' is .*again"):
+        summary(describe(tmp_path / "net.onnx"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -157,6 +158,19 @@ def test_a_damaged_state_is_named(image_set: Path, tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"state\.pt cannot be read.*--overwrite"):
         run(image_set, tmp_path / "out", epochs=1)
+
+
+@pytest.mark.parametrize("part", ["network", "optimiser", "importance"])
+def test_a_state_with_other_tensors_is_named(part: str, image_set: Path, tmp_path: Path) -> None:
+    run(image_set, tmp_path / "out", epochs=1, patience=9)
+    state = tmp_path / "out" / "state.pt"
+    content = torch.load(state, weights_only=True)
+    settings = json.loads(content["settings"]) | {"epochs": 2}
+    content["settings"] = json.dumps(settings, sort_keys=True)
+    content["tensors"][part] = {"a": 5}
+    torch.save(content, state)
+    with pytest.raises(InputError, match=r"state\.pt does not hold the tensors .*--overwrite"):
+        run(image_set, tmp_path / "out", epochs=2, patience=9)
 
 
 def test_checkpoints_without_a_state_are_not_written_over(image_set: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from calibration.files import write_atomic
+from calibration.json_text import parse_json
 from deploy.errors import InputError, UsageError
 
 INDEX = "index.json"
@@ -155,7 +156,7 @@ def read_dump(folder: Path) -> Dump:
 
 def _index(path: Path) -> dict[str, Any]:
     try:
-        index: Any = json.loads(path.read_text(encoding="utf-8"))
+        index: Any = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); expected a folder from `segdeploy align dump`"
@@ -169,4 +170,7 @@ def _index(path: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(index.get(key), kind):
             raise InputError(f"{path}: {key!r} is missing or not a JSON {kind.__name__}")
+    names = index["tensors"]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise InputError(f"{path}: 'tensors' is no list of names, each once")
     return index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Curve:
         values: one for each position, finite.
 
     Raises:
-        InputError: no values, positions that do not rise, or values that are not finite.
+        InputError: no values, positions that do not rise, or a figure that is not finite.
     """
 
     source: str
@@ -39,6 +40,8 @@ class Curve:
             raise InputError(f"{self.source} holds no rows; expected at least one")
         if any(b <= a for a, b in zip(self.positions, self.positions[1:], strict=False)):
             raise InputError(f"{self.source}: column {self.key!r} does not rise from row to row")
+        if not all(map(math.isfinite, self.positions)):
+            raise InputError(f"{self.source}: column {self.key!r} holds NaN or infinite positions")
         for position, value in zip(self.positions, self.values, strict=True):
             if not math.isfinite(value):
                 raise InputError(
@@ -65,7 +68,7 @@ def read_curve(path: Path, column: str) -> Curve:
         InputError: no such file, column or key, a value that is no number, or no rows.
     """
     try:
-        rows = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         columns = list(rows.fieldnames or [])
         listed = list(rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

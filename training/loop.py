@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from deploy.data import Sample, SegmentationSet
-from deploy.errors import RunError, UsageError
+from deploy.errors import InputError, RunError, UsageError
 from deploy.interruption import begun
 from deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
@@ -34,7 +34,7 @@ from training.folder import BEST_FILE, claim, finish, write_epoch
 from training.history import CURVES_FILE, Board, EpochFigures, best_of
 from training.recipe import Recipe
 from training.slimming import complete_from
-from training.state import Progress, identity_of, load_progress, save_progress
+from training.state import STATE_FILE, Progress, identity_of, load_progress, save_progress
 from training.step import Stepper
 from training.views import Views, pass_order
 
@@ -152,7 +152,7 @@ def _train(
     steps = recipe.epochs * len(_batches(recipe, len(views), shard, epoch=1))
     stepper = Stepper(recipe, _initial(recipe), steps=steps, device=device, shard=shard)
     if progress is not None:
-        stepper.load_state(progress.tensors)
+        _take_over(stepper, progress, output / STATE_FILE)
         _announce(settings, f"{output}: going on after epoch {len(history)}")
     board = Board(output, enabled=settings.tensorboard and shard.is_first)
     while not _finished(recipe, history):
@@ -305,3 +305,19 @@ def _result(recipe: Recipe, output: Path, history: list[EpochFigures]) -> Traini
         last_val_iou=history[-1].val_iou,
         epochs=len(history),
     )
+
+
+def _take_over(stepper: Stepper, progress: Progress, path: Path) -> None:
+    """Put the stepper where the state file says it was.
+
+    Raises:
+        InputError: the file's tensors are not those of this training.
+    """
+    try:
+        stepper.load_state(progress.tensors)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} does not hold the tensors of this training ({reason}); start over with "
+            "--overwrite"
+        ) from error

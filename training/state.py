@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from calibration.files import atomic_writer
+from calibration.json_text import parse_json
 from deploy.artifact import sha256_of
 from deploy.data import SegmentationSet
 from deploy.errors import InputError, UsageError
@@ -96,29 +97,64 @@ def load_progress(folder: Path, *, settings: str) -> Progress | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        version = content["version"]
     except Exception as error:  # a damaged file makes the decoder raise nearly anything
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}); start over with --overwrite"
         ) from error
-    if version != STATE_VERSION:
+    return progress_in(content, settings=settings, path=path)
+
+
+def progress_in(content: object, *, settings: str, path: Path) -> Progress | None:
+    """The state that a decoded file holds; ``None`` where no epoch was finished.
+
+    Args:
+        content: what the file decodes to.
+        settings: of the training that is to go on.
+        path: of the file.
+
+    Raises:
+        InputError: it is no state, or of another version.
+        UsageError: it belongs to a training with other settings; the message names them.
+    """
+    stored = content if isinstance(content, dict) else {}
+    version = stored.get("version")
+    if type(version) is not int or version != STATE_VERSION:
         raise InputError(
-            f"{path} has version {version}, this release writes {STATE_VERSION}; "
+            f"{path} has version {version!r:.60}, this release writes {STATE_VERSION}; "
             "start over with --overwrite"
         )
-    if not content["history"]:
+    try:
+        history = tuple(_figures(figures) for figures in stored["history"])
+        before = parse_json(stored["settings"])
+        if not isinstance(before, dict) or not isinstance(stored["tensors"], dict):
+            raise TypeError("settings and tensors are no mappings")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not hold the state of a training ({error}); start over with --overwrite"
+        ) from error
+    if not history:
         return None
-    changed = _differences(json.loads(content["settings"]), json.loads(settings))
+    changed = _differences(before, json.loads(settings))
     if changed:
         raise UsageError(
-            f"{folder} holds a training with other settings ({'; '.join(changed)}). Go on with "
-            "the same, choose another folder, or start over with --overwrite"
+            f"{path.parent} holds a training with other settings ({'; '.join(changed)}). Go on "
+            "with the same, choose another folder, or start over with --overwrite"
         )
     return Progress(
         settings=settings,
-        history=tuple(EpochFigures(**figures) for figures in content["history"]),
-        tensors=content["tensors"],
+        history=history,
+        tensors=stored["tensors"],
     )
+
+
+def _figures(stored: Any) -> EpochFigures:
+    """The figures of an epoch; one that is not a number is a ``TypeError``."""
+    figures = EpochFigures(**stored)
+    for name, value in vars(figures).items():
+        kinds = int if name == "epoch" else (int, float)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r:.60}")
+    return figures
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -103,7 +103,7 @@ def _below(root: Path, paths: Iterable[str]) -> Iterator[Source]:
 def _listed(file: Path) -> Iterator[str]:
     """Paths of a list, one a line."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"list {file} cannot be read ({error}); expected a path a line") from error
     for number, line in enumerate(lines, start=1):
