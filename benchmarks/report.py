@@ -14,8 +14,10 @@ from jinja2 import UndefinedError
 
 from benchmarks.report_html import html
 from benchmarks.report_markdown import markdown
+from benchmarks.report_schema import first_fault
 from benchmarks.report_verdict import reasons, verdict_text, word_of
 from calibration.files import write_atomic
+from calibration.json_text import parse_json
 from deploy.errors import InputError, RunError
 
 __all__ = ["PAGES", "SCHEMA_VERSION", "load_report", "pages_of", "verdict_text", "write_report"]
@@ -76,11 +78,11 @@ def load_report(path: Path) -> dict[str, Any]:
         path: ``report.json``, or the folder that holds it.
 
     Raises:
-        InputError: missing, not JSON, or of another schema version.
+        InputError: missing, not JSON, of another schema version, or not as the schema says.
     """
     path = path / "report.json" if path.is_dir() else path
     try:
-        report: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        report: dict[str, Any] = parse_json(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; expected the output folder of `segdeploy run`"
@@ -90,6 +92,11 @@ def load_report(path: Path) -> dict[str, Any]:
             f"{path} is not readable as JSON ({error}); `segdeploy run` makes it again"
         ) from error
     _require_version(report, source=str(path))
+    fault = first_fault(report)
+    if fault is not None:
+        raise InputError(
+            f"{path} is not the report that a run wrote: {fault}; `segdeploy run` makes it again"
+        )
     return report
 
 

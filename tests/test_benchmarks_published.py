@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from report_builders import full_report
 
 from benchmarks import published
 from benchmarks.published_file import DATA, load_rows
@@ -203,7 +204,7 @@ class TestBrokenFile:
 
     def test_two_rows_of_one_name(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="two rows are named 'made-up'"):
-            load_rows(written(tmp_path, ROW, ROW))
+            load_rows(written(tmp_path, ROW, copy.deepcopy(ROW)))
 
     @pytest.mark.parametrize("text", ["", "rows: 3", "[]", "- [unclosed", "- 3", "- arch: r2u_net"])
     def test_no_list_of_rows(self, tmp_path: Path, text: str) -> None:
@@ -307,7 +308,9 @@ class TestCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         report, page = tmp_path / "report.json", tmp_path / "new" / "published.md"
-        report.write_text(json.dumps(small_report()), encoding="utf-8")
+        whole = full_report()
+        whole["model"]["arch"] = "r2u_net"
+        report.write_text(json.dumps(whole), encoding="utf-8")
         assert published.main([str(report), "-o", str(page)]) == 0
         shown = capsys.readouterr()
         assert shown.out == "", "standard output is for JSON"

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from fuzz.mutation import mutated
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_builders import (
     INT8_FILE,
@@ -29,7 +30,9 @@ from benchmarks.cost_published import published_gflops
 from benchmarks.report import load_report, verdict_text, write_report
 from benchmarks.report_published import PUBLISHED
 from benchmarks.report_rows import FIGURES, figure
+from benchmarks.report_schema import first_fault
 from benchmarks.report_verdict import headline
+from calibration.json_text import parse_json
 from deploy.errors import InputError, RunError
 from deploy.models import R2UNet, UNetPlusPlus
 
@@ -489,3 +492,40 @@ def test_schema_rejects_broken_pictures_and_times(path: tuple[Any, ...], value: 
         inner = inner[key]
     inner[path[-1]] = value
     assert list(validator().iter_errors(report))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([sample_report, bare_report, failed_report]), st.integers(0, 2**64 - 1))
+def test_a_report_has_a_fault_exactly_where_the_schema_is_broken(make: Any, number: int) -> None:
+    """The reader's own check against the library that knows all of JSON Schema."""
+    try:
+        report = parse_json(mutated(json.dumps(make()).encode(), number).decode())
+    except ValueError:
+        return
+    fault = first_fault(report)
+    if validator().is_valid(report):  # 3.0 is an integer there, and no count here
+        assert fault is None or "expected integer" in fault
+    else:
+        assert fault is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        (("model", "parameters"), "9", "model.parameters is '9'; expected integer"),
+        (("model", "head"), 5, "model.head is 5; expected 1 to 4"),
+        (("created_utc",), "today", "created_utc is 'today'; expected"),
+        (("stages",), [1], r"stages\[0\] is 1; expected object"),
+        (("passed",), 1, "passed is 1; expected"),
+        (("notes",), 1, "the report has the unknown key 'notes'"),
+    ],
+)
+def test_a_fault_is_said_with_its_place(path: tuple[str, ...], value: Any, fault: str) -> None:
+    report = sample_report()
+    inner = report
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    found = first_fault(report)
+    assert found is not None
+    assert re.match(fault, found), found
