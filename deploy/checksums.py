@@ -71,7 +71,7 @@ def update_checksums(folder: Path, files: Iterable[str]) -> None:
 
 def _write(folder: Path, digests: dict[str, str]) -> None:
     lines = (f"{sha256}  {path}\n" for path, sha256 in sorted(digests.items()))
-    write_atomic(folder / CHECKSUMS, "".join(lines).encode())
+    write_atomic(folder / CHECKSUMS, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def differences(folder: Path) -> Differences:
@@ -99,16 +99,19 @@ def read_checksums(path: Path) -> dict[str, str]:
     """Path to digest of a checksum file.
 
     Raises:
-        InputError: it cannot be read, or a line is malformed.
+        InputError: it cannot be read, a line is malformed, or a file is listed twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        lines = text.removesuffix("\n").split("\n")
+    except OSError as error:
         raise InputError(f"{path} cannot be read ({error}); was the folder finished?") from error
     listed = {}
     for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
         if match is None:
             raise InputError(f"{path}:{number}: {line!r:.60} is not '<sha256>  <file>'")
+        if match["path"] in listed:
+            raise InputError(f"{path}:{number}: {match['path']!r} is listed twice")
         listed[match["path"]] = match["sha256"]
     return listed

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from calibration.errors import printable_line
 from deploy.cli_inputs import GATE_FAILED, Options, Result
 from deploy.verify import verify
 
@@ -16,9 +17,9 @@ def verify_folder(options: Options, arguments: Sequence[str]) -> Result:
     """Say what changed; exit code 1 if anything did."""
     found = verify(options.folder)
     for change in found.changes:
-        log.error("%s: %s", change.file, change.words)
+        log.error("%s", printable_line(f"{change.file}: {change.words}"))
     for note in found.notes:
-        log.info("%s", note)
+        log.info("%s", printable_line(note))
     word = "unchanged" if found.unchanged else f"{len(found.changes)} CHANGED"
     log.info("%s: %s of %d files, %s", options.folder, found.kind, found.files, word)
     return 0 if found.unchanged else GATE_FAILED, asdict(found)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from calibration.files import write_atomic
+from calibration.json_text import parse_json
 from deploy.artifact import sha256_of
 from deploy.checksums import CHECKSUMS, write_checksums
 from deploy.errors import InputError, UsageError
@@ -135,20 +136,35 @@ def read_manifest(manifest: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
         InputError: unreadable, damaged, or of another schema.
     """
     try:
-        stored = json.loads(manifest.read_text(encoding="utf-8"))
+        stored = parse_json(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{manifest} cannot be read ({error}); use --overwrite") from error
     if not isinstance(stored, dict) or not isinstance(stored.get("inputs"), dict):
         raise InputError(f"{manifest} is not a manifest of this tool; use --overwrite")
-    if stored.get("schema_version") != SCHEMA_VERSION:
+    version = stored.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
         raise InputError(
-            f"{manifest} has schema version {stored.get('schema_version')!r}; this release writes "
-            f"{SCHEMA_VERSION}. Use --overwrite"
+            f"{manifest} has schema version {version!r}; this release writes {SCHEMA_VERSION}. "
+            "Use --overwrite"
         )
     if not isinstance(stored.get("stages"), dict):
         raise InputError(f"{manifest} lists no stages; use --overwrite")
-    try:
-        entries = {name: Entry(**entry) for name, entry in stored["stages"].items()}
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{manifest} is damaged ({error}); use --overwrite") from error
+    entries = {name: _entry(name, entry, manifest) for name, entry in stored["stages"].items()}
     return stored["inputs"], entries
+
+
+def _entry(stage: str, stored: Any, manifest: Path) -> Entry:
+    """A stage of a manifest; its file is one of the run's folder and never of another."""
+    names = {column.name for column in fields(Entry)}
+    if (
+        not isinstance(stored, dict)
+        or set(stored) != names
+        or not all(isinstance(value, str) for value in stored.values())
+        or stored["file"] in ("", ".", "..")
+        or stored["file"] != Path(stored["file"]).name
+    ):
+        raise InputError(
+            f"{manifest} is damaged: stage {stage!r} is {stored!r:.200}; expected "
+            f"{', '.join(sorted(names))}, the file by its name alone; use --overwrite"
+        )
+    return Entry(**stored)

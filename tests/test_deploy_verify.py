@@ -162,8 +162,57 @@ def test_a_journal_cannot_lead_out_of_its_folder(folders: Path) -> None:
     first = json.loads(journal.read_text().splitlines()[0])
     first["outputs"] = {"../secret.png": "0" * 64}
     journal.write_text(json.dumps(first) + "\n")
-    changes = {change.file: change.words for change in verify(folders / "prediction").changes}
-    assert "outside the folder" in changes["index.jsonl"]
+    with pytest.raises(InputError, match=r"jsonl:1 is damaged .*no output '\.\./secret"):
+        verify(folders / "prediction")
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "/etc/hostname", ".."])
+def test_a_report_or_a_manifest_cannot_lead_out_of_its_folder(folders: Path, file: str) -> None:
+    (folders / "secret.png").write_text("x")
+    for name, edit in {
+        "report.json": lambda content: content["stages"][0]["artifact"].update(file=file),
+        "manifest.json": lambda content: content["stages"].update(
+            x={"file": file, "sha256": "0" * 64, "key": ""}
+        ),
+    }.items():
+        path = folders / "run" / name
+        before = path.read_text()
+        content = json.loads(before)
+        edit(content)
+        path.write_text(json.dumps(content))
+        update_checksums(folders / "run", [name])
+        words = {change.file: change.words for change in verify(folders / "run").changes}[name]
+        assert "outside the folder" in words or "is damaged" in words
+        path.write_text(before)
+        update_checksums(folders / "run", [name])
+
+
+def test_checksums_that_name_files_outside_read_none(folders: Path) -> None:
+    (folders / "secret.png").write_text("x")
+    path = folders / "run" / CHECKSUMS
+    path.write_text(path.read_text() + f"{'0' * 64}  ../secret.png\n")
+    changes = {change.file: change.words for change in verify(folders / "run").changes}
+    assert changes == {"../secret.png": "missing"}, "never hashed"
+
+
+def test_versions_that_are_none_are_named(folders: Path) -> None:
+    path = folders / "run" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["inputs"]["versions"] = "abc"
+    path.write_text(json.dumps(content))
+    update_checksums(folders / "run", ["manifest.json"])
+    (change,) = verify(folders / "run").changes
+    assert change.words.endswith("manifest.json states no versions")
+
+
+def test_names_in_a_folder_cannot_break_a_line(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folders / "package" / "a\n\x1b[2Jb").touch()
+    assert main(["verify", str(folders / "package")]) == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"a\n\x1b[2Jb" in said
 
 
 @pytest.mark.parametrize("kind", ["run", "training", "package"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.json_text import parse_json
 from deploy.artifact import Precision
 from deploy.data import SegmentationSet
 from deploy.errors import InputError
@@ -219,7 +220,7 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_text(path))
+        return parse_json(_text(path))
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error})") from error
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from calibration.json_text import parse_json
 from deploy.artifact import Precision
 from deploy.errors import InputError
 from deploy.packaging.base import Contents, PackageTarget, Request, Step
@@ -108,7 +109,7 @@ def _server_config(names: list[str]) -> str:
 def _served(path: Path) -> list[str]:
     """Names of a server configuration, each with its own folder."""
     try:
-        models = json.loads(path.read_text(encoding="utf-8"))["model_config_list"]
+        models = parse_json(path.read_text(encoding="utf-8"))["model_config_list"]
         configs = [model["config"] for model in models]
         named = [(config["name"], config["base_path"]) for config in configs]
     except (OSError, ValueError, KeyError, TypeError) as error:

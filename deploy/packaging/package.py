@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.files import naming
+from calibration.json_text import parse_json
 from deploy.artifact import sha256_of
 from deploy.checksums import CHECKSUMS, differences, files_of, write_checksums
 from deploy.errors import InputError, UsageError
@@ -88,7 +89,7 @@ def reread(folder: Path, *, target: PackageTarget) -> Package:
         target=target.name,
         folder=folder,
         files=_listed(folder),
-        contents=_contents(content["contents"]),
+        contents=_contents(content["contents"], folder / MANIFEST),
         document=content["document"],
     )
     if [vars(file) for file in found.files] != content["files"]:
@@ -109,12 +110,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); is {folder} a package?") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has schema version {version!r}; expected {SCHEMA_VERSION}")
+    kinds = {"target": str, "document": str, "contents": dict, "files": list}
+    for key, kind in kinds.items():
+        if not isinstance(content.get(key), kind):
+            raise InputError(f"{path}: {key!r} is missing or no {kind.__name__}; package again")
     return dict(content)
 
 
@@ -139,12 +144,20 @@ def require_free(output: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(f"-o {output} exists; choose another, or --overwrite to replace it")
-    replaceable = output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))
-    if not replaceable:
+    if not output.is_dir() or (any(output.iterdir()) and not _is_package(output)):
         raise UsageError(
-            f"-o {output} is no package (it holds no {MANIFEST}); --overwrite replaces packages "
-            "only. Choose another folder"
+            f"-o {output} is no package (it holds no {MANIFEST} of one); --overwrite replaces "
+            "packages only. Choose another folder"
         )
+
+
+def _is_package(folder: Path) -> bool:
+    """Whether a folder may be replaced: ``package.json`` is also what other tools call theirs."""
+    try:
+        content = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and str(content.get("tool")).startswith("segdeploy ")
 
 
 def _put(temporary: Path, output: Path) -> None:
@@ -173,12 +186,24 @@ def _listed(folder: Path) -> tuple[PackageFile, ...]:
     )
 
 
-def _contents(stored: object) -> Contents:
-    if not isinstance(stored, dict):
-        raise InputError(f"{MANIFEST} lists no contents; package the model again")
-    return Contents(
-        steps=tuple(Step(**step) for step in stored["steps"]),
-        executed=tuple(stored["executed"]),
-        not_run=tuple(stored["not_run"]),
-        notes=tuple(stored["notes"]),
-    )
+def _contents(stored: dict[str, Any], path: Path) -> Contents:
+    def texts(key: str) -> tuple[str, ...]:
+        values = stored[key]
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise TypeError(f"{key} is no list of texts")
+        return tuple(values)
+
+    try:
+        steps = tuple(Step(**step) for step in stored["steps"])
+        if not all(isinstance(value, str) for step in steps for value in vars(step).values()):
+            raise TypeError("a step that is no text")
+        return Contents(
+            steps=steps,
+            executed=texts("executed"),
+            not_run=texts("not_run"),
+            notes=texts("notes"),
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} does not hold the contents of a package ({error}); package the model again"
+        ) from error

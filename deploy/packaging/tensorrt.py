@@ -180,7 +180,7 @@ def _verify_script(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for line in text.splitlines()[2:]:
         named = re.search(r"(?:--onnx=|run )(\S+\.onnx)", line)
-        if named is None or not (path.parent / named[1]).is_file():
+        if named is None or "/" in named[1] or not (path.parent / named[1]).is_file():
             raise InputError(f"{path} runs on a model that is not here: {line!r:.80}")
         artifact = describe(path.parent / named[1])
         for match in _SHAPE.finditer(line):
@@ -194,8 +194,8 @@ def _verify_script(path: Path) -> None:
 
 def _verify_cache(folder: Path) -> None:
     named = re.search(r"--onnx=(\S+)", (folder / BUILD_IMPLICIT).read_text(encoding="utf-8"))
-    if named is None:
-        raise InputError(f"{folder / BUILD_IMPLICIT} names no model")
+    if named is None or "/" in named[1]:
+        raise InputError(f"{folder / BUILD_IMPLICIT} names no model of the package")
     graph = load_model(folder / named[1]).graph
     tensors = {name for node in graph.node for name in (*node.input, *node.output)}
     try:

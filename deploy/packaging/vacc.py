@@ -21,6 +21,7 @@ from deploy.packaging.plain_model import only_model, plain_model
 from deploy.packaging.vacc_numbers import unit_range
 from deploy.packaging.vacc_vdsp import older_operator_json, operator_json
 from deploy.preprocess import Preprocess
+from deploy.yaml_text import read_yaml
 
 MODES = {
     Method.ENTROPY: "kl_divergence",
@@ -172,6 +173,8 @@ def verify(folder: Path) -> None:
     if json.loads((folder / VDSP).read_text("utf-8")) != operator_json(source.preprocess):
         raise InputError(f"{folder / VDSP} does not say what {path.name} says of itself")
     for line in (folder / DATALIST).read_text("utf-8").splitlines():
+        if line != f"{INPUTS}/{Path(line).name}":
+            raise InputError(f"{folder / DATALIST} names {line!r:.80}, which is not in {INPUTS}/")
         _verify_input(folder / line, size)
 
 
@@ -186,10 +189,7 @@ def _verify_input(path: Path, size: tuple[int, int]) -> None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        build = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is no YAML file ({error})") from error
+    build = read_yaml(path, what="build file")
     if not isinstance(build, dict):
         raise InputError(f"{path} holds a {type(build).__name__}; expected keys and values")
     return build

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO
 
 from calibration.files import atomic_writer, naming
+from calibration.json_text import parse_json
 from deploy.errors import InputError, UsageError
 from deploy.only_writer import LOCK, is_empty
+from deploy.prediction.settings import Write
 from deploy.prediction.sources import Source
 
 JOURNAL = "index.jsonl"
@@ -80,11 +83,34 @@ class Row:
         Raises:
             ValueError: it is no row.
         """
-        try:
-            stored: dict[str, Any] = json.loads(line)
-            return cls(**stored | {"status": Status(stored["status"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"no row of an index ({error})") from error
+        stored = parse_json(line.decode())
+        if not isinstance(stored, dict) or not {"image", "name", "status"} <= set(stored):
+            raise ValueError("no row of an index: it lacks image, name or status")
+        for key, value in stored.items():
+            if key not in _KINDS:
+                raise ValueError(f"no row of an index: {key!r} is no column of it")
+            if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+                raise ValueError(f"no row of an index: {key} is {value!r:.60}")
+        _require_own(stored["name"], stored.get("outputs", {}))
+        return cls(**stored | {"status": Status(stored["status"])})
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("image", "name", "status"), (str,)),
+    **dict.fromkeys(("error", "image_sha256", "key"), (str, NoneType)),
+    **dict.fromkeys(("width", "height", "exif_orientation", "instances"), (int, NoneType)),
+    "foreground_share": (float, int, NoneType),
+    "outputs": (dict,),
+}
+"""Column to what JSON may hold there."""
+
+
+def _require_own(name: str, outputs: dict[str, Any]) -> None:
+    """Refuse an output that no image of this name has: a row never leads out of the folder."""
+    own = {write.file(name) for write in Write}
+    for file, digest_of_file in outputs.items():
+        if file not in own or not isinstance(digest_of_file, str):
+            raise ValueError(f"no row of an index: image {name!r:.60} has no output {file!r:.60}")
 
 
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("key", "outputs"))

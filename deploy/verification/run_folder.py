@@ -73,7 +73,7 @@ def _check_report(folder: Path, report: dict[str, Any], found: Findings) -> None
     try:
         _check_figures(report, found)
         _check_sizes(folder, report, found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise InputError(f"does not have the shape of a report ({error!r})") from error
     for name, content in pages_of(report).items():
         path = folder / name
@@ -97,14 +97,20 @@ def _check_figures(report: dict[str, Any], found: Findings) -> None:
 def _check_sizes(folder: Path, report: dict[str, Any], found: Findings) -> None:
     for stage in report["stages"]:
         artifact = stage["artifact"]
-        path = folder / artifact["file"] if artifact else None
-        if path is not None and path.is_file() and sha256_of(path) != artifact["sha256"]:
+        if not artifact:
+            continue
+        path = folder / artifact["file"]
+        if path.resolve().parent != folder.resolve():
+            found.add("report.json", f"names {artifact['file']}, which lies outside the folder")
+        elif path.is_file() and sha256_of(path) != artifact["sha256"]:
             found.add("report.json", f"describes another {artifact['file']} than lies beside it")
 
 
 def _note_versions(inputs: dict[str, Any], found: Findings) -> None:
     here = describe_environment().versions
-    made = inputs.get("versions", {})
+    made = inputs.get("versions")
+    if not isinstance(made, dict):
+        raise InputError(f"{MANIFEST} states no versions")
     other = [
         f"{name} {made[name]} (here {here.get(name, 'none')})"
         for name in sorted(made)
