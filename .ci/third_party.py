@@ -51,6 +51,9 @@ SPELLED = {
 }
 """Free texts that mean one licence."""
 
+IN_A_FILE = {"atheris": "Apache-2.0"}
+"""Packages whose metadata names only the file of the licence: what it was read to be."""
+
 WEAK_COPYLEFT = "used unchanged and not shipped here; MPL-2.0 binds changes to its own files only"
 NOTES = {
     "certifi": f"The list of certificates is MPL-2.0: {WEAK_COPYLEFT}.",
@@ -143,6 +146,8 @@ def _licence(package: metadata.Distribution) -> str:
     ]
     if text and len(text) < 40 and "::" not in text and text != "BSD":
         return SPELLED.get(text, text)
+    if not classifiers and not text and package.name in IN_A_FILE:
+        return IN_A_FILE[package.name]
     if not classifiers and not text:
         raise SystemExit(f"{package.name} {package.version} states no licence; look it up")
     return ", ".join(CLASSIFIED.get(name, name) for name in classifiers) or text

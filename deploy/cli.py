@@ -24,7 +24,7 @@ from calibration.errors import CalibrationError
 from calibration.files import naming
 from deploy.cli_config import with_config
 from deploy.cli_parser import build_parser
-from deploy.errors import InputError, MemoryLimitError, RunError, SegdeployError, one_line
+from deploy.errors import InputError, MemoryLimitError, RunError, SegdeployError
 from deploy.interruption import Interrupted, interruptible
 from deploy.system_refusals import refusal
 
@@ -32,20 +32,10 @@ log = logging.getLogger("deploy")
 
 OVERWRITE = "--overwrite"
 
-MESSAGE_LIMIT = 1200
-"""Characters of an error message at most."""
-
-
-MESSAGE_LIMIT = 1200
-"""Characters of an error message at most."""
-
 
 class _Terminated(KeyboardInterrupt):
     """The system asks this process to end."""
 
-
-MESSAGE_LIMIT = 1200
-"""Characters of an error message at most."""
 
 MEMORY_FLAGS = ("batch", "num_samples", "threads", "streams", "workers")
 """With a smaller value of these a verb needs less memory."""
@@ -175,7 +165,7 @@ def _drop_output() -> None:
 
 
 def _say(program: str, error: SegdeployError) -> int:
-    log.error("%s: error: %s", program, one_line(error, limit=MESSAGE_LIMIT))
+    log.error("%s: error: %s", program, error)
     return error.exit_code
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.entries import Entry
 from benchmarks.environment import describe as describe_environment
 from benchmarks.layer_time_run import layer_time_section
-from benchmarks.parity import StageCheck, stage_check
+from benchmarks.parity import StageCheck
 from benchmarks.parity_run import parity_section
 from benchmarks.resolution import noise_lines
 from benchmarks.speed_run import speed_section
@@ -28,45 +27,20 @@ from deploy.artifact import Artifact
 from deploy.calibrate import calibrate
 from deploy.channel_activity import channel_activity
 from deploy.debug_stage import debug_stage
-from deploy.errors import RunError
 from deploy.memory_limit import working_on
 from deploy.models.checkpoint import Checkpoint
 from deploy.onnx_file import describe
 from deploy.progress import bar, share_bar
 from deploy.rewrite import rewrite
 from deploy.run_config import RunConfig
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.isolated import open_isolated
+from deploy.runtimes.base import Execution
 from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, availability
-from deploy.targets.profiles import PROFILES
+from deploy.stage_check import CHECK_IMAGES, StageChecks
 from deploy.workspace import Workspace, key_of
 
 log = logging.getLogger(__name__)
 
-CHECK_IMAGES = 8
-"""Real calibration images that every stage's output is compared with its parent's on."""
-
 REFERENCE_NAME = "PyTorch fp32"
-
-Pixels = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageLimits:
-    """How far a stage may move the output before the pipeline stops: a fault, not a loss."""
-
-    max_abs_difference: float | None = None
-    disagreement_percent: float | None = None
-
-
-STAGE_LIMITS = {
-    "export": StageLimits(max_abs_difference=1e-4),
-    "simplify": StageLimits(max_abs_difference=1e-4),
-    "rewrite": StageLimits(max_abs_difference=1e-4),
-    "fp16": StageLimits(disagreement_percent=1.0),
-    "int8": StageLimits(disagreement_percent=10.0),
-}
 
 
 class StageRunner:
@@ -85,7 +59,12 @@ class StageRunner:
         )
         few = config.calibration.samples[:CHECK_IMAGES]
         self.check_images = np.stack([checkpoint.preprocess.apply(s.image()) for s in few])
-        self.outputs: dict[str, Pixels] = {}
+        self.checks = StageChecks(
+            self.reference,
+            self.check_images,
+            execution=self.execution,
+            time_limit_s=config.time_limit_s,
+        )
         self.rows: list[dict[str, Any]] = []
         self.number = 0
         self.total = 7 + len(config.targets) + bool(config.targets)
@@ -113,7 +92,7 @@ class StageRunner:
         else:
             artifact = build(self.workspace.path(file))
         seconds = time.perf_counter() - started
-        check, unchecked = self._check(stage, artifact, parent)
+        check, unchecked = self.checks.check(stage, artifact, parent)
         if not reused:
             self.workspace.record(file, file=file, key=key)
         label = f"int8 {artifact.target}" if artifact.target else stage
@@ -249,44 +228,6 @@ class StageRunner:
             time_limit_s=self.config.time_limit_s,
         )
 
-    def _check(
-        self, stage: str, artifact: Artifact, parent: Artifact | None
-    ) -> tuple[StageCheck | None, str | None]:
-        """Compare with the parent on real images; stop at what the arithmetic cannot explain.
-
-        Returns:
-            The comparison; or, of a file whose runtime failed, that and why it was not checked:
-            parity has a row that says so, and the other files go on.
-
-        Raises:
-            RunError: the output changed beyond the stage's limit.
-        """
-        before = self.outputs.get(parent.sha256) if parent else None
-        if before is None:  # of a parent that could not be checked, what it was made from
-            before = infer_each(self.reference, self.check_images)
-        runtime = _check_runtime(artifact)
-        try:
-            with open_isolated(
-                runtime,
-                artifact,
-                execution=self.execution,
-                time_limit_s=self.config.time_limit_s,
-            ) as loaded:
-                after = infer_each(loaded, self.check_images)
-        except RunError as error:
-            return None, f"not checked, {runtime.value} failed: {error}"
-        self.outputs[artifact.sha256] = after
-        check = stage_check(before, after)
-        limits = STAGE_LIMITS[stage]
-        for figure, limit in asdict(limits).items():
-            if limit is not None and not getattr(check, figure) <= limit:
-                raise RunError(
-                    f"stage {stage} changed the output beyond its limit on {len(before)} real "
-                    f"images: {figure} is {getattr(check, figure):g}, limit {limit:g}. The file "
-                    f"{artifact.path} is kept for inspection; please report this"
-                )
-        return check, None
-
     def _note(
         self,
         stage: str,
@@ -332,14 +273,6 @@ class StageRunner:
 def _begin(stage: str) -> None:
     """Name the stage for a message about memory."""
     working_on(f"segdeploy run, stage {stage}")
-
-
-def _check_runtime(artifact: Artifact) -> RuntimeName:
-    """Where a stage check runs: on the file's target when it is installed, else ONNX Runtime."""
-    profile = PROFILES.get(artifact.target or "")
-    if profile and availability(profile.runtime).ready:
-        return profile.runtime
-    return RuntimeName.ONNXRUNTIME
 
 
 def _inputs(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
