@@ -13,9 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CHILD_ENDED = tuple(n for n in signal.Signals if n.name == "SIGCHLD")
+"""Windows has no such signal."""
+
 PATIENCE = 2
 """Signals, the first included, that leave the command time to put things in order."""
 
@@ -38,11 +41,17 @@ class Interruption:
     """What signals asked for so far.
 
     Attributes:
+        current: of the command that runs; ``None`` where signals are not listened to.
         number: of the first signal; ``None`` where none came.
+        held: see ``held_back``.
     """
+
+    current: ClassVar[Interruption | None] = None
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.held = False
+        self._waiting: int | None = None
         self._count = 0
         self._over = False
 
@@ -52,9 +61,21 @@ class Interruption:
         if self._count > PATIENCE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if self.number is None and not self._over:
+        if self.held:
+            self._waiting = number
+        elif self.number is None and not self._over:
             self.number = number
+            # Ending workers must not raise torch's complaint about them amid the tidying up.
+            for child in CHILD_ENDED:
+                signal.signal(child, lambda number, frame: None)
             raise Interrupted
+
+    def let_go(self) -> None:
+        """End ``held_back``: what came meanwhile arrives."""
+        self.held, waiting, self._waiting = False, self._waiting, None
+        if waiting is not None:
+            self._count -= 1
+            self.heard(waiting, None)
 
     def lost(self, unraisable: Any) -> None:
         """Where an exception could not be raised: try again with ours, print any other."""
@@ -88,12 +109,15 @@ def interruptible(*, to_the_end: bool) -> Iterator[Interruption]:
         yield found  # handlers belong to the main thread
         return
     hook, sys.unraisablehook = sys.unraisablehook, found.lost
-    before = {number: signal.signal(number, found.heard) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, *CHILD_ENDED)}
+    for number in SIGNALS:
+        signal.signal(number, found.heard)
+    outer, Interruption.current = Interruption.current, found
     try:
         yield found
     finally:
         found.over()
-        sys.unraisablehook = hook
+        sys.unraisablehook, Interruption.current = hook, outer
         if not to_the_end:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -111,23 +135,29 @@ def begun() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Inside, processes are started that leave signals to this one: see ``left_to_parent``.
+    """Inside, processes are started, which must not be left half done; a signal waits for the end.
 
-    A signal that comes meanwhile arrives at the end.
+    Not by ``pthread_sigmask``: the system would hand the signal to another thread.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield  # Windows
+    found = Interruption.current
+    if found is None:
+        yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    found.held = True
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        found.let_go()
 
 
 def left_to_parent(worker: int = 0) -> None:
-    """Called in a worker process: whoever started it ends it."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    """Called in a worker process: Ctrl-C, which reaches all, is for the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = _unless_parent_left
+
+
+def _unless_parent_left(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A thread that hands data over finds nobody there any more: nothing to print."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -8,6 +8,7 @@ its own, the verb's own imports, ``segdeploy``'s own ``main`` and exit.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -183,6 +184,7 @@ def _child(command: Command) -> int:
     for stream, opened in enumerate((nothing, terminal, terminal)):
         os.dup2(opened, stream)
     os.closerange(3, 64)
+    faulthandler.register(signal.SIGUSR1)  # to see where one hangs
     os.chdir(command.folder)
     os.environ["PWD"] = command.folder
     sys.argv = ["segdeploy", *command.argv]

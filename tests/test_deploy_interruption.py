@@ -10,7 +10,7 @@ import pytest
 
 from deploy.cli import main
 from deploy.errors import RunError
-from deploy.interruption import Interrupted, begun, interruptible
+from deploy.interruption import Interrupted, begun, held_back, interruptible
 
 SLOW = """
 import os, signal, sys, time
@@ -41,6 +41,20 @@ def test_a_signal_raises_once_and_the_second_is_patiently_ignored(number: int) -
         os.kill(os.getpid(), number)
     assert found.number == number
     assert signal.getsignal(number) == before
+
+
+def test_one_that_comes_while_processes_start_waits_until_they_have() -> None:
+    started = []
+
+    def start() -> None:
+        with held_back():
+            os.kill(os.getpid(), signal.SIGTERM)
+            started.append("worker")
+
+    with interruptible(to_the_end=False) as found, pytest.raises(Interrupted):
+        start()
+    assert started == ["worker"]
+    assert found.number == signal.SIGTERM
 
 
 def test_the_third_ends_the_process_at_once() -> None:
