@@ -56,7 +56,12 @@ def _faults(value: Any, schema: Schema, where: str) -> Iterator[str]:
     kinds = [expected] if isinstance(expected, str) else expected
     if kinds and not any(_is(value, kind) for kind in kinds):
         yield f"{where} is {value!r:.60}; expected {' or '.join(kinds)}"
-    elif isinstance(value, dict):
+        return
+    if "const" in schema and not _same(value, schema["const"]):
+        yield f"{where} is {value!r:.60}; expected {schema['const']!r}"
+    if "enum" in schema and not any(_same(value, choice) for choice in schema["enum"]):
+        yield f"{where} is {value!r:.60}; expected one of {schema['enum']}"
+    if isinstance(value, dict):
         yield from _of_object(value, schema, where)
     elif isinstance(value, list):
         yield from _of_array(value, schema, where)
@@ -108,10 +113,6 @@ def _of_array(value: list[Any], schema: Schema, where: str) -> Iterator[str]:
 
 
 def _of_scalar(value: Any, schema: Schema, where: str) -> Iterator[str]:
-    if "const" in schema and not _same(value, schema["const"]):
-        yield f"{where} is {value!r:.60}; expected {schema['const']!r}"
-    if "enum" in schema and not any(_same(value, choice) for choice in schema["enum"]):
-        yield f"{where} is {value!r:.60}; expected one of {schema['enum']}"
     if isinstance(value, str):
         if len(value) < schema.get("minLength", 0):
             yield f"{where} is empty"

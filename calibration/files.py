@@ -10,12 +10,9 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from calibration.errors import CalibrationError
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 _PARTIAL = re.compile(r".+\.\d+\.partial")
 
@@ -31,11 +28,11 @@ class _Raw(io.FileIO):
 
     failure: OSError | None = None
 
-    def into_file(self, data: ReadableBuffer) -> int:
+    def into_file(self, data: Any) -> int:
         """Hand bytes to the system."""
         return super().write(data)
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """As every file does."""
         try:
             return self.into_file(data)

@@ -517,6 +517,7 @@ def test_a_report_has_a_fault_exactly_where_the_schema_is_broken(make: Any, numb
         (("created_utc",), "today", "created_utc is 'today'; expected"),
         (("stages",), [1], r"stages\[0\] is 1; expected object"),
         (("passed",), 1, "passed is 1; expected"),
+        (("schema_version",), [1], r"schema_version is \[1\]; expected 1"),
         (("notes",), 1, "the report has the unknown key 'notes'"),
     ],
 )

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,14 @@ class TestCommand:
         image_set: Path,
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        def slow(items: Iterable[Any], label: str, *, unit: str) -> Iterator[Any]:
+            for item in items:
+                time.sleep(2)
+                yield item
+
+        monkeypatch.setattr("deploy.cli_artifacts.bar", slow)  # or the work is done before a look
         model = small_onnx(tmp_path / "net.onnx")
         output = tmp_path / "net.calib.json"
         words = f"calibrate -m {model} --calib-data {image_set} -o {output} --max-memory 1M"
@@ -169,6 +176,7 @@ class TestCommand:
         assert line.startswith("segdeploy: error: out of memory: ")
         assert "in segdeploy calibrate, --max-memory allows 1 MiB; lower --num-samples or" in line
         assert not output.exists()
+        monkeypatch.undo()
         assert main(words.replace("1M", "100G").split()) == 0
 
     def test_no_memory_anywhere_is_one_line(

@@ -107,7 +107,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 class TestWhatARunWrites:
     def test_every_artefact_and_nothing_else(self, finished: Path) -> None:
-        reports = ["manifest.json", "report.html", "report.json", "report.md"]
+        reports = ["checksums.sha256", "manifest.json", "report.html", "report.json", "report.md"]
         assert sorted(path.name for path in finished.iterdir()) == sorted([*MADE, *reports])
 
     def test_each_file_names_its_parent(self, finished: Path) -> None:

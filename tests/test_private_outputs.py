@@ -74,7 +74,7 @@ COMMANDS = {
 EXIT_CODES = {"predict": 3, "predict list": 3}
 
 
-def started(subject: Any, execution: Any) -> ColdStart:
+def started(subject: Any, execution: Any, **limits: Any) -> ColdStart:
     """In the place of a process of its own, which takes a second a row."""
     return ColdStart(load_s=0.1, first_inference_s=0.1, peak_bytes=2, imports_bytes=1)
 
