@@ -23,7 +23,7 @@ from deploy.onnx_file import load_model, save_model
 from deploy.rewrite import RewriteName, rewrite
 from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, open_runtime, usable_cores
+from deploy.runtimes.registry import RuntimeName, open_runtime
 
 SLIM_LOSS = {120: 0.10, 64: 0.30}
 """Likewise, by number of images: the bundled sample is smaller, and chance larger."""
@@ -38,7 +38,7 @@ def test_the_main_job_keeps_the_accuracy_of_the_bundled_checkpoint(
 
     The same gate does not pass the int8 model with one layer's weights eight times as large.
     """
-    same = ["--runtime", "onnxruntime", *(["--data", DSB2018] if DSB2018 else [])]
+    same = ["--runtime", "onnxruntime", "--threads", "1", *(["--data", DSB2018] if DSB2018 else [])]
     arguments = ["run", "-o", str(tmp_path / "out"), "--format", "json", "--num-samples", "50"]
     arguments += ["--target", "ort-x86", *same]
     assert main([*arguments, "--duration", "0.1", "--warmup", "1"]) == 0
@@ -67,7 +67,7 @@ def test_a_public_checkpoint_becomes_the_same_network_in_onnx(name: str, tmp_pat
     artifact = export(checkpoint, tmp_path / "net.onnx")
     images = open_set(bundled.sample(), "test").take(12, seed=0)
     inputs, truths = images.inputs(checkpoint.preprocess), images.truths(checkpoint.preprocess)
-    execution = Execution(threads=usable_cores())
+    execution = Execution(threads=1)
     reference = infer_each(PyTorchRuntime(checkpoint, execution=execution), inputs)
     with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
         found = infer_each(runtime, inputs)
@@ -87,14 +87,14 @@ def test_the_slim_checkpoint_takes_less_work_for_the_same_accuracy(
         exported.path,
         open_set(bundled.sample(), "train").samples,
         preprocess=slim.preprocess,
-        threads=usable_cores(),
+        threads=1,
     )
     names = (RewriteName.RECURRENT_SUM, RewriteName.DEAD_CHANNELS)
     rewritten = rewrite(exported, tmp_path / "slim.opt.onnx", names=names, activity=activity)
     assert onnx_cost(rewritten.path).macs <= 0.6 * onnx_cost(exported.path).macs
     images = open_set(Path(DSB2018) if DSB2018 else bundled.sample(), "test")
     inputs, truths = images.inputs(slim.preprocess), images.truths(slim.preprocess)
-    execution = Execution(threads=usable_cores())
+    execution = Execution(threads=1)
     with open_runtime(RuntimeName.ONNXRUNTIME, rewritten, execution=execution) as runtime:
         found = score(infer_each(runtime, inputs), truths).iou
     reference = PyTorchRuntime(load_checkpoint(whole), execution=execution)

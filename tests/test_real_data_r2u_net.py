@@ -21,7 +21,7 @@ from deploy.models.checkpoint import load_checkpoint
 from deploy.rewrite import rewrite, summary
 from deploy.runtimes.base import Execution, infer_each
 from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from deploy.simplify import simplify
 from deploy.targets.profiles import PROFILES
 from deploy.to_fp16 import to_fp16
@@ -42,7 +42,7 @@ def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
         source.path,
         calibration.samples,
         preprocess=checkpoint.preprocess,
-        threads=usable_cores(),
+        threads=1,
     )
     rewritten = rewrite(source, tmp_path / "net.opt.onnx", activity=activity)
     print(summary(rewritten))
@@ -64,10 +64,8 @@ def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
                 profile=profile,
             )
     inputs = images.inputs(checkpoint.preprocess)
-    reference = PyTorchRuntime(checkpoint, execution=Execution(threads=usable_cores()))
-    with open_runtime(
-        RuntimeName.ONNXRUNTIME, source, execution=Execution(threads=usable_cores())
-    ) as runtime:
+    reference = PyTorchRuntime(checkpoint, execution=Execution(threads=1))
+    with open_runtime(RuntimeName.ONNXRUNTIME, source, execution=Execution(threads=1)) as runtime:
         few = inputs[:16]
         difference = np.abs(infer_each(runtime, few) - infer_each(reference, few)).max()
     assert difference <= FP32_DIFFERENCE
@@ -86,7 +84,7 @@ def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
         names=[sample.name for sample in images],
         max_drop=-INT8_LOWER_END,
         seed=0,
-        execution=Execution(threads=usable_cores()),
+        execution=Execution(threads=1),
         progress=lambda items, label: items,
     )
     for row in section["rows"]:
