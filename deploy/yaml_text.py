@@ -61,11 +61,11 @@ def parse_yaml(text: str) -> Any:
 class _PlainLoader(yaml.SafeLoader):
     """The safe loader without dates, binaries, sets, aliases and depth, and with each key once."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML reads it of the class
         first: [(tag, form) for tag, form in resolvers if tag != f"{_PREFIX}timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    yaml_constructors = {  # noqa: RUF012
+    yaml_constructors = {  # noqa: RUF012  # likewise
         tag: yaml.SafeLoader.yaml_constructors[tag]
         for tag in (*(_PREFIX + kind for kind in _KINDS), None)
     }

@@ -61,21 +61,6 @@ def at(name: str, make: Callable[[Path], object]) -> Build:
     return build
 
 
-def nothing(path: Path) -> None:
-    """Nothing is there."""
-
-
-def loop(path: Path) -> None:
-    """Two links that lead to each other."""
-    path.symlink_to(path.with_name("other"))
-    path.with_name("other").symlink_to(path)
-
-
-def device(path: Path) -> None:
-    """A link to a device that never ends."""
-    path.symlink_to("/dev/zero")
-
-
 def locked(path: Path) -> None:
     """A file nobody may read."""
     torch.save(unet(), path)

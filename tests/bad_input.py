@@ -55,6 +55,21 @@ class Outcome:
     added_bytes: int
 
 
+def nothing(path: Path) -> None:
+    """Nothing is there."""
+
+
+def loop(path: Path) -> None:
+    """Two links that lead to each other."""
+    path.symlink_to(path.with_name("other"))
+    path.with_name("other").symlink_to(path)
+
+
+def device(path: Path) -> None:
+    """A link to a device that never ends."""
+    path.symlink_to("/dev/zero")
+
+
 def run_command(argv: Sequence[object], folder: Path, *, command: Main = main) -> Outcome:
     """Run a command in this process.
 

@@ -79,21 +79,6 @@ def varint(value: int) -> bytes:
     return bytes([low | 128]) + varint(rest) if rest else bytes([low])
 
 
-def nothing(path: Path) -> None:
-    """Nothing is there."""
-
-
-def loop(path: Path) -> None:
-    """Two links that lead to each other."""
-    path.symlink_to(path.with_name("other"))
-    path.with_name("other").symlink_to(path)
-
-
-def device(path: Path) -> None:
-    """A link to a device that never ends."""
-    path.symlink_to("/dev/zero")
-
-
 def three_gib(path: Path) -> None:
     """A file of 3 GiB that takes no room on the disk."""
     with path.open("wb") as stream:

@@ -241,7 +241,7 @@ def _reuse(folder: Path) -> None:
     import deploy.simplify
 
     reuse = Reuse(folder)
-    torch.onnx.export = reuse.export  # type: ignore[assignment]
+    torch.onnx.export = reuse.export  # type: ignore[assignment]  # a stand-in
     deploy.simplify._run_onnxsim = reuse.simplify
     benchmarks.cold_start.call_worker = lambda module, request, **_: {  # type: ignore[assignment]
         "load_s": 1.0,

@@ -21,18 +21,15 @@ from bad_checkpoints import (
     code,
     contract,
     cyclic,
-    device,
     endless_key,
     entry,
     file,
     filled,
     header,
     locked,
-    loop,
     lying,
     many_keys,
     module,
-    nothing,
     plain_unet,
     quantized,
     r2u,
@@ -46,7 +43,7 @@ from bad_checkpoints import (
     with_tensor,
     without,
 )
-from bad_input import assert_refused, run_command
+from bad_input import assert_refused, device, loop, nothing, run_command
 
 from deploy.errors import InputError
 from deploy.models.checkpoint import load_checkpoint

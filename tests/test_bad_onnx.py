@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_input import assert_refused, run_command
+from bad_input import assert_refused, device, loop, nothing, run_command
 from bad_onnx import (
     Build,
     at,
@@ -19,7 +19,6 @@ from bad_onnx import (
     contract,
     cut,
     decides,
-    device,
     dims,
     domain,
     edited,
@@ -29,10 +28,8 @@ from bad_onnx import (
     half,
     joined,
     kind,
-    loop,
     nested,
     node,
-    nothing,
     other,
     outside,
     reverse,

@@ -121,7 +121,7 @@ def text(old: str, new: str) -> Edit:
         assert old in content
         return content.replace(old, new, 1)
 
-    edit.raw = True  # type: ignore[attr-defined]
+    edit.raw = True  # type: ignore[attr-defined]  # a mark on a function
     return edit
 
 
