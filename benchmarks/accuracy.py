@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from benchmarks.confusion import Confusion
-from benchmarks.definitions import DEFINITIONS
-from deploy.errors import InputError, RunError
-from deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.benchmarks.confusion import Confusion
+from segdeploy.benchmarks.definitions import DEFINITIONS
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
 
 __all__ = [
     "DEFINITIONS",

@@ -9,13 +9,13 @@ from itertools import repeat
 from time import perf_counter
 from typing import Any
 
-from benchmarks.process import Progress, call_worker, peak_bytes, serve
-from benchmarks.random_feeds import random_feeds
-from benchmarks.subjects import Subject, import_packages, read_request
-from deploy.artifact import Precision
-from deploy.errors import RunError
-from deploy.runtimes.base import AHEAD
-from deploy.runtimes.execution import Execution, Hint
+from segdeploy.benchmarks.process import Progress, call_worker, peak_bytes, serve
+from segdeploy.benchmarks.random_feeds import random_feeds
+from segdeploy.benchmarks.subjects import Subject, import_packages, read_request
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.runtimes.base import AHEAD
+from segdeploy.deploy.runtimes.execution import Execution, Hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,9 @@ def cold_start(
         RunError: the runtime failed.
     """
     asked = {"subject": subject.request(), "execution": asdict(execution)}
-    return ColdStart(**call_worker("benchmarks.cold_start", asked, silence_s=time_limit_s))
+    return ColdStart(
+        **call_worker("segdeploy.benchmarks.cold_start", asked, silence_s=time_limit_s)
+    )
 
 
 def execution_of(fields: Mapping[str, Any]) -> Execution:

@@ -6,10 +6,10 @@ from math import prod
 
 from torch import nn
 
-from benchmarks.cost_torch import torch_cost
-from benchmarks.published_rules import PUBLISHED_RULES
-from deploy.cost_formulas import FLOPS_PER_MAC, Shape
-from deploy.errors import UsageError
+from segdeploy.benchmarks.cost_torch import torch_cost
+from segdeploy.benchmarks.published_rules import PUBLISHED_RULES
+from segdeploy.deploy.cost_formulas import FLOPS_PER_MAC, Shape
+from segdeploy.deploy.errors import UsageError
 
 PUBLISHED_INPUT: Shape = (1, 3, 96, 96)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deploy.cost_formulas import (
+from segdeploy.deploy.cost_formulas import (
     LayerCost,
     ModelCost,
     Shape,

@@ -9,15 +9,15 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.end_to_end_worker import EndToEnd
-from benchmarks.process import Progress, call_worker
-from benchmarks.subjects import Subject
-from benchmarks.sweep import Point, Sweep
-from deploy.data import IMAGE_SUFFIXES
-from deploy.errors import InputError, RunError, UsageError
-from deploy.preprocess import Preprocess
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.registry import usable_cores
+from segdeploy.benchmarks.end_to_end_worker import EndToEnd
+from segdeploy.benchmarks.process import Progress, call_worker
+from segdeploy.benchmarks.subjects import Subject
+from segdeploy.benchmarks.sweep import Point, Sweep
+from segdeploy.deploy.data import IMAGE_SUFFIXES
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.registry import usable_cores
 
 FIGURES = (
     "precision_executed",
@@ -130,7 +130,10 @@ def end_to_end_section(
             asked["paths"] = [str(path.absolute()) for path in paths]
             try:
                 reply = call_worker(
-                    "benchmarks.end_to_end_worker", asked, progress=report, silence_s=time_limit_s
+                    "segdeploy.benchmarks.end_to_end_worker",
+                    asked,
+                    progress=report,
+                    silence_s=time_limit_s,
                 )
             except RunError as error:
                 skipped, failed = str(error), True

@@ -12,18 +12,18 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.cold_start import execution_of
-from benchmarks.process import Progress, peak_bytes, serve
-from benchmarks.subjects import import_packages, read_request
-from deploy.errors import InputError, RunError
-from deploy.interface import interface_of
-from deploy.prediction.flow import Flow, partial_folder
-from deploy.prediction.image import Job, Outcome, Prepared
-from deploy.prediction.journal import Status
-from deploy.prediction.settings import Settings
-from deploy.prediction.sources import Source
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Runtime
+from segdeploy.benchmarks.cold_start import execution_of
+from segdeploy.benchmarks.process import Progress, peak_bytes, serve
+from segdeploy.benchmarks.subjects import import_packages, read_request
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.interface import interface_of
+from segdeploy.deploy.prediction.flow import Flow, partial_folder
+from segdeploy.deploy.prediction.image import Job, Outcome, Prepared
+from segdeploy.deploy.prediction.journal import Status
+from segdeploy.deploy.prediction.settings import Settings
+from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Runtime
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.artifact import Artifact, Precision
-from deploy.errors import InputError
-from deploy.runtimes.registry import RuntimeName, availability, default_runtimes
-from deploy.targets.profiles import PROFILES
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, default_runtimes
+from segdeploy.deploy.targets.profiles import PROFILES
 
 DISPLAY_NAMES = {
     RuntimeName.ONNXRUNTIME: "ONNX Runtime",

@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import fsum
 
-from benchmarks.entries import DISPLAY_NAMES
-from benchmarks.latency import BenchmarkResult, measure
-from benchmarks.random_feeds import random_feeds
-from benchmarks.resolution import ratio_interval
-from benchmarks.turns import Candidate, by_place
-from deploy.artifact import Artifact
-from deploy.errors import InputError, RunError, SegdeployError
-from deploy.runtimes.base import Execution, Runtime
-from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
-from deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.benchmarks.entries import DISPLAY_NAMES
+from segdeploy.benchmarks.latency import BenchmarkResult, measure
+from segdeploy.benchmarks.random_feeds import random_feeds
+from segdeploy.benchmarks.resolution import ratio_interval
+from segdeploy.benchmarks.turns import Candidate, by_place
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import InputError, RunError, SegdeployError
+from segdeploy.deploy.runtimes.base import Execution, Runtime
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 
 WARMUP = 3
 DURATION_S = 0.5

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.turns import Candidate, OnFailure, Turns
-from deploy.artifact import Precision
-from deploy.errors import UsageError
-from deploy.runtimes.timing import call_seconds
+from segdeploy.benchmarks.turns import Candidate, OnFailure, Turns
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.runtimes.timing import call_seconds
 
 __all__ = ["BenchmarkResult", "Candidate", "collector_paused", "measure"]
 

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.entries import Entry
-from deploy.errors import SegdeployError
-from deploy.interface import Interface, interface_of
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.file_layers import file_layers
-from deploy.runtimes.isolated import TIME_LIMIT_S, call_isolated
-from deploy.runtimes.layer_times import (
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.deploy.errors import SegdeployError
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.file_layers import file_layers
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, call_isolated
+from segdeploy.deploy.runtimes.layer_times import (
     PROFILED_CALLS,
     WARMUP_CALLS,
     LayerTimes,
     layer_times,
 )
-from deploy.shown_command import shown_text
+from segdeploy.deploy.shown_command import shown_text
 
 
 def layer_time_section(

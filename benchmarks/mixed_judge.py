@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.parity import ParityReport, compare
-from deploy.artifact import Artifact
-from deploy.data import SegmentationSet
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution, Runtime, infer_each
-from deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.benchmarks.parity import ParityReport, compare
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 
 Images = Iterable[NDArray[Any]]
 

@@ -17,16 +17,16 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from benchmarks.mixed_search import fewest_within, next_count
-from benchmarks.mixed_state import SearchState, Trial
-from benchmarks.parity import ParityReport
-from calibration.table import CalibrationTable
-from deploy.artifact import Artifact
-from deploy.float_region import float_region
-from deploy.layer_errors import layer_errors
-from deploy.onnx_file import load_model
-from deploy.targets.profiles import TargetProfile
-from deploy.to_int8 import to_int8
+from segdeploy.benchmarks.mixed_search import fewest_within, next_count
+from segdeploy.benchmarks.mixed_state import SearchState, Trial
+from segdeploy.benchmarks.parity import ParityReport
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.float_region import float_region
+from segdeploy.deploy.layer_errors import layer_errors
+from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.targets.profiles import TargetProfile
+from segdeploy.deploy.to_int8 import to_int8
 
 log = logging.getLogger(__name__)
 

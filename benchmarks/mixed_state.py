@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parity import ParityReport
-from calibration.files import write_atomic
-from calibration.json_text import parse_json
-from deploy.errors import InputError
+from segdeploy.benchmarks.parity import ParityReport
+from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.errors import InputError
 
 SCHEMA_VERSION = 1
 

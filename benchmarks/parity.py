@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import classify, iou_per_image, score
-from benchmarks.confusion import pixels_per_image, within
-from benchmarks.parity_report import ImageParity, ParityReport
-from deploy.errors import InputError
+from segdeploy.benchmarks.accuracy import classify, iou_per_image, score
+from segdeploy.benchmarks.confusion import pixels_per_image, within
+from segdeploy.benchmarks.parity_report import ImageParity, ParityReport
+from segdeploy.deploy.errors import InputError
 
 __all__ = ["ImageParity", "ParityReport", "StageCheck", "compare", "stage_check"]
 

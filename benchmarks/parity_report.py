@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmarks.accuracy import Scores
-from benchmarks.paired_interval import paired_interval
-from benchmarks.verdict import Evidence, Verdict, kept_percent
-from deploy.errors import InputError, UsageError
+from segdeploy.benchmarks.accuracy import Scores
+from segdeploy.benchmarks.paired_interval import paired_interval
+from segdeploy.benchmarks.verdict import Evidence, Verdict, kept_percent
+from segdeploy.deploy.errors import InputError, UsageError
 
 FEWEST_IMAGES = 2
 """Over which parity has an interval."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import Scores, score
-from benchmarks.accuracy_images import ImageScores, PerImage, score_images
-from benchmarks.definitions import PER_IMAGE
-from benchmarks.parity_report import ImageParity, ParityReport
-from benchmarks.verdict import lines_reached
+from segdeploy.benchmarks.accuracy import Scores, score
+from segdeploy.benchmarks.accuracy_images import ImageScores, PerImage, score_images
+from segdeploy.benchmarks.definitions import PER_IMAGE
+from segdeploy.benchmarks.parity_report import ImageParity, ParityReport
+from segdeploy.benchmarks.verdict import lines_reached
 
 Row = dict[str, Any]
 """A ``parity_row`` of ``report.schema.json``."""

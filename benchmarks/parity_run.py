@@ -9,16 +9,22 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy_images import score_images
-from benchmarks.entries import Entry
-from benchmarks.parity import compare
-from benchmarks.parity_rows import Row, candidate_row, failed_row, reference_row, skipped_row
-from benchmarks.predictions import Predictions
-from deploy.errors import InputError, RunError
-from deploy.interface import Interface, interface_of
-from deploy.runtimes.base import Execution, Runtime, infer_each
-from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
-from deploy.shown_command import shown_text
+from segdeploy.benchmarks.accuracy_images import score_images
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.benchmarks.parity import compare
+from segdeploy.benchmarks.parity_rows import (
+    Row,
+    candidate_row,
+    failed_row,
+    reference_row,
+    skipped_row,
+)
+from segdeploy.benchmarks.predictions import Predictions
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
+from segdeploy.deploy.shown_command import shown_text
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str], Iterable[T]]

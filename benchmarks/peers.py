@@ -1,6 +1,6 @@
 """Measure this project beside the tools people use today, in one run.
 
-``python -m benchmarks.peers calibration`` compares calibration, ``speed`` accuracy and speed. Exit
+``python -m segdeploy.benchmarks.peers calibration`` compares calibration, ``speed`` accuracy and speed. Exit
 codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it
 failed while running; JSON on standard output with ``--format json``, everything else on standard
 error.
@@ -19,27 +19,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import peers_chart
-from benchmarks.environment import describe as describe_environment
-from benchmarks.peers_calibration import Subject, compare_tools, measure_growth
-from benchmarks.peers_markdown import calibration_page, growth_page
-from benchmarks.peers_models import SpeedSubject
-from benchmarks.peers_parser import build_parser
-from benchmarks.peers_speed_page import speed_page
-from benchmarks.peers_tools import STANDARD, Tool
-from calibration.files import write_atomic
-from deploy import bundled
-from deploy.artifact import Artifact
-from deploy.cli import guarded, print_json
-from deploy.data import open_set, require_disjoint
-from deploy.errors import UsageError
-from deploy.onnx_file import contract_of, describe, require_fp32
-from deploy.progress import bar, share_bar
-from deploy.runtimes.registry import usable_cores
-from deploy.shown_command import shown_command
+from segdeploy.benchmarks import peers_chart
+from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.benchmarks.peers_calibration import Subject, compare_tools, measure_growth
+from segdeploy.benchmarks.peers_markdown import calibration_page, growth_page
+from segdeploy.benchmarks.peers_models import SpeedSubject
+from segdeploy.benchmarks.peers_parser import build_parser
+from segdeploy.benchmarks.peers_speed_page import speed_page
+from segdeploy.benchmarks.peers_tools import STANDARD, Tool
+from segdeploy.calibration.files import write_atomic
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cli import guarded, print_json
+from segdeploy.deploy.data import open_set, require_disjoint
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
+from segdeploy.deploy.progress import bar, share_bar
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.shown_command import shown_command
 
 if TYPE_CHECKING:  # importing torch takes seconds
-    from deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
-    command = shown_command(["python", "-m", "benchmarks.peers"], arguments)
+    command = shown_command(["python", "-m", "segdeploy.benchmarks.peers"], arguments)
 
     def run() -> int:
         result = BENCHMARKS[options.benchmark](options, command)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(result)
         return 0
 
-    return guarded("benchmarks.peers", run)
+    return guarded("segdeploy.benchmarks.peers", run)
 
 
 def calibration(options: Options, command: str) -> Result:
@@ -111,7 +111,7 @@ def calibration(options: Options, command: str) -> Result:
 
 def speed(options: Options, command: str) -> Result:
     """Compare accuracy and speed, and draw them."""
-    from benchmarks.peers_speed import Plan, compare_speed
+    from segdeploy.benchmarks.peers_speed import Plan, compare_speed
 
     _require_folder(options.output)
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
@@ -216,9 +216,9 @@ def _exported(
     given: Path | None, folder: Path, *, head: int | None = None
 ) -> tuple[Checkpoint, Artifact]:
     """A checkpoint, the bundled one unless another is given, and its simplified export."""
-    from deploy.export import export
-    from deploy.models.checkpoint import load_checkpoint
-    from deploy.simplify import simplify
+    from segdeploy.deploy.export import export
+    from segdeploy.deploy.models.checkpoint import load_checkpoint
+    from segdeploy.deploy.simplify import simplify
 
     path = given or bundled.checkpoint("unet_plus_plus")
     checkpoint = load_checkpoint(path, head=head)

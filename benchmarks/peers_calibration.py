@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import score
-from benchmarks.peers_process import PACKAGES, Attempt, attempt
-from benchmarks.peers_ranges import compare_widths
-from benchmarks.peers_tools import STANDARD, Job, Range, Tool
-from benchmarks.peers_worker import Measurement
-from calibration.exchange import imported_range
-from calibration.table import imported_table
-from deploy.artifact import Artifact, sha256_of
-from deploy.data import SegmentationSet
-from deploy.onnx_file import describe
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.registry import RuntimeName, open_runtime
-from deploy.targets.profiles import ORT_X86
-from deploy.to_int8 import to_int8
+from segdeploy.benchmarks.accuracy import score
+from segdeploy.benchmarks.peers_process import PACKAGES, Attempt, attempt
+from segdeploy.benchmarks.peers_ranges import compare_widths
+from segdeploy.benchmarks.peers_tools import STANDARD, Job, Range, Tool
+from segdeploy.benchmarks.peers_worker import Measurement
+from segdeploy.calibration.exchange import imported_range
+from segdeploy.calibration.table import imported_table
+from segdeploy.deploy.artifact import Artifact, sha256_of
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.targets.profiles import ORT_X86
+from segdeploy.deploy.to_int8 import to_int8
 
 NAMES = {
     Tool.OURS: "segdeploy {version}, entropy",
@@ -78,7 +78,7 @@ def compare_tools(
 ) -> tuple[float, list[Row]]:
     """Run tools on the subject, each in a process of its own; the first is the measure of all.
 
-    For ONNX Runtime and ours ``deploy.to_int8`` writes the int8 model from the tool's ranges, so
+    For ONNX Runtime and ours ``segdeploy.deploy.to_int8`` writes the int8 model from the tool's ranges, so
     that only the ranges differ. NNCF quantizes by itself.
 
     Returns:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers_chart_places import Box, facing_side, free_place
-from benchmarks.peers_contenders import Group
-from benchmarks.report_published import PUBLISHED
-from benchmarks.report_rows import figure
-from calibration.files import atomic_writer
+from segdeploy.benchmarks.peers_chart_places import Box, facing_side, free_place
+from segdeploy.benchmarks.peers_contenders import Group
+from segdeploy.benchmarks.report_published import PUBLISHED
+from segdeploy.benchmarks.report_rows import figure
+from segdeploy.calibration.files import atomic_writer
 
 if TYPE_CHECKING:  # an optional package
     from matplotlib.axes import Axes

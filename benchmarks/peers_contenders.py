@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from benchmarks.peers_models import Made, Model, SpeedSubject, native_ort_profile
-from deploy.artifact import Precision
-from deploy.errors import InputError
-from deploy.runtimes.base import Runtime
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, native_ort_profile
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.runtimes.base import Runtime
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 
 
 class Group(str, Enum):
@@ -78,7 +78,7 @@ class Contender:
     def _pytorch(self, subject: SpeedSubject, execution: Execution) -> Runtime:
         import torch
 
-        from deploy.runtimes.pytorch import PyTorchRuntime
+        from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
         checkpoint = subject.checkpoint
         if self.channels_last:

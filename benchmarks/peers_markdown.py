@@ -1,11 +1,11 @@
-"""What ``benchmarks.peers`` measured, as GitHub tables."""
+"""What ``segdeploy.benchmarks.peers`` measured, as GitHub tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.report_rows import ABSENT, figure
+from segdeploy.benchmarks.report_rows import ABSENT, figure
 
 Row = dict[str, Any]
 

@@ -10,26 +10,26 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.environment import describe as describe_machine
-from benchmarks.peers_quantize import Recipe
-from benchmarks.process import call_worker
-from deploy.artifact import Artifact, Precision, sha256_of
-from deploy.calibrate import calibrate
-from deploy.channel_activity import channel_activity
-from deploy.data import SegmentationSet
-from deploy.errors import RunError, SegdeployError
-from deploy.onnx_file import describe
-from deploy.preprocess import Preprocess
-from deploy.rewrite import rewrite
-from deploy.runtimes.registry import RuntimeName, availability
-from deploy.shown_command import shown_text
-from deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
-from deploy.to_int8 import to_int8
+from segdeploy.benchmarks.environment import describe as describe_machine
+from segdeploy.benchmarks.peers_quantize import Recipe
+from segdeploy.benchmarks.process import call_worker
+from segdeploy.deploy.artifact import Artifact, Precision, sha256_of
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.channel_activity import channel_activity
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.errors import RunError, SegdeployError
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.rewrite import rewrite
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
+from segdeploy.deploy.to_int8 import to_int8
 
 if TYPE_CHECKING:  # importing torch takes seconds
-    from deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.checkpoint import Checkpoint
 
-QUANTIZER = "benchmarks.peers_quantize"
+QUANTIZER = "segdeploy.benchmarks.peers_quantize"
 _NNCF_INSTALL = "nncf is not installed; pip install 'segdeploy[peers]'"
 
 

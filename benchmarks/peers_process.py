@@ -6,13 +6,13 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 
-from benchmarks.peers_tools import Job, Tool
-from benchmarks.peers_worker import Measurement, write_request
-from benchmarks.process import Finished, run_process
-from deploy.errors import InputError, RunError
-from deploy.shown_command import shown_text
+from segdeploy.benchmarks.peers_tools import Job, Tool
+from segdeploy.benchmarks.peers_worker import Measurement, write_request
+from segdeploy.benchmarks.process import Finished, run_process
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.shown_command import shown_text
 
-COMMAND = (sys.executable, "-m", "benchmarks.peers_worker")
+COMMAND = (sys.executable, "-m", "segdeploy.benchmarks.peers_worker")
 
 PACKAGES = {
     Tool.OURS: "segdeploy",

@@ -1,6 +1,6 @@
 """Int8 models as other tools make them, one tool in a process of its own.
 
-``benchmarks.peers_models`` has ``python -m benchmarks.peers_quantize`` write them, so that what a
+``segdeploy.benchmarks.peers_models`` has ``python -m segdeploy.benchmarks.peers_quantize`` write them, so that what a
 tool leaves behind in a process, and its memory, do not reach the timing.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.process import Progress, serve
-from deploy.data import read_image
-from deploy.preprocess import Preprocess
+from segdeploy.benchmarks.process import Progress, serve
+from segdeploy.deploy.data import read_image
+from segdeploy.deploy.preprocess import Preprocess
 
 Request = dict[str, Any]
 Feeds = dict[str, NDArray[np.float32]]

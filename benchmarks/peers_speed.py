@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers_contenders import BASELINE, Contender, Group, contenders
-from benchmarks.peers_models import Made, Model, SpeedSubject, make_models
-from benchmarks.peers_speed_rows import Lap, comparisons_of, rows_of
-from benchmarks.peers_timing import Progress, Setting, settings_of, time_in_turn
-from deploy.errors import SegdeployError
-from deploy.runtimes.base import Hint, Runtime, infer_each
-from deploy.shown_command import shown_text
+from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group, contenders
+from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, make_models
+from segdeploy.benchmarks.peers_speed_rows import Lap, comparisons_of, rows_of
+from segdeploy.benchmarks.peers_timing import Progress, Setting, settings_of, time_in_turn
+from segdeploy.deploy.errors import SegdeployError
+from segdeploy.deploy.runtimes.base import Hint, Runtime, infer_each
+from segdeploy.deploy.shown_command import shown_text
 
 Bar = Callable[[Iterable[Any], str], Iterable[Any]]
 ShareBar = Callable[[str], AbstractContextManager[Progress]]

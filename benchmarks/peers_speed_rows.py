@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.parity import compare
-from benchmarks.parity_report import ParityReport
-from benchmarks.peers_contenders import BASELINE, Contender, Group
-from benchmarks.peers_ratios import paired_ratio
-from benchmarks.peers_timing import Timed
-from deploy.artifact import Precision
-from deploy.errors import RunError
-from deploy.runtimes.base import Executed
+from segdeploy.benchmarks.parity import compare
+from segdeploy.benchmarks.parity_report import ParityReport
+from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group
+from segdeploy.benchmarks.peers_ratios import paired_ratio
+from segdeploy.benchmarks.peers_timing import Timed
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.runtimes.base import Executed
 
 Row = dict[str, Any]
 ALLOWED_DROP = 100.0

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.latency import Candidate, measure
-from benchmarks.throughput import measure_throughput
-from deploy.runtimes.base import Execution, Hint, Runtime
+from segdeploy.benchmarks.latency import Candidate, measure
+from segdeploy.benchmarks.throughput import measure_throughput
+from segdeploy.deploy.runtimes.base import Execution, Hint, Runtime
 
 Progress = Callable[[float], None]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.data import Sample, SegmentationSet
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.data import Sample, SegmentationSet
+from segdeploy.deploy.preprocess import Preprocess
 
 Range = tuple[float, float]
 Feeds = dict[str, NDArray[np.float32]]
@@ -105,9 +105,9 @@ def candidates_searched(collector: Any) -> int:
 
 
 def _ours() -> Run:
-    from calibration.estimate import Method
-    from deploy.calibrate import calibrate
-    from deploy.onnx_file import describe
+    from segdeploy.calibration.estimate import Method
+    from segdeploy.deploy.calibrate import calibrate
+    from segdeploy.deploy.onnx_file import describe
 
     def run(job: Job) -> Found:
         table = calibrate(
@@ -140,7 +140,7 @@ def _onnxruntime(method_name: str, **options: int) -> Run:
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
-    from deploy.targets.profiles import DENSE_OPERATORS
+    from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
 
     def run(job: Job) -> Found:
         calibrator = create_calibrator(
@@ -170,7 +170,7 @@ def _nncf() -> Run:
     import onnx
     from nncf.onnx.statistics.aggregator import ONNXStatisticsAggregator
 
-    from benchmarks.peers_ranges import activation_ranges
+    from segdeploy.benchmarks.peers_ranges import activation_ranges
 
     collect = ONNXStatisticsAggregator.collect_statistics
     spent: list[float] = []

@@ -1,6 +1,6 @@
 """One calibration tool, measured in a process of its own.
 
-``benchmarks.peers_calibration`` runs ``python -m benchmarks.peers_worker FOLDER``: the request lies
+``segdeploy.benchmarks.peers_calibration`` runs ``python -m segdeploy.benchmarks.peers_worker FOLDER``: the request lies
 in the folder, the measurement is written beside it.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.peers_tools import Job, Range, Tool, load
-from benchmarks.process import peak_bytes
-from calibration.errors import CalibrationError
-from deploy.data import Sample
-from deploy.errors import InputError, RunError, SegdeployError
-from deploy.preprocess import Preprocess
+from segdeploy.benchmarks.peers_tools import Job, Range, Tool, load
+from segdeploy.benchmarks.process import peak_bytes
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.deploy.data import Sample
+from segdeploy.deploy.errors import InputError, RunError, SegdeployError
+from segdeploy.deploy.preprocess import Preprocess
 
 REQUEST, MEASUREMENT = "request.json", "measurement.json"
 

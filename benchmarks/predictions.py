@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from benchmarks.accuracy import PROBABILITY_SLACK
-from deploy.errors import InputError
-from deploy.image_files import image_size, read_mask
-from deploy.preprocess import MASK_THRESHOLD
+from segdeploy.benchmarks.accuracy import PROBABILITY_SLACK
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.image_files import image_size, read_mask
+from segdeploy.deploy.preprocess import MASK_THRESHOLD
 
 log = logging.getLogger(__name__)
 

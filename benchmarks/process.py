@@ -15,8 +15,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
 
-from deploy.errors import InputError, RunError, SegdeployError, UsageError
-from deploy.runtimes.worker_process import PACKAGES, START_LIMIT_S
+from segdeploy.deploy.errors import InputError, RunError, SegdeployError, UsageError
+from segdeploy.deploy.runtimes.worker_process import PACKAGES, START_LIMIT_S
 
 Progress = Callable[[float], None]
 """Told the share done, 0 to 1."""
@@ -145,7 +145,7 @@ def call_worker(
     """Let a module's ``serve`` do a piece of work in a fresh process.
 
     Args:
-        module: its full name, e.g. ``benchmarks.cold_start``.
+        module: its full name, e.g. ``segdeploy.benchmarks.cold_start``.
         request: what JSON can hold; paths are absolute.
         progress: told the share done, as the worker reports it.
         silence_s: longest time between two reports; then the worker is killed.

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.published_fields import Fields
-from benchmarks.published_rows import NETWORKS, PRECISIONS, PublishedRow, PublishedSpeed, Source
-from deploy.errors import InputError
-from deploy.yaml_text import read_yaml
+from segdeploy.benchmarks.published_fields import Fields
+from segdeploy.benchmarks.published_rows import (
+    NETWORKS,
+    PRECISIONS,
+    PublishedRow,
+    PublishedSpeed,
+    Source,
+)
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.yaml_text import read_yaml
 
 DATA = Path(__file__).with_name("published.yaml")
 

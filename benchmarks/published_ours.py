@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.published_rows import NETWORKS
-from benchmarks.report_rows import compared_rows, timed_rows
-from deploy.errors import InputError
+from segdeploy.benchmarks.published_rows import NETWORKS
+from segdeploy.benchmarks.report_rows import compared_rows, timed_rows
+from segdeploy.deploy.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.peers_markdown import table
-from benchmarks.published_rows import NETWORKS, PRECISIONS
-from benchmarks.published_rules import PUBLISHED_RULES
-from benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from benchmarks.report_rows import ABSENT, figure
+from segdeploy.benchmarks.peers_markdown import table
+from segdeploy.benchmarks.published_rows import NETWORKS, PRECISIONS
+from segdeploy.benchmarks.published_rules import PUBLISHED_RULES
+from segdeploy.benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.report_rows import ABSENT, figure
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ is what the source does not state or the run did not measure."""
 
 
 def published_page(result: dict[str, Any]) -> str:
-    """The page of what ``python -m benchmarks.published`` found.
+    """The page of what ``python -m segdeploy.benchmarks.published`` found.
 
     Args:
         result: ``published`` and ``ours`` as that command writes them in JSON.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deploy.artifact import TensorSpec
-from deploy.runtimes.base import Feeds
+from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.runtimes.base import Feeds
 
 
 def random_feeds(inputs: Sequence[TensorSpec], batch: int) -> Feeds:

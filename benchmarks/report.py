@@ -12,13 +12,13 @@ from typing import Any
 
 from jinja2 import UndefinedError
 
-from benchmarks.report_html import html
-from benchmarks.report_markdown import markdown
-from benchmarks.report_schema import first_fault
-from benchmarks.report_verdict import reasons, verdict_text, word_of
-from calibration.files import write_atomic
-from calibration.json_text import parse_json
-from deploy.errors import InputError, RunError
+from segdeploy.benchmarks.report_html import html
+from segdeploy.benchmarks.report_markdown import markdown
+from segdeploy.benchmarks.report_schema import first_fault
+from segdeploy.benchmarks.report_verdict import reasons, verdict_text, word_of
+from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.errors import InputError, RunError
 
 __all__ = ["PAGES", "SCHEMA_VERSION", "load_report", "pages_of", "verdict_text", "write_report"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.paired_interval import paired_interval
-from benchmarks.report_rows import section_rows
-from deploy.errors import InputError
+from segdeploy.benchmarks.paired_interval import paired_interval
+from segdeploy.benchmarks.report_rows import section_rows
+from segdeploy.deploy.errors import InputError
 
 Report = dict[str, Any]
 Row = dict[str, Any]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report_html import render
-from benchmarks.report_markdown import Columns, escape, table
-from benchmarks.report_rows import interval
-from calibration.files import write_atomic
+from segdeploy.benchmarks.report_html import render
+from segdeploy.benchmarks.report_markdown import Columns, escape, table
+from segdeploy.benchmarks.report_rows import interval
+from segdeploy.calibration.files import write_atomic
 
 PARITY: Columns = (
     ("Candidate", "name", None),

@@ -8,11 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmarks.chart_layers import LAYERS, histograms, layer_sqnr
-from benchmarks.chart_speed import accuracy_latency, batch_sweep, latency_distribution
-from benchmarks.report_layers import debug_rows, excluded_percent, layer_table
-from benchmarks.report_published import PUBLISHED, PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from benchmarks.report_rows import (
+from segdeploy.benchmarks.chart_layers import LAYERS, histograms, layer_sqnr
+from segdeploy.benchmarks.chart_speed import accuracy_latency, batch_sweep, latency_distribution
+from segdeploy.benchmarks.report_layers import debug_rows, excluded_percent, layer_table
+from segdeploy.benchmarks.report_published import PUBLISHED, PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.report_rows import (
     ABSENT,
     chosen_row,
     compared_rows,
@@ -23,7 +23,7 @@ from benchmarks.report_rows import (
     skipped_rows,
     timed_rows,
 )
-from benchmarks.report_scores import (
+from segdeploy.benchmarks.report_scores import (
     PER_IMAGE,
     PER_IMAGE_NOTE,
     POOLED,
@@ -31,9 +31,9 @@ from benchmarks.report_scores import (
     per_image_rows,
     pooled_rows,
 )
-from benchmarks.report_series import scored, series_of
-from benchmarks.report_verdict import headline, telling_rows
-from benchmarks.resolution import noise_lines
+from segdeploy.benchmarks.report_series import scored, series_of
+from segdeploy.benchmarks.report_verdict import headline, telling_rows
+from segdeploy.benchmarks.resolution import noise_lines
 
 PANELS = (
     ("Input", "input_png_base64"),

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.report_layers import debug_rows, slowest_rows
-from benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from benchmarks.report_rows import (
+from segdeploy.benchmarks.report_layers import debug_rows, slowest_rows
+from segdeploy.benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.report_rows import (
     ABSENT,
     compared_rows,
     figure,
@@ -18,7 +18,7 @@ from benchmarks.report_rows import (
     timed_rows,
     worst_rows,
 )
-from benchmarks.report_scores import (
+from segdeploy.benchmarks.report_scores import (
     PER_IMAGE,
     PER_IMAGE_NOTE,
     POOLED,
@@ -26,7 +26,7 @@ from benchmarks.report_scores import (
     per_image_rows,
     pooled_rows,
 )
-from benchmarks.resolution import noise_lines
+from segdeploy.benchmarks.resolution import noise_lines
 
 Columns = tuple[tuple[str, str, str | None], ...]
 """Heading, dotted path into the row, and a key of ``FIGURES`` or ``None`` for text."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.published_file import load_rows
-from benchmarks.published_rows import PublishedRow
+from segdeploy.benchmarks.published_file import load_rows
+from segdeploy.benchmarks.published_rows import PublishedRow
 
 
 def _first_rows() -> dict[str, PublishedRow]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.subjects import Subject
-from benchmarks.sweep import Point
-from deploy.errors import RunError, SegdeployError
-from deploy.runtimes.base import Executed
-from deploy.shown_command import shown_text
+from segdeploy.benchmarks.subjects import Subject
+from segdeploy.benchmarks.sweep import Point
+from segdeploy.deploy.errors import RunError, SegdeployError
+from segdeploy.deploy.runtimes.base import Executed
+from segdeploy.deploy.shown_command import shown_text
 
 FIGURES = (
     *("precision_executed", "int8_mac_share", "float_layers"),

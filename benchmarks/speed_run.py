@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cold_start import cold_start
-from benchmarks.contention import OtherLoad
-from benchmarks.latency import BenchmarkResult, measure
-from benchmarks.resolution import resolution_percent
-from benchmarks.speed_rows import (
+from segdeploy.benchmarks.cold_start import cold_start
+from segdeploy.benchmarks.contention import OtherLoad
+from segdeploy.benchmarks.latency import BenchmarkResult, measure
+from segdeploy.benchmarks.resolution import resolution_percent
+from segdeploy.benchmarks.speed_rows import (
     baseline_of,
     executed_columns,
     left_out_row,
     open_row,
     speedup_of,
 )
-from benchmarks.subjects import Subject
-from benchmarks.sweep import Point, Sweep
-from benchmarks.throughput import ThroughputResult, measure_throughput
-from benchmarks.turns import Candidate, by_place
-from deploy.errors import InputError, RunError, UsageError
-from deploy.interface import Interface, interface_of
-from deploy.runtimes.base import Runtime
-from deploy.runtimes.execution import Hint
-from deploy.runtimes.isolated import TIME_LIMIT_S
+from segdeploy.benchmarks.subjects import Subject
+from segdeploy.benchmarks.sweep import Point, Sweep
+from segdeploy.benchmarks.throughput import ThroughputResult, measure_throughput
+from segdeploy.benchmarks.turns import Candidate, by_place
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.runtimes.base import Runtime
+from segdeploy.deploy.runtimes.execution import Hint
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
 
 Progress = Callable[[float], None]
 Timer = Callable[..., Sequence[BenchmarkResult | ThroughputResult]]

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.entries import Entry
-from deploy.artifact import Artifact, Precision, TensorSpec
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Runtime
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.isolated import open_isolated
-from deploy.runtimes.registry import RuntimeName, import_backend, open_runtime
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Runtime
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.isolated import open_isolated
+from segdeploy.deploy.runtimes.registry import RuntimeName, import_backend, open_runtime
 
 if TYPE_CHECKING:  # importing torch takes seconds and 250 MB
-    from deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.checkpoint import Checkpoint
 
 Request = dict[str, Any]
 """A subject in JSON."""
@@ -99,7 +99,7 @@ class CheckpointSubject:
 
     def open(self, execution: Execution) -> Runtime:
         """Give the loaded network to PyTorch."""
-        from deploy.runtimes.pytorch import PyTorchRuntime
+        from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
         return PyTorchRuntime(self.checkpoint, execution=execution)
 
@@ -126,8 +126,8 @@ Subject = FileSubject | CheckpointSubject
 def import_packages(request: Request) -> None:
     """Import what a subject needs, so that the time and memory of imports can be told apart."""
     if "checkpoint" in request:
-        importlib.import_module("deploy.models.checkpoint")
-        importlib.import_module("deploy.runtimes.pytorch")
+        importlib.import_module("segdeploy.deploy.models.checkpoint")
+        importlib.import_module("segdeploy.deploy.runtimes.pytorch")
     else:
         import_backend(RuntimeName(request["runtime"]))
 
@@ -163,8 +163,8 @@ def _spec(fields: dict[str, Any]) -> TensorSpec:
 
 
 def _checkpoint(request: Request) -> CheckpointSubject:
-    from deploy.models.checkpoint import load_checkpoint
-    from deploy.models.families import Architecture
+    from segdeploy.deploy.models.checkpoint import load_checkpoint
+    from segdeploy.deploy.models.families import Architecture
 
     path = Path(request["checkpoint"])
     checkpoint = load_checkpoint(

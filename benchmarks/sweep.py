@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from deploy.artifact import Precision
-from deploy.errors import UsageError
-from deploy.runtimes.execution import Execution, Hint
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.runtimes.execution import Execution, Hint
 
 
 @dataclass(frozen=True, kw_only=True)

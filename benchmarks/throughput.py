@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import NOISY_PERCENT, collector_paused
-from benchmarks.turns import Candidate, OnFailure, Turns
-from deploy.errors import UsageError
-from deploy.runtimes.timing import completions
+from segdeploy.benchmarks.latency import NOISY_PERCENT, collector_paused
+from segdeploy.benchmarks.turns import Candidate, OnFailure, Turns
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.runtimes.timing import completions
 
 SLICE_S = 0.5
 """Longest turn of a candidate, seconds."""

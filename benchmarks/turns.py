@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from deploy.artifact import Precision
-from deploy.errors import RunError, UsageError
-from deploy.runtimes.base import Feeds, Runtime
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import RunError, UsageError
+from segdeploy.deploy.runtimes.base import Feeds, Runtime
 
 T = TypeVar("T")
 

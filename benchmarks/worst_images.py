@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.accuracy import classify
-from benchmarks.entries import Entry
-from deploy.data import SegmentationSet
-from deploy.errors import RunError
-from deploy.interface import Interface, interface_of
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution, Runtime, infer_each
-from deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
+from segdeploy.benchmarks.accuracy import classify
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 
 log = logging.getLogger(__name__)
 

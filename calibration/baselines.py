@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.bins import edge
-from calibration.errors import CalibrationError
-from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
-from calibration.noise import SILENCE, Noise
-from calibration.threshold import Threshold, candidate_lengths, fall_back, levels_of, lowest
+from segdeploy.calibration.bins import edge
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
+from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.calibration.threshold import (
+    Threshold,
+    candidate_lengths,
+    fall_back,
+    levels_of,
+    lowest,
+)
 
 DEFAULT_PERCENTILE = 99.99
 

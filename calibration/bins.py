@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
+from segdeploy.calibration.errors import CalibrationError
 
 MANTISSA_BITS = 11
 BINS_PER_OCTAVE = 1 << MANTISSA_BITS

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.collection import Collection
-from calibration.counter import TensorCounter, extremes
-from calibration.errors import CalibrationError
+from segdeploy.calibration.collection import Collection
+from segdeploy.calibration.counter import TensorCounter, extremes
+from segdeploy.calibration.errors import CalibrationError
 
 
 @dataclass(frozen=True, kw_only=True)

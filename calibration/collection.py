@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
-from calibration.files import atomic_writer
-from calibration.histogram import TensorHistogram, sum_histograms
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.files import atomic_writer
+from segdeploy.calibration.histogram import TensorHistogram, sum_histograms
 
 STATE_VERSION = 1
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.bins import BINS_PER_OCTAVE, BinWindow, bin_of
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
+from segdeploy.calibration.bins import BINS_PER_OCTAVE, BinWindow, bin_of
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
 
 _CHUNK = 1 << 15
 """Values binned at a time, so that their bins stay in the cache."""

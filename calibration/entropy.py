@@ -23,9 +23,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.bins import BINS_PER_OCTAVE, edge
-from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
-from calibration.threshold import Threshold, candidate_lengths, fall_back, levels_of, lowest
+from segdeploy.calibration.bins import BINS_PER_OCTAVE, edge
+from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
+from segdeploy.calibration.threshold import (
+    Threshold,
+    candidate_lengths,
+    fall_back,
+    levels_of,
+    lowest,
+)
 
 TIE_NATS = 1e-12
 """Divergences closer than this are equal; rounding leaves about 1e-14."""

@@ -8,16 +8,16 @@ from enum import Enum
 
 import numpy as np
 
-from calibration.baselines import (
+from segdeploy.calibration.baselines import (
     DEFAULT_PERCENTILE,
     minmax_threshold,
     mse_threshold,
     percentile_threshold,
 )
-from calibration.entropy import entropy_threshold
-from calibration.errors import CalibrationError
-from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
-from calibration.threshold import Threshold
+from segdeploy.calibration.entropy import entropy_threshold
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
+from segdeploy.calibration.threshold import Threshold
 
 LARGEST_VALUE = float(np.finfo(np.float32).max)
 """Of an activation, which is float32."""

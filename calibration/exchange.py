@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from calibration.errors import CalibrationError
-from calibration.estimate import CalibrationRange, Method
-from calibration.json_text import parse_json
-from calibration.qparams import SMALLEST_SCALE, QuantType, from_range
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import CalibrationRange, Method
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.qparams import SMALLEST_SCALE, QuantType, from_range
 
 ORT_METHODS = ("MinMax", "Entropy", "Percentile", "Distribution")
 """Names of ``onnxruntime.quantization.CalibrationMethod``."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from calibration.errors import CalibrationError
+from segdeploy.calibration.errors import CalibrationError
 
 _PARTIAL = re.compile(r".+\.\d+\.partial")
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.bins import BinWindow, bin_of, edge
-from calibration.errors import CalibrationError
+from segdeploy.calibration.bins import BinWindow, bin_of, edge
+from segdeploy.calibration.errors import CalibrationError
 
 DEFAULT_NUM_BINS = 2048
 
@@ -37,7 +37,7 @@ class UniformHistogram:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorHistogram:
-    """Exact extremes and counts of one tensor over the fixed grid of ``calibration.bins``.
+    """Exact extremes and counts of one tensor over the fixed grid of ``segdeploy.calibration.bins``.
 
     Adding two histograms adds integers, so any partition of the data, in any order, gives the
     same histogram. It holds no reference to the data.
@@ -81,7 +81,7 @@ class TensorHistogram:
         Raises:
             CalibrationError: not float32, empty, or NaN or Inf among the values.
         """
-        from calibration.counter import TensorCounter  # it builds on this module
+        from segdeploy.calibration.counter import TensorCounter  # it builds on this module
 
         counter = TensorCounter()
         counter.add(values)

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from calibration.errors import CalibrationError
+from segdeploy.calibration.errors import CalibrationError
 
 MOST_LEVELS = 50
 """Lists and objects inside each other; no file of ours has more than ten."""
@@ -22,7 +22,7 @@ def parse_json(text: str) -> Any:
     Example:
         >>> parse_json('{"min": NaN}')
         Traceback (most recent call last):
-        calibration.errors.CalibrationError: NaN among the values; expected finite numbers
+        segdeploy.calibration.errors.CalibrationError: NaN among the values; expected finite numbers
 
     Raises:
         json.JSONDecodeError: not JSON; a ``ValueError``, as the other is.

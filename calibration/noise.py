@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
+from segdeploy.calibration.errors import CalibrationError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
+from segdeploy.calibration.errors import CalibrationError
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """The smallest normal float32; a scale below it would be subnormal, and slow or flushed to 0."""

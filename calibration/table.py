@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from calibration.errors import CalibrationError
-from calibration.estimate import CalibrationRange, Method
-from calibration.files import read_text, write_atomic
-from calibration.json_text import parse_json
-from calibration.threshold import NON_NEGATIVE_LEVELS, SIGNED_LEVELS
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import CalibrationRange, Method
+from segdeploy.calibration.files import read_text, write_atomic
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.threshold import NON_NEGATIVE_LEVELS, SIGNED_LEVELS
 
 SCHEMA_VERSION = 1
 

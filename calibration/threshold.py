@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
 
 SIGNED_LEVELS = 128
 """Magnitudes 8 bits tell apart where values have both signs: 0 to 127."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.noise import Noise
-from calibration.qparams import QuantType, dequantize, from_range, quantize
-from calibration.weights import per_channel_weight
+from segdeploy.calibration.noise import Noise
+from segdeploy.calibration.qparams import QuantType, dequantize, from_range, quantize
+from segdeploy.calibration.weights import per_channel_weight
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
-from calibration.qparams import SMALLEST_SCALE, QuantParams, QuantType
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.qparams import SMALLEST_SCALE, QuantParams, QuantType
 
 INT32_LIMIT = 2**31 - 1
 
@@ -28,7 +28,7 @@ def per_channel_weight(
     the product of scales then stays as fine as its neighbours'.
 
     Example:
-        >>> from calibration.qparams import quantize
+        >>> from segdeploy.calibration.qparams import quantize
         >>> weight = np.array([[1.27, -0.5], [0.0, 0.0]], np.float32)
         >>> params = per_channel_weight(weight, axis=0)
         >>> params.scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from deploy.errors import InputError
+from segdeploy.deploy.errors import InputError
 
 
 def sample() -> Path:
@@ -31,7 +31,7 @@ def checkpoint(arch: str) -> Path:
 
 def _existing(name: str) -> Path:
     try:
-        path = Path(str(files("segdeploy_examples") / name))
+        path = Path(str(files("segdeploy.examples") / name))
     except ModuleNotFoundError as error:
         raise InputError(
             f"the bundled {name} comes with an installation; run `pip install .` first"

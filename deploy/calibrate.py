@@ -13,26 +13,26 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from calibration.collect import Accumulator, Batch, collect
-from calibration.collection import Collection, load_collection, save_collection
-from calibration.errors import CalibrationError
-from calibration.estimate import Method, estimate
-from calibration.files import naming
-from calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
-from calibration.table import CalibrationTable
-from deploy.activations import Observation, plan_observation
-from deploy.ahead import run_ahead
-from deploy.artifact import Artifact
-from deploy.data import Sample, SegmentationSet
-from deploy.errors import InputError, RunError
-from deploy.memory import return_freed_memory
-from deploy.onnx_file import load_model, require_fp32
-from deploy.preprocess import Preprocess
-from deploy.runtimes.ort import CPU, LOAD_ERRORS
-from deploy.runtimes.reasons import ort_reason
-from deploy.runtimes.registry import usable_cores
-from deploy.sharding import WHOLE, Shard
-from deploy.targets.profiles import DENSE_OPERATORS
+from segdeploy.calibration.collect import Accumulator, Batch, collect
+from segdeploy.calibration.collection import Collection, load_collection, save_collection
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import Method, estimate
+from segdeploy.calibration.files import naming
+from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.activations import Observation, plan_observation
+from segdeploy.deploy.ahead import run_ahead
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.data import Sample, SegmentationSet
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.memory import return_freed_memory
+from segdeploy.deploy.onnx_file import load_model, require_fp32
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
+from segdeploy.deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.sharding import WHOLE, Shard
+from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
 
 Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
 

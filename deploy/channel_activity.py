@@ -12,12 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
-from deploy.data import Sample
-from deploy.errors import InputError, RunError
-from deploy.onnx_file import load_model, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes.ort import CPU, LOAD_ERRORS
-from deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.data import Sample
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.onnx_file import load_model, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
+from segdeploy.deploy.runtimes.reasons import ort_reason
 
 Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.files import write_atomic
-from deploy.artifact import sha256_of
-from deploy.errors import InputError
+from segdeploy.calibration.files import write_atomic
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.errors import InputError
 
 CHECKSUMS = "checksums.sha256"
 

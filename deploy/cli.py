@@ -20,15 +20,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from calibration.errors import CalibrationError
-from calibration.files import naming
-from deploy.cli_config import with_config
-from deploy.cli_parser import build_parser
-from deploy.errors import InputError, MemoryLimitError, RunError, SegdeployError
-from deploy.interruption import Interrupted, interruptible
-from deploy.system_refusals import refusal
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.files import naming
+from segdeploy.deploy.cli_config import with_config
+from segdeploy.deploy.cli_parser import build_parser
+from segdeploy.deploy.errors import InputError, MemoryLimitError, RunError, SegdeployError
+from segdeploy.deploy.interruption import Interrupted, interruptible
+from segdeploy.deploy.system_refusals import refusal
 
-log = logging.getLogger("deploy")
+log = logging.getLogger("segdeploy")
 
 OVERWRITE = "--overwrite"
 
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser()
         options = parser.parse_args(with_config(arguments, parser))
         # Each verb imports what it needs: `segdeploy -h` must not wait for torch.
-        from deploy import cli_verbs
-        from deploy.memory_limit import memory_limited, working_on
+        from segdeploy.deploy import cli_verbs
+        from segdeploy.deploy.memory_limit import memory_limited, working_on
 
         flags = vars(options)
         to_lower = [f"--{flag.replace('_', '-')}" for flag in MEMORY_FLAGS if flag in flags]
@@ -92,7 +92,7 @@ def guarded(
     """
     open_standard_streams()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for package in ("benchmarks", "calibration", "deploy", "training", "__main__"):
+    for package in ("segdeploy", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
     with interruptible(to_the_end=to_the_end) as interruption, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is said by us
@@ -121,7 +121,7 @@ def _told(program: str, error: BaseException) -> int:
     if isinstance(error, OSError):
         return _say(program, refusal(error))
     if isinstance(error, MemoryError):
-        from deploy.memory_limit import out_of_memory
+        from segdeploy.deploy.memory_limit import out_of_memory
 
         return _say(program, out_of_memory(error))
     return _say(program, _our_fault(error))

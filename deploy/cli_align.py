@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deploy import bundled
-from deploy.cli_align_flags import FLAGS_OF
-from deploy.cli_align_layers import layers
-from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
-from deploy.data import open_set
-from deploy.errors import UsageError
-from deploy.runtimes.registry import usable_cores
-from training.align import Tolerance
-from training.align_compare import TOLERANCES, compare_dumps
-from training.align_curves import MAX_ABSOLUTE, MAX_RELATIVE, align_curves
-from training.align_dump import Step, read_dump, write_dump
-from training.align_history import read_curve
-from training.align_plot import require_plots, write_plot
-from training.align_step_rows import StepRow
+from segdeploy.deploy import bundled
+from segdeploy.deploy.cli_align_flags import FLAGS_OF
+from segdeploy.deploy.cli_align_layers import layers
+from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.training.align import Tolerance
+from segdeploy.training.align_compare import TOLERANCES, compare_dumps
+from segdeploy.training.align_curves import MAX_ABSOLUTE, MAX_RELATIVE, align_curves
+from segdeploy.training.align_dump import Step, read_dump, write_dump
+from segdeploy.training.align_history import read_curve
+from segdeploy.training.align_plot import require_plots, write_plot
+from segdeploy.training.align_step_rows import StepRow
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def dump(options: Options) -> Result:
         raise UsageError("align dump needs -o FOLDER to write to")
     import torch
 
-    from training.align_steps import StepsRecipe, checkpoint_dump
+    from segdeploy.training.align_steps import StepsRecipe, checkpoint_dump
 
     torch.set_num_threads(options.threads or usable_cores())
     given = {

@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from deploy import bundled
-from deploy.artifact import Artifact
-from deploy.cli_compare import require_same_inputs
-from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
-from deploy.data import open_set
-from deploy.errors import UsageError
-from deploy.onnx_file import contract_of, describe
-from deploy.preprocess import Preprocess
-from deploy.progress import bar
-from deploy.runtimes.base import Execution
-from deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability, usable_cores
-from training.align_layer_rows import Layer, LayerAlignment
-from training.align_layers import DEFAULT_TOLERANCE, Reference, align_layers
-from training.align_onnx import PERTURBATION, OnnxValues, perturb
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cli_compare import require_same_inputs
+from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.progress import bar
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability, usable_cores
+from segdeploy.training.align_layer_rows import Layer, LayerAlignment
+from segdeploy.training.align_layers import DEFAULT_TOLERANCE, Reference, align_layers
+from segdeploy.training.align_onnx import PERTURBATION, OnnxValues, perturb
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ def _sides(
         )
     import torch
 
-    from deploy.export import export
-    from training.align_pytorch import PyTorchValues
+    from segdeploy.deploy.export import export
+    from segdeploy.training.align_pytorch import PyTorchValues
 
     torch.set_num_threads(execution.threads)
     checkpoint = given_or_bundled(options)

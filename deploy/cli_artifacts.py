@@ -7,33 +7,33 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 
-from calibration.estimate import Method
-from calibration.table import CalibrationTable
-from deploy import bundled
-from deploy.artifact import Artifact, sha256_of
-from deploy.calibrate import calibrate
-from deploy.channel_activity import channel_activity
-from deploy.cli_inputs import Options, Result, checkpoint_of, output_file
-from deploy.cli_mixed import kept_beside, quantize_mixed, wants_search
-from deploy.data import open_set
-from deploy.exchange import ExchangeFormat, export_table, exported_file, import_table
-from deploy.only_writer import writing_file
-from deploy.onnx_file import contract_of, describe, require_fp32
-from deploy.progress import bar
-from deploy.rewrite import LESS_WORK, RewriteName, rewrite, summary
-from deploy.runtimes.registry import usable_cores
-from deploy.sharding import shard_from_environment
-from deploy.simplify import simplify
-from deploy.targets.profiles import profile_named
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.calibration.estimate import Method
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import Artifact, sha256_of
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.channel_activity import channel_activity
+from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, output_file
+from segdeploy.deploy.cli_mixed import kept_beside, quantize_mixed, wants_search
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.exchange import ExchangeFormat, export_table, exported_file, import_table
+from segdeploy.deploy.only_writer import writing_file
+from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
+from segdeploy.deploy.progress import bar
+from segdeploy.deploy.rewrite import LESS_WORK, RewriteName, rewrite, summary
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.sharding import shard_from_environment
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.targets.profiles import profile_named
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 log = logging.getLogger(__name__)
 
 
 def export_model(options: Options, arguments: Sequence[str]) -> Result:
     """Export a checkpoint."""
-    from deploy.export import export
+    from segdeploy.deploy.export import export
 
     output = output_file(options, options.checkpoint)
     with writing_file(output):

@@ -9,24 +9,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.end_to_end_run import Route, end_to_end_section, image_files, require_apart
-from benchmarks.entries import Entry, entries_for
-from benchmarks.report_rows import failed_rows, figure
-from benchmarks.resolution import noise_lines
-from benchmarks.speed_run import speed_section
-from benchmarks.subjects import CheckpointSubject, FileSubject, Subject
-from benchmarks.sweep import Sweep
-from deploy import bundled
-from deploy.artifact import Precision
-from deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
-from deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
-from deploy.data import open_set
-from deploy.errors import RunError, UsageError
-from deploy.onnx_file import contract_of, describe
-from deploy.preprocess import Preprocess
-from deploy.progress import share_bar
-from deploy.runtimes.execution import Hint
-from deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.benchmarks.end_to_end_run import (
+    Route,
+    end_to_end_section,
+    image_files,
+    require_apart,
+)
+from segdeploy.benchmarks.entries import Entry, entries_for
+from segdeploy.benchmarks.report_rows import failed_rows, figure
+from segdeploy.benchmarks.resolution import noise_lines
+from segdeploy.benchmarks.speed_run import speed_section
+from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, Subject
+from segdeploy.benchmarks.sweep import Sweep
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
+from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import RunError, UsageError
+from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.progress import share_bar
+from segdeploy.deploy.runtimes.execution import Hint
+from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 
 log = logging.getLogger(__name__)
 

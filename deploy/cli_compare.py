@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.artifact import Artifact
-from deploy.errors import UsageError
-from deploy.onnx_file import contract_of, describe
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.preprocess import Preprocess
 
 
 def require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) -> None:

@@ -7,25 +7,25 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from calibration.files import write_atomic
-from calibration.table import CalibrationTable
-from deploy import bundled
-from deploy.artifact import Artifact, Precision
-from deploy.cli_debug_flags import DEFAULT_SAMPLES
-from deploy.cli_inputs import Options, Result, output_file
-from deploy.data import SegmentationSet, open_set
-from deploy.errors import UsageError
-from deploy.layer_errors import LayerError, compare_layers, layer_errors
-from deploy.layers.section import (
+from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.cli_debug_flags import DEFAULT_SAMPLES
+from segdeploy.deploy.cli_inputs import Options, Result, output_file
+from segdeploy.deploy.data import SegmentationSet, open_set
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.layer_errors import LayerError, compare_layers, layer_errors
+from segdeploy.deploy.layers.section import (
     DEPARTED_DB,
     debug_section,
     first_departure,
     noise_power,
     worth_excluding,
 )
-from deploy.onnx_file import contract_of, describe
-from deploy.progress import bar
-from deploy.targets.profiles import profile_named
+from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.progress import bar
+from segdeploy.deploy.targets.profiles import profile_named
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.cli_flags import TARGETS, Group, output_flag, positive_int, seed_flag, threads_flag
+from segdeploy.deploy.cli_flags import (
+    TARGETS,
+    Group,
+    output_flag,
+    positive_int,
+    seed_flag,
+    threads_flag,
+)
 
 DEFAULT_SAMPLES = 16
 

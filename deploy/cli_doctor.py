@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.environment import describe as describe_environment
-from deploy.cli_inputs import Options, Result
-from deploy.isa import Finding, findings
-from deploy.runtimes.base import Availability
-from deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability
-from deploy.runtimes.registry import RuntimeName, availability, usable_cores
+from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.deploy.cli_inputs import Options, Result
+from segdeploy.deploy.isa import Finding, findings
+from segdeploy.deploy.runtimes.base import Availability
+from segdeploy.deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, usable_cores
 
 log = logging.getLogger(__name__)
 

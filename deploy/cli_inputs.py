@@ -10,20 +10,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from deploy import bundled
-from deploy.artifact import Artifact, Precision
-from deploy.cli_flags import AUTO
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import describe
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution
-from deploy.runtimes.isolated import TIME_LIMIT_S
-from deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.cli_flags import AUTO
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
+from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it do
-    from deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.checkpoint import Checkpoint
 
 Options = argparse.Namespace
 Result = tuple[int, dict[str, Any]]
@@ -34,8 +34,8 @@ GATE_FAILED = 1
 
 def checkpoint_of(options: Options, path: Path) -> Checkpoint:
     """Load a checkpoint with what the flags state about it."""
-    from deploy.models.checkpoint import load_checkpoint
-    from deploy.models.families import Architecture
+    from segdeploy.deploy.models.checkpoint import load_checkpoint
+    from segdeploy.deploy.models.families import Architecture
 
     return load_checkpoint(
         path,
@@ -105,7 +105,7 @@ def runtimes_of(
         )
     if checkpoint is None:
         return (_measured(options, [describe(path) for path in options.model]),)
-    from deploy.export import export
+    from segdeploy.deploy.export import export
 
     with TemporaryDirectory(prefix="segdeploy-") as folder:
         return (_measured(options, [export(checkpoint, Path(folder) / "model.onnx")]),)
@@ -113,7 +113,7 @@ def runtimes_of(
 
 def _measured(options: Options, artifacts: Sequence[Artifact]) -> RuntimeName:
     """The fastest runtime here, said with its figures."""
-    from benchmarks.fastest import fastest
+    from segdeploy.benchmarks.fastest import fastest
 
     flags = vars(options)
     threads = flags.get("threads") or usable_cores()

@@ -11,29 +11,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mixed_judge import Judge
-from benchmarks.mixed_precision import (
+from segdeploy.benchmarks.mixed_judge import Judge
+from segdeploy.benchmarks.mixed_precision import (
     RANKING_IMAGES,
     RANKING_PARTS,
     MixedResult,
     MixedSearch,
     trial_file,
 )
-from benchmarks.mixed_state import SearchState, Trial
-from calibration.table import CalibrationTable
-from deploy import __version__
-from deploy.artifact import Artifact, sha256_of
-from deploy.cli_compare import require_same_inputs
-from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of
-from deploy.cli_mixed_flags import DEFAULT_TIME_BUDGET, duration
-from deploy.data import SegmentationSet, open_set, read_splits
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import contract_of, describe, require_fp32
-from deploy.preprocess import Preprocess
-from deploy.progress import bar
-from deploy.runtimes.base import Execution, Runtime
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
-from deploy.targets.profiles import profile_named
+from segdeploy.benchmarks.mixed_state import SearchState, Trial
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy import __version__
+from segdeploy.deploy.artifact import Artifact, sha256_of
+from segdeploy.deploy.cli_compare import require_same_inputs
+from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of
+from segdeploy.deploy.cli_mixed_flags import DEFAULT_TIME_BUDGET, duration
+from segdeploy.deploy.data import SegmentationSet, open_set, read_splits
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.progress import bar
+from segdeploy.deploy.runtimes.base import Execution, Runtime
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from segdeploy.deploy.targets.profiles import profile_named
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _reference(options: Options, execution: Execution, models: Preprocess) -> Ru
         artifact = describe(path)
         require_same_inputs(path, contract_of(artifact), models)
         return open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution)
-    from deploy.runtimes.pytorch import PyTorchRuntime
+    from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
     checkpoint = checkpoint_of(options, path)
     require_same_inputs(path, checkpoint.preprocess, models)

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from calibration.estimate import Method
-from calibration.table import CalibrationTable
-from deploy.artifact import sha256_of
-from deploy.checksums import CHECKSUMS
-from deploy.cli_inputs import GATE_FAILED, Options, Result
-from deploy.data import open_set, require_disjoint
-from deploy.errors import UsageError
-from deploy.onnx_file import load_model
-from deploy.packaging.base import PackageTarget, Request, Source
-from deploy.packaging.package import package, require_free
-from deploy.packaging.preprocessing import Preprocessing
-from deploy.packaging.registry import package_target
-from deploy.targets.tensorrt_rules import rejected
+from segdeploy.calibration.estimate import Method
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.checksums import CHECKSUMS
+from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
+from segdeploy.deploy.data import open_set, require_disjoint
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.packaging.base import PackageTarget, Request, Source
+from segdeploy.deploy.packaging.package import package, require_free
+from segdeploy.deploy.packaging.preprocessing import Preprocessing
+from segdeploy.deploy.packaging.registry import package_target
+from segdeploy.deploy.targets.tensorrt_rules import rejected
 
 log = logging.getLogger(__name__)
 

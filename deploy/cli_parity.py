@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.entries import Entry, entries_everywhere, entries_for
-from benchmarks.parity_run import gate_passed, parity_section
-from benchmarks.predictions import Predictions, Values, read_predictions
-from benchmarks.report_rows import compared_rows, figure
-from deploy import bundled
-from deploy.artifact import Artifact
-from deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
-from deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
-from deploy.data import SegmentationSet, open_set
-from deploy.errors import InputError, RunError, UsageError
-from deploy.onnx_file import contract_of, describe
-from deploy.preprocess import Preprocess
-from deploy.progress import bar
-from deploy.runtimes.base import Execution, Runtime
-from deploy.runtimes.isolated import open_isolated
-from deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.benchmarks.entries import Entry, entries_everywhere, entries_for
+from segdeploy.benchmarks.parity_run import gate_passed, parity_section
+from segdeploy.benchmarks.predictions import Predictions, Values, read_predictions
+from segdeploy.benchmarks.report_rows import compared_rows, figure
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
+from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
+from segdeploy.deploy.data import SegmentationSet, open_set
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.progress import bar
+from segdeploy.deploy.runtimes.base import Execution, Runtime
+from segdeploy.deploy.runtimes.isolated import open_isolated
+from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _predictions(
 
 def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Preprocess]:
     """The reference, its name, and the inputs it expects."""
-    from deploy.runtimes.pytorch import PyTorchRuntime
+    from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
     path: Path = options.reference
     if path.suffix == ".onnx":

@@ -7,24 +7,24 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.process import peak_bytes
-from deploy.artifact import Precision
-from deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
-from deploy.cli_predict_flags import PYTORCH
-from deploy.errors import UsageError
-from deploy.prediction.model import (
+from segdeploy.benchmarks.process import peak_bytes
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
+from segdeploy.deploy.cli_predict_flags import PYTORCH
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.prediction.model import (
     ONNX_SUFFIX,
     CheckpointModel,
     Model,
     onnx_model,
     require_possible,
 )
-from deploy.prediction.run import Engine, Summary, predict
-from deploy.prediction.settings import Fit, Settings, Write
-from deploy.prediction.sources import sources_of
-from deploy.progress import count_bar
-from deploy.runtimes.execution import Execution, Hint
-from deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.prediction.run import Engine, Summary, predict
+from segdeploy.deploy.prediction.settings import Fit, Settings, Write
+from segdeploy.deploy.prediction.sources import sources_of
+from segdeploy.deploy.progress import count_bar
+from segdeploy.deploy.runtimes.execution import Execution, Hint
+from segdeploy.deploy.runtimes.registry import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def run_predict(options: Options, arguments: Sequence[str]) -> Result:
     """Write the masks of images, and an index of what became of each."""
     engine = Engine(options.engine)
     if engine is Engine.RAY:
-        from deploy.prediction.ray_engine import require_ray
+        from segdeploy.deploy.prediction.ray_engine import require_ray
 
         require_ray()
     execution = _execution(options, engine)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import PAGES, load_report, verdict_text, write_report
-from benchmarks.report_compare import compare_reports
-from benchmarks.report_compare_page import warnings, write_comparison
-from benchmarks.report_rows import figure, interval
-from deploy.checksums import CHECKSUMS, update_checksums
-from deploy.cli_inputs import Options, Result
-from deploy.errors import UsageError
-from deploy.only_writer import writing_folder
+from segdeploy.benchmarks.report import PAGES, load_report, verdict_text, write_report
+from segdeploy.benchmarks.report_compare import compare_reports
+from segdeploy.benchmarks.report_compare_page import warnings, write_comparison
+from segdeploy.benchmarks.report_rows import figure, interval
+from segdeploy.deploy.checksums import CHECKSUMS, update_checksums
+from segdeploy.deploy.cli_inputs import Options, Result
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.only_writer import writing_folder
 
 log = logging.getLogger(__name__)
 

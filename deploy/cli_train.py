@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.cli_inputs import Options, Result, contract_in
-from deploy.data import open_set
-from deploy.errors import UsageError
-from deploy.preprocess import Preprocess
-from deploy.runtimes.registry import usable_cores
-from deploy.sharding import shard_from_environment
+from segdeploy.deploy.cli_inputs import Options, Result, contract_in
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.sharding import shard_from_environment
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # importing torch takes seconds; only training needs it
-    from training.recipe import Recipe
+    from segdeploy.training.recipe import Recipe
 
 DEVICES = ("cpu", "cuda")
 
@@ -29,9 +29,9 @@ def recipe_of(options: Options) -> Recipe:
     Raises:
         UsageError: a value outside its range; the message names it.
     """
-    from deploy.models.families import Architecture
-    from training.augment import AUGMENTATIONS
-    from training.recipe import Amp, Loss, Recipe, Schedule
+    from segdeploy.deploy.models.families import Architecture
+    from segdeploy.training.augment import AUGMENTATIONS
+    from segdeploy.training.recipe import Amp, Loss, Recipe, Schedule
 
     try:
         return Recipe(
@@ -67,8 +67,8 @@ def train(options: Options, arguments: Sequence[str]) -> Result:
     """Train a network."""
     import torch
 
-    from training.loop import Settings
-    from training.loop import train as train_network
+    from segdeploy.training.loop import Settings
+    from segdeploy.training.loop import train as train_network
 
     kind = options.device.partition(":")[0]
     if kind not in DEVICES:
@@ -108,6 +108,6 @@ def _contract(options: Options) -> Preprocess:
     pretrained: Path | None = options.pretrained
     if given is not None or pretrained is None:
         return given or Preprocess()
-    from deploy.models.checkpoint import load_checkpoint
+    from segdeploy.deploy.models.checkpoint import load_checkpoint
 
     return load_checkpoint(pretrained, recurrence=options.recurrence).preprocess

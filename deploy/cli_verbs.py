@@ -10,10 +10,10 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 
-from benchmarks.environment import describe as describe_environment
-from benchmarks.report_rows import failed_rows
-from calibration.estimate import Method
-from deploy import (
+from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.benchmarks.report_rows import failed_rows
+from segdeploy.calibration.estimate import Method
+from segdeploy.deploy import (
     bundled,
     cli_align,
     cli_artifacts,
@@ -27,15 +27,15 @@ from deploy import (
     cli_train,
     cli_verify,
 )
-from deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
-from deploy.data import open_set
-from deploy.errors import RunError
-from deploy.prepare import prepare_raw
-from deploy.progress import bar
-from deploy.run_config import RunConfig
-from deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
-from deploy.shown_command import shown_command
-from deploy.targets.profiles import native_profile, profile_named
+from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.prepare import prepare_raw
+from segdeploy.deploy.progress import bar
+from segdeploy.deploy.run_config import RunConfig
+from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
+from segdeploy.deploy.shown_command import shown_command
+from segdeploy.deploy.targets.profiles import native_profile, profile_named
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def data(options: Options, arguments: Sequence[str]) -> Result:
 
 def run_all(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
-    from deploy.pipeline import run
+    from segdeploy.deploy.pipeline import run
 
     checkpoint = given_or_bundled(options)
     data_root = options.data or bundled.sample()

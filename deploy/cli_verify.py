@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from calibration.errors import printable_line
-from deploy.cli_inputs import GATE_FAILED, Options, Result
-from deploy.verify import verify
+from segdeploy.calibration.errors import printable_line
+from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
+from segdeploy.deploy.verify import verify
 
 log = logging.getLogger(__name__)
 

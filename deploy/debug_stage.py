@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from deploy.artifact import Artifact
-from deploy.cost import onnx_cost
-from deploy.layer_errors import compare_layers
-from deploy.layers.parts import Values
-from deploy.layers.section import debug_section
-from deploy.progress import bar
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.layer_errors import compare_layers
+from segdeploy.deploy.layers.parts import Values
+from segdeploy.deploy.layers.section import debug_section
+from segdeploy.deploy.progress import bar
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.errors import OneLineError
+from segdeploy.calibration.errors import OneLineError
 
 
 class SegdeployError(OneLineError):

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import onnx
 
-from calibration.errors import CalibrationError
-from calibration.estimate import CalibrationRange
-from calibration.exchange import from_onnxruntime, from_tensorrt, to_onnxruntime, to_tensorrt
-from calibration.files import read_text, write_atomic
-from calibration.table import CalibrationTable, imported_table
-from deploy.activations import followed_ranges, quantized_activations, unfused_outputs
-from deploy.artifact import Artifact
-from deploy.errors import InputError
-from deploy.onnx_file import load_model
-from deploy.targets.profiles import DENSE_OPERATORS
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import CalibrationRange
+from segdeploy.calibration.exchange import (
+    from_onnxruntime,
+    from_tensorrt,
+    to_onnxruntime,
+    to_tensorrt,
+)
+from segdeploy.calibration.files import read_text, write_atomic
+from segdeploy.calibration.table import CalibrationTable, imported_table
+from segdeploy.deploy.activations import followed_ranges, quantized_activations, unfused_outputs
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
 
 
 class ExchangeFormat(str, Enum):

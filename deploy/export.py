@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from deploy import __version__
-from deploy.artifact import Artifact, Precision
-from deploy.errors import RunError
-from deploy.models.checkpoint import Checkpoint, Probability
-from deploy.onnx_file import describe, save_model, set_metadata
+from segdeploy.deploy import __version__
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.models.checkpoint import Checkpoint, Probability
+from segdeploy.deploy.onnx_file import describe, save_model, set_metadata
 
 OPSET = 18
 INPUT_NAME = "image"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.artifact import TensorSpec
-from deploy.errors import InputError, one_line
-from deploy.preprocess import Preprocess, resize
+from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.errors import InputError, one_line
+from segdeploy.deploy.preprocess import Preprocess, resize
 
 METADATA_KEY = "interface"
 """Where a model file says that it is of another form than ``tensor-probability``."""

@@ -6,24 +6,21 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from calibration.table import CalibrationTable
-from deploy.ahead import run_ahead
-from deploy.artifact import Artifact
-from deploy.errors import InputError, UsageError
-from deploy.layers.alone import AloneNetwork
-from deploy.layers.assemble import rows_of
-from deploy.layers.effects import Effect, effects_of
-from deploy.layers.pairs import (
-    pair_layers,
-    rounding_parts,
-)
-from deploy.layers.parts import GraphView, Values
-from deploy.layers.rows import Bins, LayerError, RoundingError
-from deploy.layers.together import Together, TogetherNetworks
-from deploy.onnx_file import load_model, require_fp32
-from deploy.runtimes.registry import usable_cores
-from deploy.targets.profiles import TargetProfile
-from deploy.to_int8 import to_int8
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.ahead import run_ahead
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.layers.alone import AloneNetwork
+from segdeploy.deploy.layers.assemble import rows_of
+from segdeploy.deploy.layers.effects import Effect, effects_of
+from segdeploy.deploy.layers.pairs import pair_layers, rounding_parts
+from segdeploy.deploy.layers.parts import GraphView, Values
+from segdeploy.deploy.layers.rows import Bins, LayerError, RoundingError
+from segdeploy.deploy.layers.together import Together, TogetherNetworks
+from segdeploy.deploy.onnx_file import load_model, require_fp32
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.targets.profiles import TargetProfile
+from segdeploy.deploy.to_int8 import to_int8
 
 __all__ = ["Bins", "LayerError", "RoundingError", "compare_layers", "layer_errors"]
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from calibration.files import write_atomic
-from deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
-from deploy.errors import InputError, one_line
-from deploy.interface import Interface, interface_of
-from deploy.onnx_guard import MOST_BYTES, require_plain
-from deploy.preprocess import Preprocess
-from deploy.regular_file import require_regular_file
+from segdeploy.calibration.files import write_atomic
+from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
+from segdeploy.deploy.errors import InputError, one_line
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.onnx_guard import MOST_BYTES, require_plain
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.regular_file import require_regular_file
 
 
 def load_model(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file.
 
     Raises:
-        InputError: missing, truncated, not ONNX, or with what ``deploy.onnx_guard`` refuses, as
+        InputError: missing, truncated, not ONNX, or with what ``segdeploy.deploy.onnx_guard`` refuses, as
             weights outside the file.
     """
     size = require_regular_file(path, what="model", expected="an ONNX file").st_size

@@ -6,8 +6,8 @@ from math import prod
 
 import onnx
 
-from deploy.cost_formulas import Shape
-from deploy.errors import InputError
+from segdeploy.deploy.cost_formulas import Shape
+from segdeploy.deploy.errors import InputError
 
 SHAPE_CONSTANT_ELEMENTS = 1024
 """Constants up to this size keep their values for shape inference; it needs no larger ones."""

@@ -6,25 +6,25 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from benchmarks.entries import entries_for, require_ready
-from benchmarks.parity_report import FEWEST_IMAGES
-from benchmarks.parity_run import gate_passed
-from benchmarks.report import PAGES, verdict_text, write_report
-from deploy.artifact import Artifact, sha256_of
-from deploy.data import require_disjoint
-from deploy.errors import InputError
-from deploy.export import export
-from deploy.interruption import begun
-from deploy.models.checkpoint import Checkpoint
-from deploy.only_writer import writing_folder
-from deploy.rewrite import changed_sites, summary
-from deploy.run_config import RunConfig
-from deploy.run_report import assemble
-from deploy.simplify import simplify
-from deploy.stages import StageRunner
-from deploy.targets.profiles import TargetProfile
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.benchmarks.entries import entries_for, require_ready
+from segdeploy.benchmarks.parity_report import FEWEST_IMAGES
+from segdeploy.benchmarks.parity_run import gate_passed
+from segdeploy.benchmarks.report import PAGES, verdict_text, write_report
+from segdeploy.deploy.artifact import Artifact, sha256_of
+from segdeploy.deploy.data import require_disjoint
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.interruption import begun
+from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.only_writer import writing_folder
+from segdeploy.deploy.rewrite import changed_sites, summary
+from segdeploy.deploy.run_config import RunConfig
+from segdeploy.deploy.run_report import assemble
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages import StageRunner
+from segdeploy.deploy.targets.profiles import TargetProfile
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 log = logging.getLogger(__name__)
 

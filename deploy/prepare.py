@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.files import remove_partial
-from deploy.errors import InputError, UsageError
-from deploy.image_files import image_files, read_image
-from deploy.layouts.base import Layout, Source
-from deploy.layouts.division import Ratios, divide, require_shares
-from deploy.layouts.registry import AUTO, layout_of
-from deploy.only_writer import writing_folder
-from deploy.prepared_files import Prepared, targets, write_image, write_splits
-from deploy.splits import require_plain_name
+from segdeploy.calibration.files import remove_partial
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.image_files import image_files, read_image
+from segdeploy.deploy.layouts.base import Layout, Source
+from segdeploy.deploy.layouts.division import Ratios, divide, require_shares
+from segdeploy.deploy.layouts.registry import AUTO, layout_of
+from segdeploy.deploy.only_writer import writing_folder
+from segdeploy.deploy.prepared_files import Prepared, targets, write_image, write_splits
+from segdeploy.deploy.splits import require_plain_name
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.files import atomic_writer, write_atomic
-from deploy.image_files import read_image, read_mask, require_size
-from deploy.layouts.base import Source
+from segdeploy.calibration.files import atomic_writer, write_atomic
+from segdeploy.deploy.image_files import read_image, read_mask, require_size
+from segdeploy.deploy.layouts.base import Source
 
 COPIED_SUFFIXES = (".jpg", ".jpeg")
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.json_text import parse_json
-from deploy.errors import InputError, one_line
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.errors import InputError, one_line
 
 SIZE_MULTIPLE = 16
 """Both networks pool four times, so height and width must divide by 2**4."""

@@ -10,14 +10,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from calibration.qparams import QuantParams, dequantize, quantize
-from calibration.weights import (
+from segdeploy.calibration.qparams import QuantParams, dequantize, quantize
+from segdeploy.calibration.weights import (
     bias_params,
     per_channel_weight,
     quantize_weight,
     smallest_weight_scale,
 )
-from deploy.targets.profiles import TargetProfile
+from segdeploy.deploy.targets.profiles import TargetProfile
 
 OUTPUT_CHANNEL_AXIS = 0
 

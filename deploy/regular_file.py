@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from deploy.errors import InputError
+from segdeploy.deploy.errors import InputError
 
 
 def require_regular_file(

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.json_text import parse_json
-from deploy.artifact import Artifact
-from deploy.cost import onnx_cost
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import (
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import (
     contract_in,
     describe,
     load_model,
@@ -25,12 +25,12 @@ from deploy.onnx_file import (
     save_model,
     set_metadata,
 )
-from deploy.rewrites.any_size import any_size
-from deploy.rewrites.dead_channels import dead_channels
-from deploy.rewrites.graph import Rewritten
-from deploy.rewrites.image_interface import image_interface
-from deploy.rewrites.recurrent_sum import recurrent_sum
-from deploy.rewrites.upsample_convolution import upsample_convolution
+from segdeploy.deploy.rewrites.any_size import any_size
+from segdeploy.deploy.rewrites.dead_channels import dead_channels
+from segdeploy.deploy.rewrites.graph import Rewritten
+from segdeploy.deploy.rewrites.image_interface import image_interface
+from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
+from segdeploy.deploy.rewrites.upsample_convolution import upsample_convolution
 
 Activity = Mapping[str, NDArray[np.float32]]
 
@@ -73,7 +73,7 @@ def rewrite(
         source: an ONNX file; float32 for all but the image interface and any size.
         output: where to write.
         names: which to apply; always in the order of ``RewriteName``.
-        activity: what ``deploy.channel_activity`` found on ``source``; needed for dead channels.
+        activity: what ``segdeploy.deploy.channel_activity`` found on ``source``; needed for dead channels.
 
     Raises:
         InputError: the source is not float32, has no ends that an image interface fits, or may

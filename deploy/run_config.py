@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.estimate import Method
-from deploy.data import SegmentationSet
-from deploy.runtimes.registry import RuntimeName
-from deploy.targets.profiles import TargetProfile
+from segdeploy.calibration.estimate import Method
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.targets.profiles import TargetProfile
 
 
 @dataclass(frozen=True, kw_only=True)

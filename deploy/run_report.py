@@ -7,20 +7,20 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from benchmarks.accuracy import DEFINITIONS
-from benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
-from benchmarks.environment import describe
-from benchmarks.report import SCHEMA_VERSION
-from benchmarks.report_published import PUBLISHED
-from benchmarks.resolution import within_noise
-from calibration.table import CalibrationTable
-from deploy import __version__
-from deploy.artifact import Artifact
-from deploy.cost import onnx_cost
-from deploy.data import SegmentationSet
-from deploy.models.checkpoint import Checkpoint, build_network
-from deploy.models.families import Architecture
-from deploy.run_config import RunConfig
+from segdeploy.benchmarks.accuracy import DEFINITIONS
+from segdeploy.benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
+from segdeploy.benchmarks.environment import describe
+from segdeploy.benchmarks.report import SCHEMA_VERSION
+from segdeploy.benchmarks.report_published import PUBLISHED
+from segdeploy.benchmarks.resolution import within_noise
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy import __version__
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.models.checkpoint import Checkpoint, build_network
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.run_config import RunConfig
 
 PUBLISHED_PARAMETERS = {Architecture.R2U_NET: 39_091_393, Architecture.UNET_PLUS_PLUS: 9_163_329}
 """Parameters of the published networks, by which they are told from other widths."""

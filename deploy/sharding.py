@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from calibration.collection import Collection, merge_collections
+from segdeploy.calibration.collection import Collection, merge_collections
 
 T = TypeVar("T")
 

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.parity import StageCheck, stage_check
-from deploy.artifact import Artifact
-from deploy.errors import RunError
-from deploy.runtimes.base import Execution, Runtime, infer_each
-from deploy.runtimes.isolated import open_isolated
-from deploy.runtimes.registry import RuntimeName, availability
-from deploy.shown_command import shown_text
-from deploy.targets.profiles import PROFILES
+from segdeploy.benchmarks.parity import StageCheck, stage_check
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
+from segdeploy.deploy.runtimes.isolated import open_isolated
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.targets.profiles import PROFILES
 
 Pixels = NDArray[np.float32]
 

@@ -11,32 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.entries import Entry
-from benchmarks.environment import describe as describe_environment
-from benchmarks.layer_time_run import layer_time_section
-from benchmarks.parity import StageCheck
-from benchmarks.parity_run import parity_section
-from benchmarks.resolution import noise_lines
-from benchmarks.speed_run import speed_section
-from benchmarks.subjects import CheckpointSubject, FileSubject
-from benchmarks.sweep import Sweep
-from benchmarks.worst_images import worst_images
-from calibration.table import CalibrationTable
-from deploy import __version__
-from deploy.artifact import Artifact
-from deploy.calibrate import calibrate
-from deploy.channel_activity import channel_activity
-from deploy.debug_stage import debug_stage
-from deploy.memory_limit import working_on
-from deploy.models.checkpoint import Checkpoint
-from deploy.onnx_file import describe
-from deploy.progress import bar, share_bar
-from deploy.rewrite import rewrite
-from deploy.run_config import RunConfig
-from deploy.runtimes.base import Execution
-from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.stage_check import CHECK_IMAGES, StageChecks
-from deploy.workspace import Workspace, key_of
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.benchmarks.layer_time_run import layer_time_section
+from segdeploy.benchmarks.parity import StageCheck
+from segdeploy.benchmarks.parity_run import parity_section
+from segdeploy.benchmarks.resolution import noise_lines
+from segdeploy.benchmarks.speed_run import speed_section
+from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject
+from segdeploy.benchmarks.sweep import Sweep
+from segdeploy.benchmarks.worst_images import worst_images
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy import __version__
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.channel_activity import channel_activity
+from segdeploy.deploy.debug_stage import debug_stage
+from segdeploy.deploy.memory_limit import working_on
+from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.progress import bar, share_bar
+from segdeploy.deploy.rewrite import rewrite
+from segdeploy.deploy.run_config import RunConfig
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
+from segdeploy.deploy.stage_check import CHECK_IMAGES, StageChecks
+from segdeploy.deploy.workspace import Workspace, key_of
 
 log = logging.getLogger(__name__)
 

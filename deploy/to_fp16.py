@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.artifact import Artifact, Precision
-from deploy.errors import InputError, RunError
-from deploy.onnx_file import (
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.onnx_file import (
     describe,
     load_model,
     metadata,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import onnx
 
-from calibration.qparams import QuantParams, from_range
-from calibration.table import CalibrationTable
-from deploy.activations import followed_ranges, quantized_activations
-from deploy.artifact import Artifact, Precision
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import (
+from segdeploy.calibration.qparams import QuantParams, from_range
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.activations import followed_ranges, quantized_activations
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import (
     contract_in,
     describe,
     load_model,
@@ -26,10 +26,10 @@ from deploy.onnx_file import (
     save_model,
     set_metadata,
 )
-from deploy.pixel_levels import PixelLevels, pixel_levels, takes_pixels
-from deploy.qdq_writer import QdqWriter
-from deploy.shared_scales import Span, share_spans
-from deploy.targets.profiles import TargetProfile
+from segdeploy.deploy.pixel_levels import PixelLevels, pixel_levels, takes_pixels
+from segdeploy.deploy.qdq_writer import QdqWriter
+from segdeploy.deploy.shared_scales import Span, share_spans
+from segdeploy.deploy.targets.profiles import TargetProfile
 
 
 def to_int8(

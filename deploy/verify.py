@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.errors import InputError
-from deploy.verification import (
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.verification import (
     package_folder,
     prediction_folder,
     run_folder,
     training_folder,
 )
-from deploy.verification.found import Findings, Verification
+from segdeploy.deploy.verification.found import Findings, Verification
 
 KINDS: dict[str, tuple[str, Callable[[Path, Findings], None]]] = {
     "run": (run_folder.MARK, run_folder.verify_run),

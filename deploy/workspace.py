@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from calibration.files import write_atomic
-from calibration.json_text import parse_json
-from deploy.artifact import sha256_of
-from deploy.checksums import CHECKSUMS, write_checksums
-from deploy.errors import InputError, UsageError
-from deploy.only_writer import is_empty
+from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.checksums import CHECKSUMS, write_checksums
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.only_writer import is_empty
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from calibration.errors import CalibrationError
-from calibration.json_text import MOST_LEVELS, require_plain
-from deploy.errors import InputError
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.json_text import MOST_LEVELS, require_plain
+from segdeploy.deploy.errors import InputError
 
 LARGEST = 1 << 18
 """Bytes; the files are written by hand."""

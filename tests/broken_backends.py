@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from deploy.artifact import Artifact
-from deploy.errors import RunError
-from deploy.runtimes.base import Executed, Execution, Feeds, Results
-from deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 
 FOREVER_S = 600.0
 

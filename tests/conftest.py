@@ -23,13 +23,13 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-import deploy.simplify
-from deploy.artifact import Precision, TensorSpec
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Network, save_checkpoint
-from deploy.onnx_file import save_model, set_metadata
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Executed, Execution, Feeds, Results, infer_threaded
+import segdeploy.deploy.simplify
+from segdeploy.deploy.artifact import Precision, TensorSpec
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
+from segdeploy.deploy.onnx_file import save_model, set_metadata
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results, infer_threaded
 
 N = TypeVar("N", bound=Network)
 Pixels = NDArray[np.uint8]
@@ -128,7 +128,7 @@ class Reuse:
         self.folder = folder
         self.enabled = True
         self._export = torch.onnx.export
-        self._simplify = deploy.simplify._run_onnxsim
+        self._simplify = segdeploy.deploy.simplify._run_onnxsim
         self._run = subprocess.run
 
     def export(self, network: nn.Module, *arguments: object, **options: object) -> object:
@@ -153,7 +153,9 @@ class Reuse:
         def make() -> onnx.ModelProto:
             return self._simplify(source, time_limit_s)
 
-        usual = time_limit_s == deploy.simplify.TIME_LIMIT_S and subprocess.run is self._run
+        usual = (
+            time_limit_s == segdeploy.deploy.simplify.TIME_LIMIT_S and subprocess.run is self._run
+        )
         if not self.enabled or not usual:
             return make()
         return self._made([b"onnxsim", source.read_bytes()], make)
@@ -175,7 +177,7 @@ def _reuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reuse]:
     reuse = Reuse(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.onnx.export", reuse.export)
-        patch.setattr("deploy.simplify._run_onnxsim", reuse.simplify)
+        patch.setattr("segdeploy.deploy.simplify._run_onnxsim", reuse.simplify)
         yield reuse
 
 
@@ -398,13 +400,13 @@ def tiny_models(
     tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus
 ) -> dict[str, Path]:
     """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target."""
-    from deploy.calibrate import calibrate
-    from deploy.data import open_set
-    from deploy.export import export
-    from deploy.models.checkpoint import load_checkpoint
-    from deploy.targets.profiles import PROFILES
-    from deploy.to_fp16 import to_fp16
-    from deploy.to_int8 import to_int8
+    from segdeploy.deploy.calibrate import calibrate
+    from segdeploy.deploy.data import open_set
+    from segdeploy.deploy.export import export
+    from segdeploy.deploy.models.checkpoint import load_checkpoint
+    from segdeploy.deploy.targets.profiles import PROFILES
+    from segdeploy.deploy.to_fp16 import to_fp16
+    from segdeploy.deploy.to_int8 import to_int8
 
     folder = tmp_path_factory.mktemp("tiny_models")
     save_checkpoint(_tiny_unet, folder / "net.safetensors", preprocess=TINY)

@@ -80,7 +80,10 @@ def _make(command: list[str], arch: str, folder: Path) -> None:
 def _call(command: list[str], *arguments: str) -> None:
     print("segdeploy", *arguments[:3], flush=True)
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):  # a parity that is not proven leaves its artefacts all the same
+    if done.returncode not in (
+        0,
+        1,
+    ):  # a parity that is not proven leaves its artefacts all the same
         raise SystemExit(f"exit code {done.returncode}:\n{done.stderr}")
 
 

@@ -12,11 +12,11 @@ import conftest
 import numpy as np
 import torch
 
-from deploy.calibrate import calibrate
-from deploy.data import open_set
-from deploy.export import export
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 
 TERMINAL = "terminal.txt"
 INPUTS = "in"
@@ -97,7 +97,7 @@ def _files(folder: Path) -> str:
 def _run(checkpoint: str, name: str) -> Verb:
     argv = f"run -c in/{checkpoint}.safetensors --data in/set -o out --threads 1 --batch 1 "
     argv += "--warmup 1 --duration 0.01 --max-drop 100 --runtime onnxruntime --target " + TARGET
-    patches = {"deploy.calibrate:SAVE_EVERY_S": 0.0}
+    patches = {"segdeploy.deploy.calibrate:SAVE_EVERY_S": 0.0}
     return Verb(name=name, argv=tuple(argv.split()), progress=_last_stage, patches=patches)
 
 
@@ -120,7 +120,7 @@ VERBS = {
                 *("-o", "out/net.calib.json", "--export", "tensorrt"),
             ),
             progress=_state,
-            patches={"deploy.calibrate:SAVE_EVERY_S": 0.0},
+            patches={"segdeploy.deploy.calibrate:SAVE_EVERY_S": 0.0},
         ),
         _train("train"),
         _train("train workers", "--workers", "2"),

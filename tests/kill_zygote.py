@@ -33,20 +33,20 @@ WARM = (
     "torch._dynamo",
     "torch.onnx._internal.exporter._core",
     "torch.utils.data",
-    "benchmarks.parity_run",
-    "benchmarks.report",
-    "benchmarks.speed_run",
-    "benchmarks.worst_images",
-    "deploy.cli",
-    "deploy.export",
-    "deploy.packaging.registry",
-    "deploy.prediction.run",
-    "deploy.prepare",
-    "deploy.rewrite",
-    "deploy.simplify",
-    "deploy.to_fp16",
-    "deploy.to_int8",
-    "training.loop",
+    "segdeploy.benchmarks.parity_run",
+    "segdeploy.benchmarks.report",
+    "segdeploy.benchmarks.speed_run",
+    "segdeploy.benchmarks.worst_images",
+    "segdeploy.deploy.cli",
+    "segdeploy.deploy.export",
+    "segdeploy.deploy.packaging.registry",
+    "segdeploy.deploy.prediction.run",
+    "segdeploy.deploy.prepare",
+    "segdeploy.deploy.rewrite",
+    "segdeploy.deploy.simplify",
+    "segdeploy.deploy.to_fp16",
+    "segdeploy.deploy.to_int8",
+    "segdeploy.training.loop",
 )
 """Imported before the fork. ONNX Runtime starts a thread when it is imported: the child does."""
 
@@ -188,7 +188,7 @@ def _child(command: Command) -> int:
     os.chdir(command.folder)
     os.environ["PWD"] = command.folder
     sys.argv = ["segdeploy", *command.argv]
-    from deploy.cli import main
+    from segdeploy.deploy.cli import main
 
     if command.reuse:
         _reuse(Path(command.reuse))
@@ -237,13 +237,13 @@ def _reuse(folder: Path) -> None:
     import torch
     from conftest import Reuse
 
-    import benchmarks.cold_start
-    import deploy.simplify
+    import segdeploy.benchmarks.cold_start
+    import segdeploy.deploy.simplify
 
     reuse = Reuse(folder)
     torch.onnx.export = reuse.export  # type: ignore[assignment]  # a stand-in
-    deploy.simplify._run_onnxsim = reuse.simplify
-    benchmarks.cold_start.call_worker = lambda module, request, **_: {  # type: ignore[assignment]
+    segdeploy.deploy.simplify._run_onnxsim = reuse.simplify
+    segdeploy.benchmarks.cold_start.call_worker = lambda module, request, **_: {  # type: ignore[assignment]
         "load_s": 1.0,
         "first_inference_s": 1.0,
         "peak_bytes": 2,

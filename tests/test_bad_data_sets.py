@@ -14,8 +14,8 @@ from bad_images import FILES, FOLDER, PATHS, BadImage
 from bad_input import Outcome, assert_refused, run_command
 from PIL import Image
 
-from deploy.data import open_set, read_splits
-from deploy.errors import InputError
+from segdeploy.deploy.data import open_set, read_splits
+from segdeploy.deploy.errors import InputError
 
 SIDE = 40
 MASK = np.zeros((SIDE, SIDE), np.uint8)
@@ -290,7 +290,9 @@ READ = tuple(case for case in (*FILES, *PATHS, FOLDER) if case.name == "x.png")[
 def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Callable[..., Outcome]:
     """Function (name) -> outcome, on the prepared folder ``set`` of one image a split."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("deploy.calibrate.return_freed_memory", lambda: None)  # takes a second
+    monkeypatch.setattr(
+        "segdeploy.deploy.calibrate.return_freed_memory", lambda: None
+    )  # takes a second
     for seed, split in enumerate(("train", "val", "test")):
         save(tmp_path / "set" / "images" / f"{split}.png", seed=seed)
         save(tmp_path / "set" / "masks" / f"{split}.png", MASK)

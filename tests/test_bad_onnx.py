@@ -46,9 +46,9 @@ from bad_onnx import (
 )
 from onnx import TensorProto
 
-from deploy.cli import main
-from deploy.errors import InputError
-from deploy.onnx_file import load_model
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.onnx_file import load_model
 
 MAKERS = ("simplify", "convert", "rewrite", "calibrate", "quantize")
 READERS = ("parity", "reference", "benchmark", "debug", "predict", "package")

@@ -21,10 +21,10 @@ import pytest
 from conftest import TINY, write_image_set
 from report_builders import bare_report
 
-from deploy.cli import main
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import save_checkpoint
-from deploy.prediction.settings import Write
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.prediction.settings import Write
 
 Edit = Callable[[Any], Any]
 

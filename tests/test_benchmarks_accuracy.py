@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from benchmarks.accuracy import DEFINITIONS, Scores, area_under_roc, iou_per_image, score
-from benchmarks.definitions import POOLED
-from deploy.errors import InputError, RunError
-from deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.benchmarks.accuracy import DEFINITIONS, Scores, area_under_roc, iou_per_image, score
+from segdeploy.benchmarks.definitions import POOLED
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
 GRID = st.integers(0, 8).map(lambda eighth: np.float32(eighth / 8))  # coarse, so that values tie

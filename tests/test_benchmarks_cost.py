@@ -19,12 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cost_published import published_gflops
-from benchmarks.cost_torch import torch_cost
-from deploy.cost import onnx_cost
-from deploy.cost_formulas import conv_macs, conv_transpose_macs, gemm_macs, matmul_macs
-from deploy.errors import InputError, UsageError
-from deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.benchmarks.cost_published import published_gflops
+from segdeploy.benchmarks.cost_torch import torch_cost
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.cost_formulas import conv_macs, conv_transpose_macs, gemm_macs, matmul_macs
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 
 SIDES = st.integers(1, 5)
 

@@ -11,13 +11,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.end_to_end_run import image_files, require_apart
-from benchmarks.end_to_end_worker import MIN_IMAGES, EndToEnd, masks_flow, measure, rates_alone
-from deploy.errors import InputError, RunError, UsageError
-from deploy.prediction.flow import Flow
-from deploy.prediction.sources import Source
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Feeds, Results
+from segdeploy.benchmarks.end_to_end_run import image_files, require_apart
+from segdeploy.benchmarks.end_to_end_worker import (
+    MIN_IMAGES,
+    EndToEnd,
+    masks_flow,
+    measure,
+    rates_alone,
+)
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.prediction.flow import Flow
+from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Feeds, Results
 
 SIDE = 16
 CONTRACT = Preprocess(size=(SIDE, SIDE))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import environment
-from benchmarks.environment import ISA_FLAGS, describe, parse_cpuinfo
+from segdeploy.benchmarks import environment
+from segdeploy.benchmarks.environment import ISA_FLAGS, describe, parse_cpuinfo
 
 X86 = """\
 processor\t: 0

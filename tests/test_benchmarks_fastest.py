@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from benchmarks import fastest as module
-from benchmarks.fastest import Fastest, fastest
-from deploy.artifact import Artifact, Precision
-from deploy.cli_inputs import runtimes_of
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import describe, save_model
-from deploy.runtimes.base import Availability, Executed, Execution, Feeds, Results
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.benchmarks import fastest as module
+from segdeploy.benchmarks.fastest import Fastest, fastest
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.cli_inputs import runtimes_of
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import describe, save_model
+from segdeploy.deploy.runtimes.base import Availability, Executed, Execution, Feeds, Results
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 ASKED = Execution(threads=1, batch=2)
@@ -168,7 +168,7 @@ class TestFlag:
             return Fastest(p50_ms={ORT: 2.5, OPENVINO: 1.25}, refused={})
 
         monkeypatch.setattr(module, "fastest", measured)
-        with caplog.at_level(logging.INFO, logger="deploy.cli_inputs"):
+        with caplog.at_level(logging.INFO, logger="segdeploy.deploy.cli_inputs"):
             found = runtimes_of(self.options("auto", model=[artifact.path], **flags))
         assert found == (OPENVINO,)
         assert {name: getattr(asked[0], name) for name in execution} == execution
@@ -179,10 +179,10 @@ class TestFlag:
     def test_a_checkpoint_is_measured_as_the_file_it_becomes(
         self, tiny_unet_checkpoint: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        from deploy.models.checkpoint import load_checkpoint
+        from segdeploy.deploy.models.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(tiny_unet_checkpoint, head=1)
-        with caplog.at_level(logging.INFO, logger="deploy.cli_inputs"):
+        with caplog.at_level(logging.INFO, logger="segdeploy.deploy.cli_inputs"):
             found = runtimes_of(self.options("auto", threads=1), checkpoint)
         assert found is not None
         assert found[0] in (ORT, OPENVINO)

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.latency import REST_S, BenchmarkResult, Candidate, measure
-from benchmarks.sweep import Sweep
-from benchmarks.throughput import MIN_SLICES, ThroughputResult, measure_throughput
-from deploy.artifact import Precision, TensorSpec
-from deploy.errors import RunError, UsageError
-from deploy.runtimes.base import Executed, Execution, Feeds, Hint, Layer, infer_threaded
+from segdeploy.benchmarks.latency import REST_S, BenchmarkResult, Candidate, measure
+from segdeploy.benchmarks.sweep import Sweep
+from segdeploy.benchmarks.throughput import MIN_SLICES, ThroughputResult, measure_throughput
+from segdeploy.deploy.artifact import Precision, TensorSpec
+from segdeploy.deploy.errors import RunError, UsageError
+from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Hint, Layer, infer_threaded
 
 
 class Clock:

@@ -19,25 +19,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from benchmarks.mixed_precision import MixedResult, MixedSearch
-from benchmarks.mixed_search import fewest_within, next_count
-from benchmarks.mixed_state import SearchState, Trial
-from benchmarks.parity import ParityReport, compare
-from calibration.table import CalibrationTable
-from deploy.artifact import Artifact
-from deploy.calibrate import calibrate
-from deploy.cli import main
-from deploy.data import open_set
-from deploy.errors import InputError
-from deploy.export import export
-from deploy.float_region import float_region
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.onnx_file import load_model, metadata
-from deploy.preprocess import Preprocess
-from deploy.simplify import simplify
-from deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
-from deploy.to_int8 import to_int8
+from segdeploy.benchmarks.mixed_precision import MixedResult, MixedSearch
+from segdeploy.benchmarks.mixed_search import fewest_within, next_count
+from segdeploy.benchmarks.mixed_state import SearchState, Trial
+from segdeploy.benchmarks.parity import ParityReport, compare
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.float_region import float_region
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import load_model, metadata
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
+from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 MAX_DROP = 0.5

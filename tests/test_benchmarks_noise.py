@@ -15,20 +15,20 @@ import psutil
 import pytest
 from report_builders import sample_report, speed_row
 
-import benchmarks
-from benchmarks.contention import OtherLoad, Sample, percent_of_others, sample
-from benchmarks.fastest import Fastest
-from benchmarks.report_html import html
-from benchmarks.report_markdown import escape, markdown
-from benchmarks.resolution import (
+from segdeploy import benchmarks
+from segdeploy.benchmarks.contention import OtherLoad, Sample, percent_of_others, sample
+from segdeploy.benchmarks.fastest import Fastest
+from segdeploy.benchmarks.report_html import html
+from segdeploy.benchmarks.report_markdown import escape, markdown
+from segdeploy.benchmarks.resolution import (
     noise_lines,
     noise_words,
     ratio_interval,
     resolution_percent,
     within_noise,
 )
-from deploy.run_report import recommend
-from deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.deploy.run_report import recommend
+from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 
 jsonschema: Any = importlib.import_module("jsonschema")  # ships no type stubs
 SCHEMA = Path(benchmarks.__path__[0]) / "report.schema.json"

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from benchmarks import parity_run
-from benchmarks.accuracy import iou_per_image, score
-from benchmarks.accuracy_images import PerImage, score_images
-from benchmarks.definitions import PER_IMAGE
-from benchmarks.entries import Entry
-from benchmarks.parity import ParityReport, compare, stage_check
-from benchmarks.predictions import Predictions
-from benchmarks.verdict import Verdict
-from deploy.artifact import Artifact, Precision, TensorSpec
-from deploy.errors import InputError, RunError, UsageError
-from deploy.interface import FOREGROUND_PROBABILITY
-from deploy.runtimes.base import Executed, Execution
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.benchmarks import parity_run
+from segdeploy.benchmarks.accuracy import iou_per_image, score
+from segdeploy.benchmarks.accuracy_images import PerImage, score_images
+from segdeploy.benchmarks.definitions import PER_IMAGE
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.benchmarks.parity import ParityReport, compare, stage_check
+from segdeploy.benchmarks.predictions import Predictions
+from segdeploy.benchmarks.verdict import Verdict
+from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.runtimes.base import Executed, Execution
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")

@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from benchmarks import peers, peers_process
-from benchmarks.peers_calibration import repeated
-from benchmarks.peers_process import Attempt, attempt, unavailable
-from benchmarks.peers_ranges import activation_ranges, compare_widths
-from benchmarks.peers_tools import STANDARD, Job, Tool, candidates_searched, load
-from benchmarks.peers_worker import Measurement
-from benchmarks.process import peak_bytes
-from deploy.data import open_set
-from deploy.errors import InputError, RunError
-from deploy.onnx_file import set_metadata
-from deploy.preprocess import Preprocess
+from segdeploy.benchmarks import peers, peers_process
+from segdeploy.benchmarks.peers_calibration import repeated
+from segdeploy.benchmarks.peers_process import Attempt, attempt, unavailable
+from segdeploy.benchmarks.peers_ranges import activation_ranges, compare_widths
+from segdeploy.benchmarks.peers_tools import STANDARD, Job, Tool, candidates_searched, load
+from segdeploy.benchmarks.peers_worker import Measurement
+from segdeploy.benchmarks.process import peak_bytes
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.onnx_file import set_metadata
+from segdeploy.deploy.preprocess import Preprocess
 
 SIZE = 32
 CONTRACT = Preprocess(size=(SIZE, SIZE))
@@ -335,7 +335,7 @@ def test_figures_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_tool_brings_only_itself() -> None:
     assert callable(load(Tool.OURS))
     script = (
-        "import sys; import benchmarks.peers_worker; from benchmarks.peers_tools import Tool, load;"
+        "import sys; import segdeploy.benchmarks.peers_worker; from segdeploy.benchmarks.peers_tools import Tool, load;"
         "[load(tool) for tool in (Tool.OURS, Tool.ORT_ENTROPY, Tool.ORT_MINMAX)];"
         "sys.exit(', '.join({'torch', 'nncf', 'openvino'} & set(sys.modules)))"
     )
@@ -346,7 +346,7 @@ def test_a_tool_brings_only_itself() -> None:
 def test_peak_memory_is_that_of_the_process_alone() -> None:
     held = bytearray(b"1") * 300_000_000
     assert peak_bytes() >= len(held)
-    script = "from benchmarks.peers_worker import peak_bytes; print(peak_bytes())"
+    script = "from segdeploy.benchmarks.peers_worker import peak_bytes; print(peak_bytes())"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert 10_000_000 < int(found.stdout) < len(held)
 

@@ -17,24 +17,24 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import peers, peers_chart, peers_models, peers_speed
-from benchmarks.peers_chart_places import free_place
-from benchmarks.peers_contenders import BASELINE, Contender, Group, contenders
-from benchmarks.peers_models import Made, Model, SpeedSubject, make_models
-from benchmarks.peers_quantize import Recipe
-from benchmarks.peers_ratios import paired_ratio
-from benchmarks.peers_speed import Plan, compare_speed
-from benchmarks.peers_speed_rows import Lap, comparisons_of, fastest, rows_of
-from benchmarks.peers_timing import Timed, settings_of, time_in_turn
-from deploy.artifact import Precision, TensorSpec
-from deploy.data import open_set
-from deploy.errors import InputError, RunError
-from deploy.export import export
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.models.unet_plus_plus import UNetPlusPlus
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Executed, Execution, Feeds, Runtime
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.benchmarks import peers, peers_chart, peers_models, peers_speed
+from segdeploy.benchmarks.peers_chart_places import free_place
+from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group, contenders
+from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, make_models
+from segdeploy.benchmarks.peers_quantize import Recipe
+from segdeploy.benchmarks.peers_ratios import paired_ratio
+from segdeploy.benchmarks.peers_speed import Plan, compare_speed
+from segdeploy.benchmarks.peers_speed_rows import Lap, comparisons_of, fastest, rows_of
+from segdeploy.benchmarks.peers_timing import Timed, settings_of, time_in_turn
+from segdeploy.deploy.artifact import Precision, TensorSpec
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.unet_plus_plus import UNetPlusPlus
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Runtime
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 
 Randomise = Callable[[UNetPlusPlus], UNetPlusPlus]
 SECONDS = st.floats(1e-3, 1e3)

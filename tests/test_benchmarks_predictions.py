@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.predictions import Values, read_predictions
-from deploy.errors import InputError
+from segdeploy.benchmarks.predictions import Values, read_predictions
+from segdeploy.deploy.errors import InputError
 
 SIZE = (4, 6)
 NAMES = ("cells_03", "cells_01", "cells_02")

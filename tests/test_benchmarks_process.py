@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from benchmarks import cold_start as module
-from benchmarks.cold_start import ColdStart, cold_start
-from benchmarks.entries import Entry
-from benchmarks.process import Finished, call_worker, peak_bytes, run_process
-from benchmarks.subjects import CheckpointSubject, FileSubject, read_request
-from deploy.errors import InputError, RunError
-from deploy.models import R2UNet
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution, Hint
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.benchmarks import cold_start as module
+from segdeploy.benchmarks.cold_start import ColdStart, cold_start
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.benchmarks.process import Finished, call_worker, peak_bytes, run_process
+from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, read_request
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.models import R2UNet
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution, Hint
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 TWO_STREAMS = Execution(threads=2, streams=2, batch=3, hint=Hint.THROUGHPUT)
 
@@ -96,7 +96,9 @@ class TestRunProcess:
         held = bytearray(b"1") * 300_000_000
         assert peak_bytes() >= len(held)
         lines: list[str] = []
-        python("from benchmarks.process import peak_bytes; print(peak_bytes())", lines.append)
+        python(
+            "from segdeploy.benchmarks.process import peak_bytes; print(peak_bytes())", lines.append
+        )
         assert 5_000_000 < int(lines[0]) < len(held)
 
 
@@ -119,7 +121,7 @@ class TestColdStart:
 
     def test_a_worker_that_breaks_off_is_an_error(self) -> None:
         with pytest.raises(RunError, match="failed: KeyError"):
-            call_worker("benchmarks.cold_start", {})
+            call_worker("segdeploy.benchmarks.cold_start", {})
 
     @pytest.mark.parametrize("wrong", [{"load_s": 0.0}, {"peak_bytes": 3}, {"imports_bytes": 0}])
     def test_figures_that_cannot_be_are_refused(self, wrong: dict[str, float]) -> None:

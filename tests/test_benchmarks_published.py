@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_builders import full_report
 
-from benchmarks import published
-from benchmarks.published_file import DATA, load_rows
-from benchmarks.published_ours import our_rows
-from benchmarks.published_page import HEAD, published_page
-from benchmarks.published_rows import NETWORKS
-from benchmarks.report_published import PUBLISHED, PUBLISHED_NOTE
-from benchmarks.report_rows import ABSENT
-from deploy.errors import InputError
+from segdeploy.benchmarks import published
+from segdeploy.benchmarks.published_file import DATA, load_rows
+from segdeploy.benchmarks.published_ours import our_rows
+from segdeploy.benchmarks.published_page import HEAD, published_page
+from segdeploy.benchmarks.published_rows import NETWORKS
+from segdeploy.benchmarks.report_published import PUBLISHED, PUBLISHED_NOTE
+from segdeploy.benchmarks.report_rows import ABSENT
+from segdeploy.deploy.errors import InputError
 
 ROW: dict[str, Any] = {
     "name": "made-up",
@@ -316,7 +316,7 @@ class TestCommand:
         assert shown.out == "", "standard output is for JSON"
         text = page.read_text(encoding="utf-8")
         assert text in shown.err
-        assert "python -m benchmarks.published report.json -o published.md" in text
+        assert "python -m segdeploy.benchmarks.published report.json -o published.md" in text
 
     def test_faults_have_their_exit_code(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

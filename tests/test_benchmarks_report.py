@@ -24,17 +24,17 @@ from report_builders import (
     sample_report,
 )
 
-from benchmarks import report as report_module
-from benchmarks import report_html
-from benchmarks.cost_published import published_gflops
-from benchmarks.report import load_report, verdict_text, write_report
-from benchmarks.report_published import PUBLISHED
-from benchmarks.report_rows import FIGURES, figure
-from benchmarks.report_schema import first_fault
-from benchmarks.report_verdict import headline
-from calibration.json_text import parse_json
-from deploy.errors import InputError, RunError
-from deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.benchmarks import report as report_module
+from segdeploy.benchmarks import report_html
+from segdeploy.benchmarks.cost_published import published_gflops
+from segdeploy.benchmarks.report import load_report, verdict_text, write_report
+from segdeploy.benchmarks.report_published import PUBLISHED
+from segdeploy.benchmarks.report_rows import FIGURES, figure
+from segdeploy.benchmarks.report_schema import first_fault
+from segdeploy.benchmarks.report_verdict import headline
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from report_builders import bare_report, full_report, sample_report
 
-from benchmarks.report import write_report
-from benchmarks.report_compare import compare_reports
-from benchmarks.report_compare_page import MACHINES, warnings, write_comparison
-from deploy.cli import main
-from deploy.errors import InputError
+from segdeploy.benchmarks.report import write_report
+from segdeploy.benchmarks.report_compare import compare_reports
+from segdeploy.benchmarks.report_compare_page import MACHINES, warnings, write_comparison
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import InputError
 
 INT8 = "int8 ort-x86 on ONNX Runtime"
 

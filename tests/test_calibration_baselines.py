@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.baselines import (
+from segdeploy.calibration.baselines import (
     minmax_threshold,
     mse_threshold,
     percentile_threshold,
     squared_errors,
 )
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
 
 
 def slow_squared_error(counts, length, levels):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.bins import MAX_BIN, TINY, BinWindow, bin_of, edge, position
-from calibration.errors import CalibrationError
+from segdeploy.calibration.bins import MAX_BIN, TINY, BinWindow, bin_of, edge, position
+from segdeploy.calibration.errors import CalibrationError
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

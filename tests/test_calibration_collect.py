@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.collect import Accumulator, Batch, collect
-from calibration.collection import merge_collections
-from calibration.errors import CalibrationError
+from segdeploy.calibration.collect import Accumulator, Batch, collect
+from segdeploy.calibration.collection import merge_collections
+from segdeploy.calibration.errors import CalibrationError
 
 RNG = np.random.default_rng(0)
 NAMES = tuple(f"image{i:02}" for i in range(11))

@@ -3,14 +3,14 @@ import pickle
 import numpy as np
 import pytest
 
-from calibration.collection import (
+from segdeploy.calibration.collection import (
     Collection,
     load_collection,
     merge_collections,
     save_collection,
 )
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
 
 
 def histogram(*values):

@@ -3,9 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from calibration.counter import TensorCounter
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
+from segdeploy.calibration.counter import TensorCounter
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
 
 
 def test_stream_of_chunks_of_growing_magnitude_and_sign_equals_one_count():

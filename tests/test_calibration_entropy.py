@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from calibration.entropy import divergences, entropy_threshold, search_limit
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
+from segdeploy.calibration.entropy import divergences, entropy_threshold, search_limit
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
 
 
 def slow_divergence(counts, length, levels):

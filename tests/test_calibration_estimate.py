@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calibration.errors import CalibrationError
-from calibration.estimate import SEARCH_METHODS, CalibrationRange, Method, estimate
-from calibration.histogram import TensorHistogram
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import SEARCH_METHODS, CalibrationRange, Method, estimate
+from segdeploy.calibration.histogram import TensorHistogram
 
 VALUES = hnp.arrays(
     np.float32,

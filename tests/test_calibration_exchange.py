@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import load_tensors_data, save_tensors_data
 
-from calibration.errors import CalibrationError
-from calibration.estimate import CalibrationRange, Method
-from calibration.exchange import from_onnxruntime, from_tensorrt, to_onnxruntime, to_tensorrt
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import CalibrationRange, Method
+from segdeploy.calibration.exchange import (
+    from_onnxruntime,
+    from_tensorrt,
+    to_onnxruntime,
+    to_tensorrt,
+)
 
 
 def found(low, high):

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calibration.bins import TINY, BinWindow
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram, sum_histograms
+from segdeploy.calibration.bins import TINY, BinWindow
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram, sum_histograms
 
 VALUES = hnp.arrays(
     np.float32,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.errors import LONGEST_MESSAGE, CalibrationError, printable_line
-from calibration.json_text import MOST_DIGITS, MOST_LEVELS, parse_json
-from deploy.errors import InputError
+from segdeploy.calibration.errors import LONGEST_MESSAGE, CalibrationError, printable_line
+from segdeploy.calibration.json_text import MOST_DIGITS, MOST_LEVELS, parse_json
+from segdeploy.deploy.errors import InputError
 
 plain = st.recursive(
     st.none()

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.baselines import reachable_noise
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
-from calibration.noise import SILENCE, Noise
-from calibration.qparams import QuantType, dequantize, from_range, quantize
-from calibration.weight_spread import weight_spread
+from segdeploy.calibration.baselines import reachable_noise
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
+from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.calibration.qparams import QuantType, dequantize, from_range, quantize
+from segdeploy.calibration.weight_spread import weight_spread
 
 SEEDS = st.integers(0, 2**32 - 1)
 

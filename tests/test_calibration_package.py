@@ -2,9 +2,9 @@ import ast
 import sys
 from pathlib import Path
 
-import calibration
+from segdeploy import calibration
 
-ALLOWED = {"numpy", "scipy", "calibration"} | set(sys.stdlib_module_names)
+ALLOWED = {"numpy", "scipy", "segdeploy"} | set(sys.stdlib_module_names)
 
 
 def test_package_imports_numpy_and_the_standard_library_alone():
@@ -16,3 +16,5 @@ def test_package_imports_numpy_and_the_standard_library_alone():
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             assert {name.split(".")[0] for name in names} <= ALLOWED, path
+            ours = [name for name in names if name.startswith("segdeploy")]
+            assert all(name.startswith("segdeploy.calibration") for name in ours), path

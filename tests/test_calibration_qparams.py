@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.errors import CalibrationError
-from calibration.qparams import (
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.qparams import (
     SMALLEST_SCALE,
     QuantParams,
     QuantType,

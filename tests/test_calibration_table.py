@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.errors import CalibrationError
-from calibration.estimate import CalibrationRange, Method
-from calibration.table import CalibrationTable, Levels, imported_table
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import CalibrationRange, Method
+from segdeploy.calibration.table import CalibrationTable, Levels, imported_table
 
 RANGE = CalibrationRange(
     min=-0.1,

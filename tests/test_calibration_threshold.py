@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
-from calibration.threshold import candidate_lengths, levels_of, lowest
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
+from segdeploy.calibration.threshold import candidate_lengths, levels_of, lowest
 
 
 def test_levels_follow_the_sign():

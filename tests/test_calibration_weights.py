@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
-from calibration.qparams import dequantize, quantize
-from calibration.weights import (
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.qparams import dequantize, quantize
+from segdeploy.calibration.weights import (
     INT32_LIMIT,
     bias_params,
     per_channel_weight,

@@ -16,17 +16,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deploy.artifact import sha256_of
-from deploy.errors import InputError, UsageError
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import (
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
     build_network,
     load_checkpoint,
     save_checkpoint,
 )
-from deploy.models.families import (
+from segdeploy.deploy.models.families import (
     PREFIXES,
     SHOWN_KEYS,
     WRAPPERS,
@@ -37,7 +37,7 @@ from deploy.models.families import (
     shown,
     unwrap,
 )
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.preprocess import Preprocess
 
 StateDict = dict[str, Tensor]
 

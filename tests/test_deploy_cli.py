@@ -17,23 +17,23 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from calibration.estimate import Method
-from deploy import bundled, cli_flags, cli_train_flags, cli_verbs
-from deploy.cli import main
-from deploy.cli_config import with_config
-from deploy.cli_parser import build_parser, verbs
-from deploy.errors import InputError, UsageError
-from deploy.layouts.registry import LAYOUT_NAMES
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.models.families import Architecture
-from deploy.onnx_file import load_model, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Hint
-from deploy.runtimes.registry import RuntimeName
-from deploy.targets.profiles import PROFILES
-from training.augment import AUGMENTATIONS
-from training.recipe import Amp, Loss, Schedule
+from segdeploy.calibration.estimate import Method
+from segdeploy.deploy import bundled, cli_flags, cli_train_flags, cli_verbs
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.cli_config import with_config
+from segdeploy.deploy.cli_parser import build_parser, verbs
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.layouts.registry import LAYOUT_NAMES
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.onnx_file import load_model, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Hint
+from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.targets.profiles import PROFILES
+from segdeploy.training.augment import AUGMENTATIONS
+from segdeploy.training.recipe import Amp, Loss, Schedule
 
 TINY = Preprocess(size=(32, 32))
 
@@ -137,7 +137,7 @@ class TestHelp:
     def test_help_does_not_wait_for_torch(self) -> None:
         script = (
             "import sys, contextlib, io\n"
-            "from deploy.cli import main\n"
+            "from segdeploy.deploy.cli import main\n"
             "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
             "    main(['run', '-h'])\n"
             "print([name for name in ('torch', 'onnx', 'onnxruntime') if name in sys.modules])\n"
@@ -149,7 +149,7 @@ class TestHelp:
 
     def test_the_module_runs_as_the_command(self) -> None:
         found = subprocess.run(
-            [sys.executable, "-m", "deploy", "--version"],
+            [sys.executable, "-m", "segdeploy", "--version"],
             capture_output=True,
             text=True,
             check=True,

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from deploy.cli_align import align
-from deploy.cli_align_flags import FLAGS_OF, STEPS, align_flags
-from deploy.errors import InputError, UsageError
-from training.align_dump import Step
+from segdeploy.deploy.cli_align import align
+from segdeploy.deploy.cli_align_flags import FLAGS_OF, STEPS, align_flags
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.training.align_dump import Step
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
 

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import parity_run
-from deploy.cli_inputs import GATE_FAILED
-from deploy.cli_parity import parity
-from deploy.cli_parity_flags import VALUES, parity_flags
-from deploy.data import open_set
-from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.benchmarks import parity_run
+from segdeploy.deploy.cli_inputs import GATE_FAILED
+from segdeploy.deploy.cli_parity import parity
+from segdeploy.deploy.cli_parity_flags import VALUES, parity_flags
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
@@ -206,6 +206,6 @@ def test_a_reference_of_other_inputs_is_refused(
 
 
 def test_the_parser_knows_what_arrays_may_hold() -> None:
-    from benchmarks.predictions import Values
+    from segdeploy.benchmarks.predictions import Values
 
     assert tuple(value.value for value in Values) == VALUES

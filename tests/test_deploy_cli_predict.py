@@ -14,28 +14,28 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.exchange import imported_range
-from calibration.table import imported_table
-from deploy import cli_predict_flags
-from deploy.activations import quantized_activations
-from deploy.artifact import Artifact
-from deploy.cli import main
-from deploy.data import read_image
-from deploy.export import export
-from deploy.interface import interface_of
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model
-from deploy.prediction.fitting import resized
-from deploy.prediction.run import Engine
-from deploy.prediction.settings import Fit, Write
-from deploy.preprocess import Preprocess
-from deploy.rewrite import RewriteName, rewrite
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.registry import RuntimeName, open_runtime
-from deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.calibration.exchange import imported_range
+from segdeploy.calibration.table import imported_table
+from segdeploy.deploy import cli_predict_flags
+from segdeploy.deploy.activations import quantized_activations
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.data import read_image
+from segdeploy.deploy.export import export
+from segdeploy.deploy.interface import interface_of
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model
+from segdeploy.deploy.prediction.fitting import resized
+from segdeploy.deploy.prediction.run import Engine
+from segdeploy.deploy.prediction.settings import Fit, Write
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.rewrite import RewriteName, rewrite
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 TINY = Preprocess(size=(32, 32))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.data import (
+from segdeploy.deploy.data import (
     IMAGE_SUFFIXES,
     Sample,
     SegmentationSet,
@@ -21,8 +21,8 @@ from deploy.data import (
     read_splits,
     require_disjoint,
 )
-from deploy.errors import InputError
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.preprocess import Preprocess
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 MakeImageSet = Callable[[Path, list[str]], Path]

@@ -19,29 +19,34 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from PIL import Image
 
-from benchmarks.parity import stage_check
-from calibration.table import CalibrationTable
-from deploy import bundled, layer_errors
-from deploy.artifact import Artifact
-from deploy.calibrate import calibrate
-from deploy.cli import main
-from deploy.data import SegmentationSet, open_set
-from deploy.debug_stage import images_to_take
-from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.layer_errors import LayerError, compare_layers
-from deploy.layers.section import debug_section, first_departure, noise_power, worth_excluding
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.registry import RuntimeName, open_runtime
-from deploy.simplify import simplify
-from deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
-from deploy.to_int8 import to_int8
-from training.align_layers import align_layers
-from training.align_onnx import OnnxValues
+from segdeploy.benchmarks.parity import stage_check
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy import bundled, layer_errors
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.data import SegmentationSet, open_set
+from segdeploy.deploy.debug_stage import images_to_take
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.layer_errors import LayerError, compare_layers
+from segdeploy.deploy.layers.section import (
+    debug_section,
+    first_departure,
+    noise_power,
+    worth_excluding,
+)
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
+from segdeploy.deploy.to_int8 import to_int8
+from segdeploy.training.align_layers import align_layers
+from segdeploy.training.align_onnx import OnnxValues
 
 TINY = Preprocess(size=(32, 32))
 FACTOR = np.float32(8)

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.environment import ISA_FLAGS
-from benchmarks.environment import describe as describe_environment
-from deploy import cli_doctor
-from deploy.cli_doctor import default_precision, doctor
-from deploy.isa import ARM, X86, findings
-from deploy.runtimes.pytorch_ready import pytorch_availability
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.benchmarks.environment import ISA_FLAGS
+from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.deploy import cli_doctor
+from segdeploy.deploy.cli_doctor import default_precision, doctor
+from segdeploy.deploy.isa import ARM, X86, findings
+from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 
 @pytest.mark.parametrize(("machine", "known"), [("x86_64", X86), ("AMD64", X86), ("aarch64", ARM)])
@@ -50,7 +50,7 @@ def test_what_is_not_known_is_not_guessed(machine: str, isa: tuple[str, ...]) ->
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="deploy.cli_doctor")
+    caplog.set_level(logging.INFO, logger="segdeploy.deploy.cli_doctor")
     return caplog
 
 

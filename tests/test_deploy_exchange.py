@@ -12,16 +12,16 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-from calibration.table import CalibrationTable
-from deploy.artifact import Artifact
-from deploy.calibrate import calibrate
-from deploy.cli import main
-from deploy.data import open_set
-from deploy.errors import InputError
-from deploy.exchange import ExchangeFormat, export_table, import_table
-from deploy.export import export
-from deploy.models.checkpoint import load_checkpoint
-from deploy.onnx_file import load_model
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.exchange import ExchangeFormat, export_table, import_table
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.onnx_file import load_model
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deploy.artifact import Precision
-from deploy.errors import UsageError
-from deploy.runtimes.executed import Executed, Kernel, Layer, executed_of
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.ort_kernels import kernels_of
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.runtimes.executed import Executed, Kernel, Layer, executed_of
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.ort_kernels import kernels_of
 
 
 class TestExecution:

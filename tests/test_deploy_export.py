@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import deploy
-from deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
-from deploy.data import open_set
-from deploy.errors import RunError
-from deploy.export import OPSET, export, fold_batch_norm
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from deploy.onnx_file import metadata
-from deploy.preprocess import Preprocess
+import segdeploy
+from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.export import OPSET, export, fold_batch_norm
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import metadata
+from segdeploy.deploy.preprocess import Preprocess
 
 TINY = Preprocess(size=(32, 32))
 NETWORKS = ("r2u_net", "head 1", "head 2", "head 3", "head 4")
@@ -133,7 +133,7 @@ def test_metadata_says_where_the_file_comes_from(exported: dict[str, Exported]) 
     checkpoint, artifact = exported["head 2"]
     common = {
         "author": "segdeploy",
-        "version": deploy.__version__,
+        "version": segdeploy.__version__,
         "task": "semantic segmentation",
         "classes": "nucleus",
         "preprocess": TINY.to_json(),
@@ -187,7 +187,11 @@ def test_exporting_again_gives_the_same_bytes_changes_nothing_and_prints_nothing
 def test_the_file_tells_nothing_of_the_machine(exported: dict[str, Exported]) -> None:
     for checkpoint, artifact in exported.values():
         content = artifact.path.read_bytes()
-        for where in (Path(deploy.__file__).parent, Path(torch.__file__).parent, checkpoint.path):
+        for where in (
+            Path(segdeploy.__file__).parent,
+            Path(torch.__file__).parent,
+            checkpoint.path,
+        ):
             assert str(where).encode() not in content
 
 

@@ -14,16 +14,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.artifact import Artifact, Precision
-from deploy.data import open_set
-from deploy.errors import InputError, RunError
-from deploy.export import export
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
-from deploy.preprocess import Preprocess
-from deploy.simplify import simplify
-from deploy.to_fp16 import FP16_MAX, to_fp16
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.to_fp16 import FP16_MAX, to_fp16
 
 TINY = Preprocess(size=(32, 32))
 
@@ -127,8 +127,8 @@ class TestSimplify:
         behaviour: str,
         reason: str,
     ) -> None:
-        monkeypatch.setattr("deploy.simplify.subprocess.run", broken_onnxsim(behaviour))
-        with caplog.at_level(logging.WARNING, logger="deploy.simplify"):
+        monkeypatch.setattr("segdeploy.deploy.simplify.subprocess.run", broken_onnxsim(behaviour))
+        with caplog.at_level(logging.WARNING, logger="segdeploy.deploy.simplify"):
             made = simplify(exported, tmp_path / "net.sim.onnx")
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
@@ -142,7 +142,7 @@ class TestSimplify:
     def test_an_onnxsim_that_really_hangs_is_stopped(
         self, exported: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING, logger="deploy.simplify"):
+        with caplog.at_level(logging.WARNING, logger="segdeploy.deploy.simplify"):
             made = simplify(exported, tmp_path / "net.sim.onnx", time_limit_s=0.05)
         assert "timed out after 0.05" in caplog.text
         assert load_model(made.path).graph == load_model(exported.path).graph

@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from benchmarks.entries import entries_for
-from benchmarks.parity_run import parity_section
-from deploy.artifact import Artifact, Precision, TensorSpec
-from deploy.calibrate import calibrate
-from deploy.data import SegmentationSet, open_set
-from deploy.errors import InputError
-from deploy.export import export
-from deploy.interface import Interface, interface_of
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
-from deploy.preprocess import Preprocess, resize
-from deploy.rewrites.image_interface import arithmetic, image_interface
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.registry import RuntimeName, open_runtime
-from deploy.targets.profiles import OPENVINO_CPU, ORT_X86
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.benchmarks.entries import entries_for
+from segdeploy.benchmarks.parity_run import parity_section
+from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.data import SegmentationSet, open_set
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.preprocess import Preprocess, resize
+from segdeploy.deploy.rewrites.image_interface import arithmetic, image_interface
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 Pixels = NDArray[np.uint8]
 Probability = NDArray[np.float32]

@@ -19,31 +19,31 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cost_torch import torch_cost
-from benchmarks.parity import stage_check
-from calibration.estimate import Method
-from calibration.qparams import dequantize
-from calibration.table import CalibrationTable
-from deploy.activations import (
+from segdeploy.benchmarks.cost_torch import torch_cost
+from segdeploy.benchmarks.parity import stage_check
+from segdeploy.calibration.estimate import Method
+from segdeploy.calibration.qparams import dequantize
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.activations import (
     followed_ranges,
     plan_observation,
     quantized_activations,
     unfused_outputs,
 )
-from deploy.artifact import Artifact, Precision, sha256_of
-from deploy.calibrate import calibrate
-from deploy.cost import onnx_cost
-from deploy.data import Sample, SegmentationSet, open_set
-from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, metadata, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.registry import RuntimeName, open_runtime
-from deploy.simplify import simplify
-from deploy.targets.profiles import (
+from segdeploy.deploy.artifact import Artifact, Precision, sha256_of
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.data import Sample, SegmentationSet, open_set
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.targets.profiles import (
     DENSE_OPERATORS,
     OPENVINO_CPU,
     ORT_X86,
@@ -52,7 +52,7 @@ from deploy.targets.profiles import (
     native_profile,
     profile_named,
 )
-from deploy.to_int8 import activation_params, to_int8
+from segdeploy.deploy.to_int8 import activation_params, to_int8
 
 TINY = Preprocess(size=(32, 32))
 NETWORKS = ("unet", "r2u")
@@ -660,7 +660,7 @@ class TestCalibrate:
         monkeypatch: pytest.MonkeyPatch,
         counted: int,
     ) -> None:
-        monkeypatch.setattr("deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
         chain, state = chains["unet"], tmp_path / "state.npz"
 
         def interrupted(samples: Iterable[Sample]) -> Iterator[Sample]:
@@ -696,7 +696,7 @@ class TestCalibrate:
     def test_a_state_that_holds_everything_needs_no_image(
         self, chains: dict[str, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
         monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
         chain, state = chains["unet"], tmp_path / "state.npz"
 
@@ -707,13 +707,13 @@ class TestCalibrate:
 
         first = run()
         assert state.is_file()
-        monkeypatch.setattr("deploy.calibrate._observing_session", None)
+        monkeypatch.setattr("segdeploy.deploy.calibrate._observing_session", None)
         assert run() == first
 
     def test_a_state_of_another_model_or_image_set_is_refused(
         self, chains: dict[str, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
         chain, state = chains["unet"], tmp_path / "state.npz"
         with monkeypatch.context() as kept:
             kept.setattr(Path, "unlink", lambda *_, **__: None)

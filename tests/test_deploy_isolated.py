@@ -17,20 +17,25 @@ import psutil
 import pytest
 from broken_backends import DOES_NOT_HARM, LIMIT_S, REASONS, open_broken
 
-from benchmarks.fastest import fastest
-from benchmarks.latency import Candidate, measure
-from benchmarks.layer_time_run import layer_time_section
-from benchmarks.process import run_process
-from benchmarks.throughput import measure_throughput
-from deploy.artifact import Artifact
-from deploy.cli import main
-from deploy.errors import InputError, RunError, UsageError
-from deploy.onnx_file import describe
-from deploy.runtimes import isolated
-from deploy.runtimes.base import Execution, Feeds, Hint, Runtime
-from deploy.runtimes.isolated import TIME_LIMIT_S, IsolatedRuntime, call_isolated, open_isolated
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
-from deploy.runtimes.worker_process import WorkerProcess
+from segdeploy.benchmarks.fastest import fastest
+from segdeploy.benchmarks.latency import Candidate, measure
+from segdeploy.benchmarks.layer_time_run import layer_time_section
+from segdeploy.benchmarks.process import run_process
+from segdeploy.benchmarks.throughput import measure_throughput
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.runtimes import isolated
+from segdeploy.deploy.runtimes.base import Execution, Feeds, Hint, Runtime
+from segdeploy.deploy.runtimes.isolated import (
+    TIME_LIMIT_S,
+    IsolatedRuntime,
+    call_isolated,
+    open_isolated,
+)
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.runtimes.worker_process import WorkerProcess
 
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 ONE_THREAD = Execution(threads=1)
@@ -224,10 +229,10 @@ class TestProcesses:
             from pathlib import Path
             sys.path[:0] = {sys.path!r}
             from broken_backends import open_broken
-            from deploy.onnx_file import describe
-            from deploy.runtimes.base import Execution
-            from deploy.runtimes.isolated import IsolatedRuntime
-            from deploy.runtimes.registry import RuntimeName
+            from segdeploy.deploy.onnx_file import describe
+            from segdeploy.deploy.runtimes.base import Execution
+            from segdeploy.deploy.runtimes.isolated import IsolatedRuntime
+            from segdeploy.deploy.runtimes.registry import RuntimeName
             artifact, name = describe(Path({str(artifact.path)!r})), RuntimeName.ONNXRUNTIME
             broken = functools.partial(open_broken, 'hang at load', 0, name.value)
             opener = functools.partial(broken, name, artifact, execution=Execution(threads=1))
@@ -357,9 +362,9 @@ class TestVerbs:
 def test_a_profile_that_crashes_is_a_row_with_its_reason(
     artifact: Artifact, feeds: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.entries import Entry
+    from segdeploy.benchmarks.entries import Entry
 
-    monkeypatch.setattr("benchmarks.layer_time_run.layer_times", abort)
+    monkeypatch.setattr("segdeploy.benchmarks.layer_time_run.layer_times", abort)
     entry = Entry(label="net", artifact=artifact, runtime=ORT, skipped=None)
     (row,) = layer_time_section([entry], images=feeds["image"], execution=ONE_THREAD)
     assert row["skipped"] == "ended by SIGABRT in profiling"
@@ -371,7 +376,7 @@ def abort(*arguments: object, **named: object) -> None:
 
 
 def test_a_limit_of_the_flag_is_that_of_the_functions() -> None:
-    from deploy.cli_parser import build_parser
+    from segdeploy.deploy.cli_parser import build_parser
 
     for words in ("run", "parity -m a --reference b", "benchmark -m a"):
         assert build_parser().parse_args(words.split()).time_limit == TIME_LIMIT_S

@@ -9,24 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.entries import Entry
-from benchmarks.layer_time_run import layer_time_section
-from deploy.artifact import Artifact
-from deploy.errors import RunError, UsageError
-from deploy.export import export
-from deploy.models.checkpoint import load_checkpoint
-from deploy.runtimes.executed import Kernel
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.file_layers import file_layers
-from deploy.runtimes.layer_times import (
+from segdeploy.benchmarks.entries import Entry
+from segdeploy.benchmarks.layer_time_run import layer_time_section
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import RunError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.runtimes.executed import Kernel
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.file_layers import file_layers
+from segdeploy.deploy.runtimes.layer_times import (
     PROFILED_CALLS,
     LayerTimes,
     TimedKernel,
     layer_times,
     sorted_out,
 )
-from deploy.runtimes.ort_profile import read_trace
-from deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.runtimes.ort_profile import read_trace
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 
 ONE = Execution(threads=1)
 

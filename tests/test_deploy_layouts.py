@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.data import SPLITS, open_set, read_image, read_splits
-from deploy.errors import InputError, UsageError
-from deploy.layouts.division import Ratios
-from deploy.layouts.registry import LAYOUTS, layout_of
-from deploy.prepare import Prepared, prepare_raw
+from segdeploy.deploy.data import SPLITS, open_set, read_image, read_splits
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.layouts.division import Ratios
+from segdeploy.deploy.layouts.registry import LAYOUTS, layout_of
+from segdeploy.deploy.prepare import Prepared, prepare_raw
 
 Pixels = NDArray[np.uint8]
 

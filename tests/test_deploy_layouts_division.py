@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.data import SPLITS
-from deploy.errors import UsageError
-from deploy.layouts.division import Ratios, Sizes, divide, floored, require_shares, rounded
-from deploy.layouts.registry import LAYOUTS
+from segdeploy.deploy.data import SPLITS
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.layouts.division import (
+    Ratios,
+    Sizes,
+    divide,
+    floored,
+    require_shares,
+    rounded,
+)
+from segdeploy.deploy.layouts.registry import LAYOUTS
 
 DSB_RATIOS = (0.7, 0.1, 0.2)
 STRATA = st.dictionaries(st.text(max_size=6), st.sampled_from("xyz"), max_size=60)

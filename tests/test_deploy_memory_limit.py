@@ -16,12 +16,12 @@ import numpy as np
 import psutil
 import pytest
 
-from deploy import cli, memory_limit
-from deploy.cli import main
-from deploy.cli_flags import memory_size
-from deploy.cli_parser import LIMITED, build_parser, verbs
-from deploy.errors import RunError
-from deploy.memory_limit import memory_limited, used_bytes, working_on
+from segdeploy.deploy import cli, memory_limit
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.cli_flags import memory_size
+from segdeploy.deploy.cli_parser import LIMITED, build_parser, verbs
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.memory_limit import memory_limited, used_bytes, working_on
 
 MIB = 2**20
 LONG_S = 20.0
@@ -167,7 +167,9 @@ class TestCommand:
                 time.sleep(2)
                 yield item
 
-        monkeypatch.setattr("deploy.cli_artifacts.bar", slow)  # or the work is done before a look
+        monkeypatch.setattr(
+            "segdeploy.deploy.cli_artifacts.bar", slow
+        )  # or the work is done before a look
         model = small_onnx(tmp_path / "net.onnx")
         output = tmp_path / "net.calib.json"
         words = f"calibrate -m {model} --calib-data {image_set} -o {output} --max-memory 1M"
@@ -194,7 +196,7 @@ class TestCommand:
 
 
 def cli_verbs() -> Any:
-    from deploy import cli_verbs as module
+    from segdeploy.deploy import cli_verbs as module
 
     assert cli.MEMORY_FLAGS
     return module

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Network, build_network
-from deploy.models.families import Architecture
-from deploy.models.r2u_net import RecurrentConv, RecurrentResidualBlock
-from deploy.models.unet_plus_plus import DEPTH
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Network, build_network
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.models.r2u_net import RecurrentConv, RecurrentResidualBlock
+from segdeploy.deploy.models.unet_plus_plus import DEPTH
 
 N = TypeVar("N", bound=nn.Module)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from calibration.files import atomic_writer
-from deploy.cli import main
-from deploy.errors import UsageError
-from deploy.only_writer import is_empty, writing_file, writing_folder
+from segdeploy.calibration.files import atomic_writer
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.only_writer import is_empty, writing_file, writing_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from deploy.only_writer import writing_{kind}
+from segdeploy.deploy.only_writer import writing_{kind}
 with writing_{kind}(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

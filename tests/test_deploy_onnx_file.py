@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.artifact import Precision, TensorSpec, sha256_of
-from deploy.errors import InputError
-from deploy.onnx_file import (
+from segdeploy.deploy.artifact import Precision, TensorSpec, sha256_of
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.onnx_file import (
     describe,
     load_model,
     metadata,

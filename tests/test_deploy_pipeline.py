@@ -17,17 +17,17 @@ from broken_backends import open_broken
 from onnx import numpy_helper
 from PIL import Image
 
-import benchmarks
-from deploy import pipeline
-from deploy.artifact import Artifact, sha256_of
-from deploy.cli import main
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import save_checkpoint
-from deploy.onnx_file import describe, load_model, metadata, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes import isolated
-from deploy.runtimes.registry import RuntimeName, availability
-from deploy.stages import StageRunner
+from segdeploy import benchmarks
+from segdeploy.deploy import pipeline
+from segdeploy.deploy.artifact import Artifact, sha256_of
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes import isolated
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.stages import StageRunner
 
 TINY = Preprocess(size=(32, 32))
 NAME = "unet_plus_plus_l1"
@@ -244,7 +244,7 @@ class TestReuse:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         output = tmp_path / "out"
-        monkeypatch.setattr("deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
 
         def interrupted_bar(items: Iterable[Any], label: str, *, unit: str) -> Iterator[Any]:
             for number, item in enumerate(items):
@@ -253,7 +253,7 @@ class TestReuse:
                 yield item
 
         with monkeypatch.context() as during:
-            during.setattr("deploy.stages.bar", interrupted_bar)
+            during.setattr("segdeploy.deploy.stages.bar", interrupted_bar)
             assert main(command(inputs, output)) == 130
         assert "To go on: segdeploy run " in capsys.readouterr().err
         state = output / f"{NAME}.calib.partial.npz"

@@ -11,17 +11,17 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.estimate import CalibrationRange, Method
-from calibration.table import CalibrationTable, imported_table
-from deploy.artifact import Artifact
-from deploy.layers.pairs import constants_of, pair_layers
-from deploy.layers.parts import GraphView
-from deploy.onnx_file import describe, load_model, save_model, set_metadata
-from deploy.pixel_levels import pixel_levels, takes_pixels
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
-from deploy.targets.profiles import (
+from segdeploy.calibration.estimate import CalibrationRange, Method
+from segdeploy.calibration.table import CalibrationTable, imported_table
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.layers.pairs import constants_of, pair_layers
+from segdeploy.deploy.layers.parts import GraphView
+from segdeploy.deploy.onnx_file import describe, load_model, save_model, set_metadata
+from segdeploy.deploy.pixel_levels import pixel_levels, takes_pixels
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.targets.profiles import (
     OPENVINO_CPU,
     ORT_ARM,
     ORT_X86,
@@ -29,7 +29,7 @@ from deploy.targets.profiles import (
     TENSORRT,
     TargetProfile,
 )
-from deploy.to_int8 import to_int8
+from segdeploy.deploy.to_int8 import to_int8
 
 SIDE = 16
 HALF = Preprocess(size=(SIDE, SIDE))

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy import bundled
-from deploy.data import read_image
-from deploy.errors import RunError
-from deploy.interface import Interface
-from deploy.prediction.flow import Flow
-from deploy.prediction.image import Job, Outcome, Prepared, predict_image
-from deploy.prediction.journal import Status
-from deploy.prediction.settings import Fit, Settings, Write
-from deploy.prediction.sources import Source
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Feeds, Results
+from segdeploy.deploy import bundled
+from segdeploy.deploy.data import read_image
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.prediction.flow import Flow
+from segdeploy.deploy.prediction.image import Job, Outcome, Prepared, predict_image
+from segdeploy.deploy.prediction.journal import Status
+from segdeploy.deploy.prediction.settings import Fit, Settings, Write
+from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Feeds, Results
 
 SIDE = 16
 CONTRACT = Preprocess(size=(SIDE, SIDE))

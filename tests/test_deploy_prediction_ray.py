@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.cli import main
-from deploy.errors import InputError, RunError
-from deploy.export import export
-from deploy.models.checkpoint import load_checkpoint
-from deploy.prediction import ray_engine
-from deploy.prediction.model import OnnxModel, onnx_model
-from deploy.prediction.run import Engine, predict
-from deploy.prediction.settings import Settings, Write
-from deploy.prediction.sources import sources_of
-from deploy.runtimes.base import Execution, Feeds, Results
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.prediction import ray_engine
+from segdeploy.deploy.prediction.model import OnnxModel, onnx_model
+from segdeploy.deploy.prediction.run import Engine, predict
+from segdeploy.deploy.prediction.settings import Settings, Write
+from segdeploy.deploy.prediction.sources import sources_of
+from segdeploy.deploy.runtimes.base import Execution, Feeds, Results
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 IMAGES = 24

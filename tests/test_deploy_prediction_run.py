@@ -20,20 +20,20 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.cli import main
-from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.interface import Interface
-from deploy.models.checkpoint import load_checkpoint
-from deploy.prediction import run as run_module
-from deploy.prediction.flow import PARTIAL
-from deploy.prediction.journal import JOURNAL, TABLE, Journal, Row, Status
-from deploy.prediction.model import CheckpointModel
-from deploy.prediction.run import Summary, predict
-from deploy.prediction.settings import Fit, Settings, Write
-from deploy.prediction.sources import Source, sources_of
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.prediction import run as run_module
+from segdeploy.deploy.prediction.flow import PARTIAL
+from segdeploy.deploy.prediction.journal import JOURNAL, TABLE, Journal, Row, Status
+from segdeploy.deploy.prediction.model import CheckpointModel
+from segdeploy.deploy.prediction.run import Summary, predict
+from segdeploy.deploy.prediction.settings import Fit, Settings, Write
+from segdeploy.deploy.prediction.sources import Source, sources_of
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 pytestmark = pytest.mark.usefixtures("own_logging")
@@ -195,8 +195,8 @@ class TestTheSameFiles:
         script = textwrap.dedent(
             """
             import os, signal, sys
-            from deploy.cli import main
-            from deploy.prediction import journal
+            from segdeploy.deploy.cli import main
+            from segdeploy.deploy.prediction import journal
             append, noted = journal.Journal.append, []
             def killing(self, row):
                 append(self, row)

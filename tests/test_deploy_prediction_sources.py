@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy.errors import InputError, SegdeployError, UsageError
-from deploy.prediction.settings import Write
-from deploy.prediction.sources import sources_of
+from segdeploy.deploy.errors import InputError, SegdeployError, UsageError
+from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.prediction.sources import sources_of
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 GREY = np.zeros((4, 5), np.uint8)

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.data import SPLITS, open_set, read_splits
-from deploy.errors import InputError, UsageError
-from deploy.layouts.base import Source
-from deploy.layouts.division import Ratios
-from deploy.layouts.dsb2018 import modality_of
-from deploy.prepare import prepare_raw
+from segdeploy.deploy.data import SPLITS, open_set, read_splits
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.layouts.base import Source
+from segdeploy.deploy.layouts.division import Ratios
+from segdeploy.deploy.layouts.dsb2018 import modality_of
+from segdeploy.deploy.prepare import prepare_raw
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 

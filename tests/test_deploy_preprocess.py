@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from deploy.errors import InputError
-from deploy.preprocess import (
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.preprocess import (
     MASK_THRESHOLD,
     SIZE_MULTIPLE,
     Preprocess,

@@ -19,25 +19,25 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from deploy.artifact import Artifact
-from deploy.channel_activity import channel_activity
-from deploy.cli import main
-from deploy.cost import onnx_cost
-from deploy.data import open_set
-from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
-from deploy.preprocess import Preprocess
-from deploy.rewrite import RewriteName, rewrite, summary
-from deploy.rewrites.channel_groups import channel_groups
-from deploy.rewrites.dead_channels import CHANNEL_BLOCK, dead_channels
-from deploy.rewrites.graph import GraphIndex, rebuilt
-from deploy.rewrites.recurrent_sum import recurrent_sum
-from deploy.rewrites.upsample_convolution import parity_weights, upsample_convolution
-from deploy.simplify import simplify
-from deploy.to_fp16 import to_fp16
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.channel_activity import channel_activity
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.rewrite import RewriteName, rewrite, summary
+from segdeploy.deploy.rewrites.channel_groups import channel_groups
+from segdeploy.deploy.rewrites.dead_channels import CHANNEL_BLOCK, dead_channels
+from segdeploy.deploy.rewrites.graph import GraphIndex, rebuilt
+from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
+from segdeploy.deploy.rewrites.upsample_convolution import parity_weights, upsample_convolution
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.to_fp16 import to_fp16
 
 TINY = Preprocess(size=(32, 32))
 TOLERANCE = 1e-6

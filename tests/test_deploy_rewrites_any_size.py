@@ -12,26 +12,26 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from calibration.exchange import imported_range
-from calibration.table import imported_table
-from deploy.activations import quantized_activations
-from deploy.artifact import Artifact
-from deploy.cost import onnx_cost
-from deploy.errors import InputError
-from deploy.export import export
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, save_model
-from deploy.preprocess import Preprocess
-from deploy.rewrite import RewriteName, rewrite, summary
-from deploy.rewrites.any_size import any_size
-from deploy.rewrites.graph import constant
-from deploy.runtimes.base import Execution
-from deploy.runtimes.file_layers import file_layers
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
-from deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.calibration.exchange import imported_range
+from segdeploy.calibration.table import imported_table
+from segdeploy.deploy.activations import quantized_activations
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.rewrite import RewriteName, rewrite, summary
+from segdeploy.deploy.rewrites.any_size import any_size
+from segdeploy.deploy.rewrites.graph import constant
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.file_layers import file_layers
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 OTHER_SIZES = ((16, 16), (48, 80))

@@ -17,38 +17,38 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
-from benchmarks.entries import entries_everywhere, entries_for, require_ready
-from benchmarks.environment import describe as describe_environment
-from benchmarks.parity_run import gate_passed, parity_section
-from benchmarks.speed_run import speed_section
-from benchmarks.subjects import CheckpointSubject, FileSubject
-from benchmarks.sweep import Sweep
-from calibration.exchange import imported_range
-from calibration.table import imported_table
-from deploy.activations import quantized_activations
-from deploy.artifact import Artifact, Precision
-from deploy.cost import onnx_cost
-from deploy.data import open_set
-from deploy.errors import InputError, RunError, UsageError
-from deploy.export import export
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, save_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes import ort
-from deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
-from deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers
-from deploy.runtimes.pytorch_ready import pytorch_availability
-from deploy.runtimes.registry import (
+from segdeploy.benchmarks.entries import entries_everywhere, entries_for, require_ready
+from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.benchmarks.parity_run import gate_passed, parity_section
+from segdeploy.benchmarks.speed_run import speed_section
+from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject
+from segdeploy.benchmarks.sweep import Sweep
+from segdeploy.calibration.exchange import imported_range
+from segdeploy.calibration.table import imported_table
+from segdeploy.deploy.activations import quantized_activations
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes import ort
+from segdeploy.deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
+from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers
+from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
+from segdeploy.deploy.runtimes.registry import (
     CPU_RUNTIMES,
     RuntimeName,
     availability,
     default_runtimes,
     open_runtime,
 )
-from deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 BF16_HERE = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe_environment().isa))
 ONE_THREAD = Execution(threads=1)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from calibration.files import write_atomic
-from deploy.checksums import CHECKSUMS, files_of, update_checksums
-from deploy.cli import main
-from deploy.errors import InputError
-from deploy.verify import verify
+from segdeploy.calibration.files import write_atomic
+from segdeploy.deploy.checksums import CHECKSUMS, files_of, update_checksums
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.verify import verify
 
 NAME = "unet_plus_plus_l1"
 

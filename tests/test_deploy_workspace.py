@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.artifact import sha256_of
-from deploy.errors import InputError, UsageError
-from deploy.workspace import MANIFEST, Workspace, key_of
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.workspace import MANIFEST, Workspace, key_of
 
 INPUTS = {"checkpoint_sha256": "ab", "head": None, "targets": ["ort-x86"], "method": "entropy"}
 

@@ -17,13 +17,13 @@ from conftest import SPLIT_OF_TWELVE, TINY, randomised, write_image_set, write_r
 from kill_compare import REPORT_TIMINGS, difference, without_timings
 from kill_zygote import ONE_THREAD
 
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import save_checkpoint
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from deploy.cli import main
+from segdeploy.deploy.cli import main
 from kill_zygote import _reuse
 for argv in json.loads(sys.argv[1]):
     if argv[0] == "run":

@@ -25,13 +25,13 @@ from bad_images import picture
 from bad_input import Outcome, assert_refused, run_command
 from matplotlib.figure import Figure
 
-import calibration.files
-from calibration.files import atomic_writer, remove_partial, write_atomic
-from deploy.cli import main
-from deploy.cli_verbs import VERBS as VERBS_OF_THE_COMMAND
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import save_checkpoint
-from deploy.preprocess import Preprocess
+import segdeploy.calibration.files
+from segdeploy.calibration.files import atomic_writer, remove_partial, write_atomic
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.cli_verbs import VERBS as VERBS_OF_THE_COMMAND
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.preprocess import Preprocess
 
 TINY = Preprocess(size=(32, 32))
 
@@ -89,7 +89,11 @@ class Disk:
         self.writes, self.by_file = 0, False
         self.full_at: int | None = None
         self.error = errno.ENOSPC
-        raw, write_bytes, write_text = calibration.files._Raw, Path.write_bytes, Path.write_text
+        raw, write_bytes, write_text = (
+            segdeploy.calibration.files._Raw,
+            Path.write_bytes,
+            Path.write_text,
+        )
         disk = self
 
         class Raw(raw):  # type: ignore[misc,valid-type]  # the class of the moment
@@ -110,7 +114,7 @@ class Disk:
             disk.count(path)
             return write_text(path, *arguments, **options)  # type: ignore[arg-type]  # passed on
 
-        patch.setattr("calibration.files._Raw", Raw)
+        patch.setattr("segdeploy.calibration.files._Raw", Raw)
         patch.setattr(Path, "write_bytes", bytes_written)
         patch.setattr(Path, "write_text", text_written)
 
@@ -152,7 +156,9 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: Path) -> Calla
     for path in inputs.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("deploy.calibrate.return_freed_memory", lambda: None)  # takes a second
+    monkeypatch.setattr(
+        "segdeploy.deploy.calibrate.return_freed_memory", lambda: None
+    )  # takes a second
 
     def verb(name: str, *flags: str, output: str = "out") -> Outcome:
         return run_command([*VERBS[name].words.split(), "-o", output, *flags], tmp_path)
@@ -364,7 +370,7 @@ def test_a_fault_of_ours_without_a_temporary_folder(
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", none)
-    monkeypatch.setattr("deploy.cli_artifacts.convert", broken)
+    monkeypatch.setattr("segdeploy.deploy.cli_artifacts.convert", broken)
     monkeypatch.setitem(VERBS_OF_THE_COMMAND, "convert", broken)
     outcome = verb("convert")
     message = "internal error .ZeroDivisionError: ours.*traceback could not be written: Read-only"

@@ -18,11 +18,11 @@ from kill_verbs import INPUTS, TERMINAL, VERBS
 from kill_zygote import Zygote
 from kills import Bench, Tally, finish, interrupted_at, killed_at, killed_before
 
-from calibration.files import remove_partial
-from deploy.cli import main
-from training.folder import FILES, claim
-from training.history import EpochFigures
-from training.state import Progress, load_progress, save_progress
+from segdeploy.calibration.files import remove_partial
+from segdeploy.deploy.cli import main
+from segdeploy.training.folder import FILES, claim
+from segdeploy.training.history import EpochFigures
+from segdeploy.training.state import Progress, load_progress, save_progress
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 KILLED = ("run", "calibrate", "train", "predict", "quantize", "prepare", "package")

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from deploy.no_telemetry import REPORTERS, VARIABLES, refuse_telemetry
+from segdeploy.deploy.no_telemetry import REPORTERS, VARIABLES, refuse_telemetry
 
 CI = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "JENKINS_URL", "PYTEST_CURRENT_TEST")
 """Where one of these is set the runtimes are silent by themselves, and nothing would be proven."""
 USE = """
 import sys
 from pathlib import Path
-from deploy.artifact import Precision
-from deploy.onnx_file import describe
-from deploy.runtimes.base import Execution
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 
 for name in (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO):
     if availability(name).ready:

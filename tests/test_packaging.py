@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy import cli_package_flags
-from deploy.checksums import CHECKSUMS, files_of, read_checksums, write_checksums
-from deploy.cli import main
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import load_model, metadata, save_model, set_metadata
-from deploy.packaging.base import (
+from segdeploy.deploy import cli_package_flags
+from segdeploy.deploy.checksums import CHECKSUMS, files_of, read_checksums, write_checksums
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.packaging.base import (
     COMMANDS,
     MANIFEST,
     README,
@@ -26,8 +26,8 @@ from deploy.packaging.base import (
     Source,
     Step,
 )
-from deploy.packaging.package import package, reread
-from deploy.packaging.registry import PACKAGE_TARGETS, package_target, verify_package
+from segdeploy.deploy.packaging.package import package, reread
+from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS, package_target, verify_package
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.estimate import Method
-from deploy.data import open_set
-from deploy.errors import InputError, UsageError
-from deploy.packaging.ascend import ASCEND, aipp_error
-from deploy.packaging.ascend_aipp import Aipp, read_aipp
-from deploy.packaging.ascend_amct import SCHEMA, long_form, short_form
-from deploy.packaging.base import Request, Source
-from deploy.packaging.package import package
-from deploy.packaging.text_protobuf import read_text_protobuf
-from deploy.preprocess import Preprocess
+from segdeploy.calibration.estimate import Method
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.packaging.ascend import ASCEND, aipp_error
+from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
+from segdeploy.deploy.packaging.ascend_amct import SCHEMA, long_form, short_form
+from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.package import package
+from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.preprocess import Preprocess
 
 HALF = 2.0**-11
 """Largest relative rounding error of fp16."""

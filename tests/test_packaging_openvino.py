@@ -19,22 +19,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from openvino import opset8 as ops
 
-from deploy import bundled
-from deploy.data import open_set
-from deploy.errors import InputError
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
-from deploy.packaging import openvino_models
-from deploy.packaging.base import Package, Request, Source
-from deploy.packaging.openvino import OPENVINO, SERVER_CONFIG
-from deploy.packaging.openvino_ir import compile_model, infer, read_ir, write_ir
-from deploy.packaging.openvino_models import IR_FILE
-from deploy.packaging.openvino_preprocess import embed
-from deploy.packaging.package import package
-from deploy.packaging.preprocessing import Preprocessing
-from deploy.preprocess import Preprocess, resize
-from deploy.rewrites.image_interface import image_interface
-from deploy.runtimes.base import Availability
-from deploy.runtimes.openvino import kernels_of
+from segdeploy.deploy import bundled
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.packaging import openvino_models
+from segdeploy.deploy.packaging.base import Package, Request, Source
+from segdeploy.deploy.packaging.openvino import OPENVINO, SERVER_CONFIG
+from segdeploy.deploy.packaging.openvino_ir import compile_model, infer, read_ir, write_ir
+from segdeploy.deploy.packaging.openvino_models import IR_FILE
+from segdeploy.deploy.packaging.openvino_preprocess import embed
+from segdeploy.deploy.packaging.package import package
+from segdeploy.deploy.packaging.preprocessing import Preprocessing
+from segdeploy.deploy.preprocess import Preprocess, resize
+from segdeploy.deploy.rewrites.image_interface import image_interface
+from segdeploy.deploy.runtimes.base import Availability
+from segdeploy.deploy.runtimes.openvino import kernels_of
 
 TINY = Preprocess(size=(32, 32))
 CPU = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy import bundled
-from deploy.calibrate import calibrate
-from deploy.data import open_set
-from deploy.export import export
-from deploy.models.checkpoint import load_checkpoint
-from deploy.packaging.base import Request, Source
-from deploy.packaging.openvino import OPENVINO
-from deploy.packaging.openvino_ir import compile_model, infer
-from deploy.packaging.openvino_models import IR_FILE
-from deploy.packaging.package import package
-from deploy.simplify import simplify
-from deploy.targets.profiles import OPENVINO_CPU
-from deploy.to_int8 import to_int8
+from segdeploy.deploy import bundled
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.openvino import OPENVINO
+from segdeploy.deploy.packaging.openvino_ir import compile_model, infer
+from segdeploy.deploy.packaging.openvino_models import IR_FILE
+from segdeploy.deploy.packaging.package import package
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU
+from segdeploy.deploy.to_int8 import to_int8
 
 DSB2018 = os.environ.get("SEGDEPLOY_DSB2018")
 FLOAT_IMAGES = 20

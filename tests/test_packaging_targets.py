@@ -12,24 +12,36 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from calibration.table import CalibrationTable
-from deploy.calibrate import calibrate
-from deploy.data import open_set
-from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.models import R2UNet
-from deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
-from deploy.packaging.base import COMMANDS, MANIFEST, README, PackageTarget, Request, Source
-from deploy.packaging.float_layers import float_layers, indices, shared_weights, visiting_order
-from deploy.packaging.package import package
-from deploy.packaging.plain_model import OPSET, plain_model
-from deploy.packaging.registry import PACKAGE_TARGETS, verify_package
-from deploy.packaging.text_protobuf import read_text_protobuf
-from deploy.preprocess import Preprocess
-from deploy.rewrite import RewriteName, rewrite
-from deploy.targets.profiles import PROFILES
-from deploy.to_int8 import to_int8
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import R2UNet
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.packaging.base import (
+    COMMANDS,
+    MANIFEST,
+    README,
+    PackageTarget,
+    Request,
+    Source,
+)
+from segdeploy.deploy.packaging.float_layers import (
+    float_layers,
+    indices,
+    shared_weights,
+    visiting_order,
+)
+from segdeploy.deploy.packaging.package import package
+from segdeploy.deploy.packaging.plain_model import OPSET, plain_model
+from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS, verify_package
+from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.rewrite import RewriteName, rewrite
+from segdeploy.deploy.targets.profiles import PROFILES
+from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 NEEDS = {

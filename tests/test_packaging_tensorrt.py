@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.exchange import from_tensorrt
-from calibration.table import CalibrationTable
-from deploy.artifact import Precision
-from deploy.calibrate import calibrate
-from deploy.cli import main
-from deploy.data import open_set
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import describe, load_model
-from deploy.packaging.base import Request, Source
-from deploy.packaging.package import package
-from deploy.packaging.tensorrt import TENSORRT
-from deploy.preprocess import Preprocess
-from deploy.targets.profiles import PROFILES
-from deploy.targets.tensorrt_rules import check_qdq, rejected
-from deploy.to_int8 import to_int8
+from segdeploy.calibration.exchange import from_tensorrt
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import describe, load_model
+from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.package import package
+from segdeploy.deploy.packaging.tensorrt import TENSORRT
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.targets.profiles import PROFILES
+from segdeploy.deploy.targets.tensorrt_rules import check_qdq, rejected
+from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 

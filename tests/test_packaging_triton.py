@@ -16,20 +16,20 @@ import openvino
 import pytest
 from google.protobuf import json_format, text_format
 
-from deploy import bundled
-from deploy.data import open_set
-from deploy.errors import InputError
-from deploy.onnx_file import describe
-from deploy.packaging import openvino_models, triton
-from deploy.packaging.base import Package, Request, Source
-from deploy.packaging.openvino_ir import read_ir
-from deploy.packaging.package import package
-from deploy.packaging.preprocessing import Preprocessing
-from deploy.packaging.triton import REPOSITORY, TRITON
-from deploy.packaging.triton_config import new_config, read_config
-from deploy.packaging.triton_model import CONFIG, WARMUP
-from deploy.preprocess import Preprocess, resize
-from deploy.runtimes.base import Availability
+from segdeploy.deploy import bundled
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.packaging import openvino_models, triton
+from segdeploy.deploy.packaging.base import Package, Request, Source
+from segdeploy.deploy.packaging.openvino_ir import read_ir
+from segdeploy.deploy.packaging.package import package
+from segdeploy.deploy.packaging.preprocessing import Preprocessing
+from segdeploy.deploy.packaging.triton import REPOSITORY, TRITON
+from segdeploy.deploy.packaging.triton_config import new_config, read_config
+from segdeploy.deploy.packaging.triton_model import CONFIG, WARMUP
+from segdeploy.deploy.preprocess import Preprocess, resize
+from segdeploy.deploy.runtimes.base import Availability
 
 TINY = Preprocess(size=(32, 32))
 NAMES = {

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import deploy
-from benchmarks.cold_start import ColdStart
-from deploy.cli import main
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import save_checkpoint
-from deploy.packaging.registry import PACKAGE_TARGETS
-from deploy.preprocess import Preprocess
+import segdeploy
+from segdeploy.benchmarks.cold_start import ColdStart
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS
+from segdeploy.deploy.preprocess import Preprocess
 
 PERSON, HOST, TOKEN = "SECRETUSER", "SECRETHOST", "SECRETTOKEN"
 ENVIRONMENT = {
@@ -106,7 +106,7 @@ def machine(
             patch.setenv(name, value)
         patch.setattr(tempfile, "tempdir", str(root / "tmp"))
         patch.setattr(socket, "gethostname", lambda: HOST)
-        patch.setattr("benchmarks.speed_run.cold_start", started)
+        patch.setattr("segdeploy.benchmarks.speed_run.cold_start", started)
         for name, command in COMMANDS.items():
             found = main([word.format(**places) for word in command.split()])
             assert found == EXIT_CODES.get(name, 0), name
@@ -116,7 +116,7 @@ def machine(
 
 def private(root: Path) -> tuple[bytes, ...]:
     """What no file may hold: made-up names, and those of the machine the tests run on."""
-    python, package = Path(os.__file__).parent, Path(deploy.__file__).parents[1]
+    python, package = Path(os.__file__).parent, Path(segdeploy.__file__).parents[1]
     own = (PERSON, HOST, TOKEN, root, python, package, Path(tempfile.gettempdir()))
     return tuple(str(name).encode() for name in own)
 

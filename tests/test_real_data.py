@@ -11,19 +11,19 @@ import pytest
 from onnx import numpy_helper
 from real_data import DSB2018, FP32_DIFFERENCE, require_kept
 
-from benchmarks.accuracy import score
-from deploy import bundled
-from deploy.channel_activity import channel_activity
-from deploy.cli import main
-from deploy.cost import onnx_cost
-from deploy.data import open_set
-from deploy.export import export
-from deploy.models.checkpoint import load_checkpoint
-from deploy.onnx_file import load_model, save_model
-from deploy.rewrite import RewriteName, rewrite
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.benchmarks.accuracy import score
+from segdeploy.deploy import bundled
+from segdeploy.deploy.channel_activity import channel_activity
+from segdeploy.deploy.cli import main
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.onnx_file import load_model, save_model
+from segdeploy.deploy.rewrite import RewriteName, rewrite
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 
 SLIM_LOSS = {120: 0.10, 64: 0.30}
 """Likewise, by number of images: the bundled sample is smaller, and chance larger."""

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 from real_data import DSB2018, FP32_DIFFERENCE, INT8_LOWER_END, require_kept
 
-from benchmarks.entries import entries_for
-from benchmarks.parity_run import parity_section
-from calibration.estimate import Method
-from deploy import bundled
-from deploy.artifact import sha256_of
-from deploy.calibrate import calibrate
-from deploy.channel_activity import channel_activity
-from deploy.data import open_set
-from deploy.export import export
-from deploy.models.checkpoint import load_checkpoint
-from deploy.rewrite import rewrite, summary
-from deploy.runtimes.base import Execution, infer_each
-from deploy.runtimes.pytorch import PyTorchRuntime
-from deploy.runtimes.registry import RuntimeName, availability, open_runtime
-from deploy.simplify import simplify
-from deploy.targets.profiles import PROFILES
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.benchmarks.entries import entries_for
+from segdeploy.benchmarks.parity_run import parity_section
+from segdeploy.calibration.estimate import Method
+from segdeploy.deploy import bundled
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.channel_activity import channel_activity
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.rewrite import rewrite, summary
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.targets.profiles import PROFILES
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 
 @pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")

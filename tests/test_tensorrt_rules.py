@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.table import CalibrationTable
-from deploy.artifact import Artifact
-from deploy.calibrate import calibrate
-from deploy.data import open_set
-from deploy.onnx_file import contract_of, describe, load_model
-from deploy.targets.profiles import PROFILES
-from deploy.targets.tensorrt_rules import WHY, Finding, Rule, check_qdq, rejected
-from deploy.to_int8 import to_int8
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.calibrate import calibrate
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.onnx_file import contract_of, describe, load_model
+from segdeploy.deploy.targets.profiles import PROFILES
+from segdeploy.deploy.targets.tensorrt_rules import WHY, Finding, Rule, check_qdq, rejected
+from segdeploy.deploy.to_int8 import to_int8
 
 
 @pytest.fixture(scope="module")

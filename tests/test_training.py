@@ -15,18 +15,26 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Generator, Tensor, nn
 
-from deploy.checksums import CHECKSUMS
-from deploy.data import open_set
-from deploy.errors import InputError, RunError, UsageError
-from deploy.models.checkpoint import Network, build_network, load_checkpoint
-from deploy.models.families import Architecture
-from deploy.preprocess import Preprocess, resize
-from training.augment import MILD, STRONG, WIDE, Augmentation, jitter_colour, random_grid, sample
-from training.evaluate import ValidationSet, evaluate
-from training.folder import FILES
-from training.loop import Settings, TrainingResult, train
-from training.losses import bce_dice
-from training.recipe import Recipe
+from segdeploy.deploy.checksums import CHECKSUMS
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.models.checkpoint import Network, build_network, load_checkpoint
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.preprocess import Preprocess, resize
+from segdeploy.training.augment import (
+    MILD,
+    STRONG,
+    WIDE,
+    Augmentation,
+    jitter_colour,
+    random_grid,
+    sample,
+)
+from segdeploy.training.evaluate import ValidationSet, evaluate
+from segdeploy.training.folder import FILES
+from segdeploy.training.loop import Settings, TrainingResult, train
+from segdeploy.training.losses import bce_dice
+from segdeploy.training.recipe import Recipe
 
 TINY = Preprocess(size=(32, 32))
 SEEDS = st.integers(0, 2**31)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from deploy.errors import InputError, UsageError
-from training.align import NOTHING, Difference, Tolerance, difference
-from training.align_curves import CurveAlignment, align_curves
-from training.align_history import Curve, read_curve
-from training.align_plot import write_plot
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.training.align import NOTHING, Difference, Tolerance, difference
+from segdeploy.training.align_curves import CurveAlignment, align_curves
+from segdeploy.training.align_history import Curve, read_curve
+from segdeploy.training.align_plot import write_plot
 
 VALUES = hnp.arrays(np.float64, st.integers(2, 40), elements=st.floats(-1e6, 1e6))
 PAIRS = VALUES.flatmap(

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from deploy.data import open_set
-from deploy.errors import InputError
-from deploy.models.checkpoint import Network, load_checkpoint
-from training.align import Tolerance
-from training.align_compare import TOLERANCES, compare_dumps
-from training.align_dump import INDEX, TENSORS, Dump, Step, read_dump, write_dump
-from training.align_steps import StepsRecipe, checkpoint_dump
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.models.checkpoint import Network, load_checkpoint
+from segdeploy.training.align import Tolerance
+from segdeploy.training.align_compare import TOLERANCES, compare_dumps
+from segdeploy.training.align_dump import INDEX, TENSORS, Dump, Step, read_dump, write_dump
+from segdeploy.training.align_steps import StepsRecipe, checkpoint_dump
 
 # --- dumps -------------------------------------------------------------------------------------
 

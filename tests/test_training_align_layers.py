@@ -13,19 +13,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deploy.artifact import Artifact
-from deploy.errors import InputError, UsageError
-from deploy.export import export
-from deploy.models import R2UNet, UNetPlusPlus
-from deploy.models.checkpoint import Checkpoint, Network, load_checkpoint, save_checkpoint
-from deploy.onnx_file import describe, load_model
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Execution
-from deploy.runtimes.registry import RuntimeName, availability
-from training.align_layer_rows import LayerAlignment
-from training.align_layers import DEFAULT_TOLERANCE, align_layers
-from training.align_onnx import OnnxValues, activations, perturb
-from training.align_pytorch import PyTorchValues
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Checkpoint, Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.onnx_file import describe, load_model
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.training.align_layer_rows import LayerAlignment
+from segdeploy.training.align_layers import DEFAULT_TOLERANCE, align_layers
+from segdeploy.training.align_onnx import OnnxValues, activations, perturb
+from segdeploy.training.align_pytorch import PyTorchValues
 
 TINY = Preprocess(size=(32, 32))
 ONE = Execution(threads=1)

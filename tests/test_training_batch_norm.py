@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from training.batch_norm import (
+from segdeploy.training.batch_norm import (
     SharedBatchNorm2d,
     batch_norms,
     freeze_statistics,
     reestimate_statistics,
     share_statistics,
 )
-from training.batch_norm_study import main
+from segdeploy.training.batch_norm_study import main
 
 
 def network() -> nn.Sequential:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deploy.errors import RunError
-from training.history import Board, EpochFigures, best_of, write_curves, write_history
+from segdeploy.deploy.errors import RunError
+from segdeploy.training.history import Board, EpochFigures, best_of, write_curves, write_history
 
 
 def epoch(number: int, iou: float) -> EpochFigures:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from training.losses import LOSSES, LossFunction, bce_dice, bce_lovasz
+from segdeploy.training.losses import LOSSES, LossFunction, bce_dice, bce_lovasz
 
 SEEDS = st.integers(0, 2**31)
 

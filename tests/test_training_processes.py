@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from deploy.models.checkpoint import build_network
-from deploy.models.families import Architecture
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.preprocess import Preprocess
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -21,8 +21,8 @@ SHARED_BATCH_NORM = """
 import json, sys
 import torch
 from torch import nn
-from deploy.sharding import shard_from_environment
-from training.batch_norm import share_statistics
+from segdeploy.deploy.sharding import shard_from_environment
+from segdeploy.training.batch_norm import share_statistics
 
 torch.manual_seed(0)
 inputs = torch.randn(5, 3, 4, 6, dtype=torch.float64).float() * 3 + 100
@@ -58,12 +58,12 @@ with shard_from_environment() as shard:
 TWENTY_STEPS = """
 import json, sys
 import torch
-from deploy.models.checkpoint import build_network
-from deploy.models.families import Architecture
-from deploy.sharding import WHOLE, shard_from_environment
-from training.recipe import Amp, Recipe
-from training.step import Stepper
-from training.views import Batch
+from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.sharding import WHOLE, shard_from_environment
+from segdeploy.training.recipe import Amp, Recipe
+from segdeploy.training.step import Stepper
+from segdeploy.training.views import Batch
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
@@ -158,12 +158,12 @@ THREADS_AFTERWARDS = """
 import json, os, sys
 from pathlib import Path
 import torch
-from deploy.models.checkpoint import build_network
-from deploy.models.families import Architecture
-from deploy.sharding import shard_from_environment
-from training.recipe import Amp, Recipe
-from training.step import Stepper
-from training.views import Batch
+from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.sharding import shard_from_environment
+from segdeploy.training.recipe import Amp, Recipe
+from segdeploy.training.step import Stepper
+from segdeploy.training.views import Batch
 
 def threads():
     return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))

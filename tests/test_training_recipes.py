@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import training
-from deploy.cli_config import with_config
-from deploy.cli_parser import build_parser
-from deploy.preprocess import Preprocess
+from segdeploy import training
+from segdeploy.deploy.cli_config import with_config
+from segdeploy.deploy.cli_parser import build_parser
+from segdeploy.deploy.preprocess import Preprocess
 
 FOLDER = Path(training.__file__).parent / "recipes"
 

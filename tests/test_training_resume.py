@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import training.loop
-from deploy.data import open_set
-from deploy.errors import InputError, UsageError
-from deploy.models.families import Architecture
-from deploy.preprocess import Preprocess
-from training.folder import FILES
-from training.loop import Settings, TrainingResult, train
-from training.recipe import Amp, Loss, Recipe, Schedule
-from training.state import identity_of
+import segdeploy.training.loop
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.training.folder import FILES
+from segdeploy.training.loop import Settings, TrainingResult, train
+from segdeploy.training.recipe import Amp, Loss, Recipe, Schedule
+from segdeploy.training.state import identity_of
 
 TINY = Preprocess(size=(32, 32))
 EPOCHS = 4
@@ -42,14 +42,14 @@ def run(
 
 def stop_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """The user interrupts during the validation of an epoch (from 1)."""
-    evaluate, calls = training.loop.evaluate, itertools.count(1)
+    evaluate, calls = segdeploy.training.loop.evaluate, itertools.count(1)
 
     def interrupted(*arguments: object) -> object:
         if next(calls) == epoch:
             raise KeyboardInterrupt
         return evaluate(*arguments)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(training.loop, "evaluate", interrupted)
+    monkeypatch.setattr(segdeploy.training.loop, "evaluate", interrupted)
 
 
 def figures(output: Path) -> list[dict[str, str]]:

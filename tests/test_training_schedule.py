@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.recipe import Recipe, Schedule
-from training.schedule import scheduler
+from segdeploy.training.recipe import Recipe, Schedule
+from segdeploy.training.schedule import scheduler
 
 STEPS = 40
 

@@ -9,18 +9,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deploy.channel_activity import channel_activity
-from deploy.cost import onnx_cost
-from deploy.data import open_set
-from deploy.export import export
-from deploy.models.checkpoint import Network, build_network, load_checkpoint, save_checkpoint
-from deploy.models.families import Architecture
-from deploy.preprocess import Preprocess
-from deploy.rewrite import RewriteName, rewrite
-from training.batch_norm import batch_norms
-from training.loop import Settings, train
-from training.recipe import Recipe
-from training.slimming import (
+from segdeploy.deploy.channel_activity import channel_activity
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.export import export
+from segdeploy.deploy.models.checkpoint import (
+    Network,
+    build_network,
+    load_checkpoint,
+    save_checkpoint,
+)
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.rewrite import RewriteName, rewrite
+from segdeploy.training.batch_norm import batch_norms
+from segdeploy.training.loop import Settings, train
+from segdeploy.training.recipe import Recipe
+from segdeploy.training.slimming import (
     choose_silent,
     complete_from,
     importance_of_step,

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import training.views
-from deploy.data import open_set
-from deploy.preprocess import Preprocess
-from training.augment import PASTED, Augmentation
-from training.recipe import Recipe
-from training.views import Pixels, Views, pass_order
+import segdeploy.training.views
+from segdeploy.deploy.data import open_set
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.training.augment import PASTED, Augmentation
+from segdeploy.training.recipe import Recipe
+from segdeploy.training.views import Pixels, Views, pass_order
 
 TINY = Preprocess(size=(32, 32))
 STILL = Augmentation(
@@ -65,7 +65,7 @@ def test_images_beyond_the_cache_are_read_when_they_are_drawn(
 ) -> None:
     samples = open_set(image_set, "train")
     cached = Views(samples, Recipe(), TINY)
-    monkeypatch.setattr(training.views, "CACHE_BYTES", 20_000)
+    monkeypatch.setattr(segdeploy.training.views, "CACHE_BYTES", 20_000)
     partly = Views(samples, Recipe(), TINY)
     assert 0 < len(partly.cache) < len(cached.cache) == len(samples)
     for index in range(len(samples)):

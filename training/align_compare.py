@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.errors import InputError
-from training.align import Tolerance, difference
-from training.align_dump import Dump, Step, Tensors
-from training.align_step_rows import StepRow, TensorRow
+from segdeploy.deploy.errors import InputError
+from segdeploy.training.align import Tolerance, difference
+from segdeploy.training.align_dump import Dump, Step, Tensors
+from segdeploy.training.align_step_rows import StepRow, TensorRow
 
 TOLERANCES: Mapping[Step, Tolerance] = {
     Step.INPUTS: Tolerance(),

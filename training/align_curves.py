@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.errors import InputError
-from training.align_history import Curve
+from segdeploy.deploy.errors import InputError
+from segdeploy.training.align_history import Curve
 
 MAX_RELATIVE = 0.05
 MAX_ABSOLUTE = 0.0002

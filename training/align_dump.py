@@ -43,9 +43,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from calibration.files import write_atomic
-from calibration.json_text import parse_json
-from deploy.errors import InputError, UsageError
+from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.errors import InputError, UsageError
 
 INDEX = "index.json"
 TENSORS = "tensors.safetensors"

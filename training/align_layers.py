@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.artifact import Artifact
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import load_model
-from deploy.runtimes.base import Execution
-from deploy.runtimes.registry import RuntimeName, open_runtime
-from training.align import NOTHING, Difference, difference
-from training.align_layer_rows import Layer, LayerAlignment
-from training.align_onnx import OnnxValues, activations
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.training.align import NOTHING, Difference, difference
+from segdeploy.training.align_layer_rows import Layer, LayerAlignment
+from segdeploy.training.align_onnx import OnnxValues, activations
 
 DEFAULT_TOLERANCE = 2e-5
 """Largest difference that passes, as a share of the layer's largest magnitude.

@@ -14,11 +14,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from deploy.artifact import Artifact
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import describe, load_model, save_model
-from deploy.runtimes.base import Execution, Runtime
-from deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.runtimes.base import Execution, Runtime
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 

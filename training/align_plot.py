@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration.files import atomic_writer
-from deploy.errors import InputError, UsageError
-from deploy.shown_command import shown_path
-from training.align_curves import CurveAlignment
+from segdeploy.calibration.files import atomic_writer
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.shown_command import shown_path
+from segdeploy.training.align_curves import CurveAlignment
 
 if TYPE_CHECKING:  # an optional package
     from matplotlib.figure import Figure

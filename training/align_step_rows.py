@@ -7,8 +7,8 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from training.align import Difference, Tolerance
-from training.align_dump import Step
+from segdeploy.training.align import Difference, Tolerance
+from segdeploy.training.align_dump import Step
 
 
 @dataclass(frozen=True, kw_only=True)

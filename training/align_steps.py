@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.accuracy import iou_per_image
-from deploy import __version__
-from deploy.data import SegmentationSet
-from deploy.errors import UsageError
-from deploy.interface import FOREGROUND_PROBABILITY
-from deploy.models import UNetPlusPlus
-from deploy.models.checkpoint import Checkpoint, Network
-from training.align_dump import Dump, Step, Tensors
-from training.losses import bce_dice
+from segdeploy.benchmarks.accuracy import iou_per_image
+from segdeploy.deploy import __version__
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.models import UNetPlusPlus
+from segdeploy.deploy.models.checkpoint import Checkpoint, Network
+from segdeploy.training.align_dump import Dump, Step, Tensors
+from segdeploy.training.losses import bce_dice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def network_tensors(
     *,
     device: torch.device,
 ) -> Tensors:
-    """Every tensor of a dump, in the order they are computed; named in ``training.align_dump``.
+    """Every tensor of a dump, in the order they are computed; named in ``segdeploy.training.align_dump``.
 
     Args:
         network: left as it is; ``heads`` gives its logits.

@@ -1,4 +1,4 @@
-"""When to freeze R2U-Net's BatchNorm statistics: ``python -m training.batch_norm_study``.
+"""When to freeze R2U-Net's BatchNorm statistics: ``python -m segdeploy.training.batch_norm_study``.
 
 Trains a narrow R2U-Net once for each form, everything else equal, and prints the validation IoU:
 statistics that move to the end, as is usual; the same network with its statistics estimated again
@@ -18,20 +18,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deploy.cli import guarded, print_json
-from deploy.cli_flags import count, positive_int
-from deploy.data import SegmentationSet, open_set
-from deploy.models.checkpoint import load_checkpoint
-from deploy.models.families import Architecture
-from deploy.preprocess import Preprocess
-from deploy.runtimes.registry import usable_cores
-from training.augment import MILD
-from training.batch_norm import reestimate_statistics
-from training.evaluate import ValidationSet, evaluate
-from training.folder import LAST_FILE
-from training.loop import Settings, train
-from training.losses import bce_dice
-from training.recipe import Recipe
+from segdeploy.deploy.cli import guarded, print_json
+from segdeploy.deploy.cli_flags import count, positive_int
+from segdeploy.deploy.data import SegmentationSet, open_set
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.training.augment import MILD
+from segdeploy.training.batch_norm import reestimate_statistics
+from segdeploy.training.evaluate import ValidationSet, evaluate
+from segdeploy.training.folder import LAST_FILE
+from segdeploy.training.loop import Settings, train
+from segdeploy.training.losses import bce_dice
+from segdeploy.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json({"width": options.width, "epochs": options.epochs, "forms": forms})
         return 0
 
-    return guarded("training.batch_norm_study", run)
+    return guarded("segdeploy.training.batch_norm_study", run)
 
 
 def study(
@@ -152,7 +152,7 @@ def _row(form: Form) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.batch_norm_study",
+        prog="python -m segdeploy.training.batch_norm_study",
         description="Compare ways to treat R2U-Net's BatchNorm statistics in training.",
     )
     parser.add_argument("--data", type=Path, required=True, help="prepared folder with splits")

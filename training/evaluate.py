@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.accuracy import iou_per_image
-from deploy.data import SegmentationSet
-from deploy.interface import FOREGROUND_PROBABILITY
-from deploy.preprocess import Preprocess
-from deploy.sharding import WHOLE, Shard
-from training.losses import LossFunction
+from segdeploy.benchmarks.accuracy import iou_per_image
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.sharding import WHOLE, Shard
+from segdeploy.training.losses import LossFunction
 
 PIXELS_AT_ONCE = 16 * 96 * 96
 """Pixels of one evaluation batch: memory does not grow with the size of the images."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.checksums import CHECKSUMS, write_checksums
-from deploy.errors import UsageError
-from deploy.models.checkpoint import Network, save_checkpoint
-from deploy.preprocess import Preprocess
-from training.history import (
+from segdeploy.deploy.checksums import CHECKSUMS, write_checksums
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.training.history import (
     CURVES_FILE,
     HISTORY_FILE,
     EpochFigures,
@@ -17,9 +17,9 @@ from training.history import (
     write_curves,
     write_history,
 )
-from training.recipe import Recipe
-from training.slimming import complete_from
-from training.state import NOT_BEGUN, STATE_FILE, save_progress
+from segdeploy.training.recipe import Recipe
+from segdeploy.training.slimming import complete_from
+from segdeploy.training.state import NOT_BEGUN, STATE_FILE, save_progress
 
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibration.files import atomic_writer, write_atomic
-from deploy.errors import RunError
+from segdeploy.calibration.files import atomic_writer, write_atomic
+from segdeploy.deploy.errors import RunError
 
 log = logging.getLogger(__name__)
 

@@ -16,27 +16,27 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from deploy.data import Sample, SegmentationSet
-from deploy.errors import InputError, RunError, UsageError
-from deploy.interruption import begun
-from deploy.models.checkpoint import (
+from segdeploy.deploy.data import Sample, SegmentationSet
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.interruption import begun
+from segdeploy.deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
     build_network,
     load_checkpoint,
 )
-from deploy.only_writer import writing_folder
-from deploy.preprocess import Preprocess
-from deploy.progress import bar
-from deploy.sharding import WHOLE, Shard
-from training.evaluate import ValidationSet, evaluate
-from training.folder import BEST_FILE, claim, finish, write_epoch
-from training.history import CURVES_FILE, Board, EpochFigures, best_of
-from training.recipe import Recipe
-from training.slimming import complete_from
-from training.state import STATE_FILE, Progress, identity_of, load_progress, save_progress
-from training.step import Stepper
-from training.views import Views, pass_order
+from segdeploy.deploy.only_writer import writing_folder
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.progress import bar
+from segdeploy.deploy.sharding import WHOLE, Shard
+from segdeploy.training.evaluate import ValidationSet, evaluate
+from segdeploy.training.folder import BEST_FILE, claim, finish, write_epoch
+from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of
+from segdeploy.training.recipe import Recipe
+from segdeploy.training.slimming import complete_from
+from segdeploy.training.state import STATE_FILE, Progress, identity_of, load_progress, save_progress
+from segdeploy.training.step import Stepper
+from segdeploy.training.views import Views, pass_order
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.recipe import Loss
+from segdeploy.training.recipe import Loss
 
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from deploy.errors import UsageError
-from deploy.models.families import Architecture
-from training.augment import STRONG, Augmentation
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.models.families import Architecture
+from segdeploy.training.augment import STRONG, Augmentation
 
 
 class Loss(Enum):
-    """What is minimised; see ``training.losses``."""
+    """What is minimised; see ``segdeploy.training.losses``."""
 
     BCE_DICE = "bce-dice"
     BCE_LOVASZ = "bce-lovasz"
 
 
 class Schedule(Enum):
-    """How the learning rate moves; see ``training.schedule``."""
+    """How the learning rate moves; see ``segdeploy.training.schedule``."""
 
     ONE_CYCLE = "one-cycle"
     COSINE = "cosine"
@@ -59,10 +59,10 @@ class Recipe:
         clip_norm: gradients longer than this (L2, all parameters) are shortened to it.
         ema: decay, per step, of the weight average that is evaluated and saved.
         freeze_statistics_from: epoch (from 1) at whose start the BatchNorm statistics become
-            constants; see ``training.batch_norm``.
+            constants; see ``segdeploy.training.batch_norm``.
         sparsity: weight of the L1 norm of the BatchNorm scales in the loss.
         slim: share of the convolutions' work to silence by whole channels; see
-            ``training.slimming``.
+            ``segdeploy.training.slimming``.
         patience: epochs without a better validation IoU after which training ends.
         recurrence: R2U-Net's t; by default the pretrained checkpoint's, else the published 2.
         width: channels of the first level; by default likewise.

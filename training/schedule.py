@@ -7,7 +7,7 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from training.recipe import Recipe, Schedule
+from segdeploy.training.recipe import Recipe, Schedule
 
 STEP_SHARES = (0.6, 0.85)
 """Where along the training the step schedule divides the learning rate by ten."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.batch_norm import batch_norms
-from training.recipe import Recipe
+from segdeploy.training.batch_norm import batch_norms
+from segdeploy.training.recipe import Recipe
 
 BLOCK = 16
 """Channels fall silent in blocks of this, as processors compute them."""

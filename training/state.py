@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from calibration.files import atomic_writer
-from calibration.json_text import parse_json
-from deploy.artifact import sha256_of
-from deploy.data import SegmentationSet
-from deploy.errors import InputError, UsageError
-from deploy.preprocess import Preprocess
-from training.history import EpochFigures
-from training.recipe import Recipe
+from segdeploy.calibration.files import atomic_writer
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.training.history import EpochFigures
+from segdeploy.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from deploy.errors import RunError
-from deploy.models.checkpoint import Network
-from deploy.sharding import Shard
-from training.batch_norm import freeze_statistics, share_statistics
-from training.losses import LOSSES
-from training.recipe import Amp, Recipe
-from training.schedule import scheduler
-from training.slimming import (
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.models.checkpoint import Network
+from segdeploy.deploy.sharding import Shard
+from segdeploy.training.batch_norm import freeze_statistics, share_statistics
+from segdeploy.training.losses import LOSSES
+from segdeploy.training.recipe import Amp, Recipe
+from segdeploy.training.schedule import scheduler
+from segdeploy.training.slimming import (
     Silent,
     choose_silent,
     importance_of_step,
@@ -26,7 +26,7 @@ from training.slimming import (
     silence,
     sparsity,
 )
-from training.views import Batch
+from segdeploy.training.views import Batch
 
 AUTOCAST = {Amp.OFF: torch.float32, Amp.BF16: torch.bfloat16, Amp.FP16: torch.float16}
 

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from deploy.data import Sample, SegmentationSet
-from deploy.interruption import held_back, left_to_parent
-from deploy.preprocess import MASK_THRESHOLD, Preprocess
-from training.augment import jitter_colour, paste_window, random_grid, sample
-from training.recipe import Recipe
+from segdeploy.deploy.data import Sample, SegmentationSet
+from segdeploy.deploy.interruption import held_back, left_to_parent
+from segdeploy.deploy.preprocess import MASK_THRESHOLD, Preprocess
+from segdeploy.training.augment import jitter_colour, paste_window, random_grid, sample
+from segdeploy.training.recipe import Recipe
 
 CACHE_BYTES = 2 * 2**30
 """Decoded images are kept up to this much; the rest is decoded again whenever it is drawn."""

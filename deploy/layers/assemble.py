@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from calibration.baselines import reachable_noise
-from calibration.histogram import TensorHistogram
-from calibration.noise import SILENCE, Noise
-from deploy.cost import onnx_cost
-from deploy.layers.constants import Constants
-from deploy.layers.effects import Effect
-from deploy.layers.pairs import BIAS, IntegerRange, LayerPair, Rounding, integer_range
-from deploy.layers.parts import GraphView, Values
-from deploy.layers.rows import Bins, LayerError, RoundingError
-from deploy.layers.together import Together
+from segdeploy.calibration.baselines import reachable_noise
+from segdeploy.calibration.histogram import TensorHistogram
+from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.layers.constants import Constants
+from segdeploy.deploy.layers.effects import Effect
+from segdeploy.deploy.layers.pairs import BIAS, IntegerRange, LayerPair, Rounding, integer_range
+from segdeploy.deploy.layers.parts import GraphView, Values
+from segdeploy.deploy.layers.rows import Bins, LayerError, RoundingError
+from segdeploy.deploy.layers.together import Together
 
 HISTOGRAM_BINS = 128
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from calibration.noise import SILENCE, Noise
-from calibration.weight_spread import WeightSpread, weight_spread
-from deploy.layers.pairs import LayerPair, constants_of
-from deploy.layers.parts import GraphView
+from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.calibration.weight_spread import WeightSpread, weight_spread
+from segdeploy.deploy.layers.pairs import LayerPair, constants_of
+from segdeploy.deploy.layers.parts import GraphView
 
 
 class Constants:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.noise import SILENCE, Noise
-from deploy.interface import FOREGROUND_PROBABILITY
-from deploy.layers.alone import Alone
+from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.layers.alone import Alone
 
 
 @dataclass(frozen=True, kw_only=True)

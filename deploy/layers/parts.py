@@ -10,9 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from deploy.errors import InputError, RunError
-from deploy.runtimes.ort import LOAD_ERRORS
-from deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.runtimes.ort import LOAD_ERRORS
+from segdeploy.deploy.runtimes.reasons import ort_reason
 
 Values = NDArray[Any]
 

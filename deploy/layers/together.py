@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.counter import TensorCounter
-from calibration.errors import CalibrationError
-from calibration.histogram import TensorHistogram
-from calibration.noise import Noise
-from deploy.errors import RunError
-from deploy.layers.pairs import LayerPair, Rounding, shift_of
-from deploy.layers.parts import GraphPart, GraphView, Values
+from segdeploy.calibration.counter import TensorCounter
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorHistogram
+from segdeploy.calibration.noise import Noise
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.layers.pairs import LayerPair, Rounding, shift_of
+from segdeploy.deploy.layers.parts import GraphPart, GraphView, Values
 
 
 @dataclass(frozen=True, kw_only=True)

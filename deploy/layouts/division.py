@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from deploy.errors import UsageError
-from deploy.splits import SPLITS
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.splits import SPLITS
 
 Ratios = tuple[float, float, float]
 """Shares of train, val and test."""

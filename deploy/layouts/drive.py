@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.errors import InputError, UsageError
-from deploy.image_files import image_files
-from deploy.layouts.base import Layout, Source
-from deploy.layouts.division import Ratios, floored
-from deploy.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.image_files import image_files
+from segdeploy.deploy.layouts.base import Layout, Source
+from segdeploy.deploy.layouts.division import Ratios, floored
+from segdeploy.deploy.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
 
 
 def _recognises(raw: Path) -> bool:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.errors import InputError
-from deploy.image_files import IMAGE_SUFFIXES, image_files
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.image_files import IMAGE_SUFFIXES, image_files
 
 SOURCE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 

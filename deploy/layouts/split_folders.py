@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.layouts.base import Layout, Source
-from deploy.layouts.division import Ratios, floored
-from deploy.layouts.pairing import keyed, require_paired
+from segdeploy.deploy.layouts.base import Layout, Source
+from segdeploy.deploy.layouts.division import Ratios, floored
+from segdeploy.deploy.layouts.pairing import keyed, require_paired
 
 FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 """Folder to split."""

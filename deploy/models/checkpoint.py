@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from calibration.files import write_atomic
-from deploy.artifact import sha256_of
-from deploy.errors import InputError, UsageError, one_line
-from deploy.models.checkpoint_file import read_checkpoint_file, require_plain
-from deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
-from deploy.models.r2u_net import R2UNet
-from deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
-from deploy.preprocess import Preprocess
+from segdeploy.calibration.files import write_atomic
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.errors import InputError, UsageError, one_line
+from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
+from segdeploy.deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
+from segdeploy.deploy.models.r2u_net import R2UNet
+from segdeploy.deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
+from segdeploy.deploy.preprocess import Preprocess
 
 Network = R2UNet | UNetPlusPlus
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from calibration.json_text import parse_json
-from deploy.artifact import Precision
-from deploy.data import SegmentationSet
-from deploy.errors import InputError
-from deploy.onnx_file import save_model
-from deploy.packaging.ascend_aipp import Aipp, read_aipp
-from deploy.packaging.ascend_amct import SCHEMA as AMCT_SCHEMA
-from deploy.packaging.ascend_amct import long_form, short_form
-from deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
-from deploy.packaging.float_layers import FloatLayers, float_layers, shared_weights
-from deploy.packaging.images import write_evaluation, write_tensors
-from deploy.packaging.plain_model import only_model, plain_model
-from deploy.packaging.text_protobuf import read_text_protobuf
-from deploy.preprocess import Preprocess
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.onnx_file import save_model
+from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
+from segdeploy.deploy.packaging.ascend_amct import SCHEMA as AMCT_SCHEMA
+from segdeploy.deploy.packaging.ascend_amct import long_form, short_form
+from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, shared_weights
+from segdeploy.deploy.packaging.images import write_evaluation, write_tensors
+from segdeploy.deploy.packaging.plain_model import only_model, plain_model
+from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.preprocess import Preprocess
 
 AIPP, AMCT, AMCT_JSON = "aipp.cfg", "amct.cfg", "amct.json"
 CONVERT, QUANTIZE, RUN = "convert.sh", "quantize.sh", "run.sh"

@@ -14,5 +14,5 @@ def write_example(folder: Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    text = (files("deploy.packaging") / EXAMPLE).read_text(encoding="utf-8")
+    text = (files("segdeploy.deploy.packaging") / EXAMPLE).read_text(encoding="utf-8")
     (folder / EXAMPLE).write_text(text, encoding="utf-8")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from deploy.artifact import Precision
-from deploy.errors import InputError, UsageError
-from deploy.packaging.base import Request, Source
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.packaging.base import Request, Source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import onnx
 
-from deploy.artifact import Artifact, TensorSpec
-from deploy.errors import InputError
-from deploy.interface import Interface
-from deploy.packaging.base import Request, Source
-from deploy.packaging.preprocessing import Preprocessing
+from segdeploy.deploy.artifact import Artifact, TensorSpec
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.preprocessing import Preprocessing
 
 
 def fixed_batch(request: Request) -> int | None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deploy.data import SegmentationSet
-from deploy.errors import InputError
-from deploy.interface import Interface
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.preprocess import Preprocess
 
 
 def write_pixels(images: SegmentationSet, preprocess: Preprocess, folder: Path) -> None:

@@ -6,15 +6,22 @@ from pathlib import Path
 
 import onnx
 
-from deploy.errors import InputError
-from deploy.interface import Interface, interface_of
-from deploy.onnx_file import contract_of, describe, load_model, metadata, save_model, set_metadata
-from deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
-from deploy.packaging.example import EXAMPLE, write_example
-from deploy.packaging.forms import fixed_batch, insides, require_unique, with_batch
-from deploy.packaging.masks import mask_check
-from deploy.rewrites.image_interface import image_interface
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.onnx_file import (
+    contract_of,
+    describe,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+)
+from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.example import EXAMPLE, write_example
+from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique, with_batch
+from segdeploy.deploy.packaging.masks import mask_check
+from segdeploy.deploy.rewrites.image_interface import image_interface
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 ON = RuntimeName.ONNXRUNTIME
 IMAGE_ENDING = ".image.onnx"

@@ -9,14 +9,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from calibration.json_text import parse_json
-from deploy.artifact import Precision
-from deploy.errors import InputError
-from deploy.packaging.base import Contents, PackageTarget, Request, Step
-from deploy.packaging.example import EXAMPLE, write_example
-from deploy.packaging.forms import fixed_batch, insides
-from deploy.packaging.masks import mask_check
-from deploy.packaging.openvino_models import (
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Step
+from segdeploy.deploy.packaging.example import EXAMPLE, write_example
+from segdeploy.deploy.packaging.forms import fixed_batch, insides
+from segdeploy.deploy.packaging.masks import mask_check
+from segdeploy.deploy.packaging.openvino_models import (
     INT8_NOTE,
     IR_FILE,
     IrModel,
@@ -24,8 +24,8 @@ from deploy.packaging.openvino_models import (
     verify_ir,
     write_ir_model,
 )
-from deploy.packaging.served import IMAGE_ENDING
-from deploy.targets.profiles import OPENVINO_CPU
+from segdeploy.deploy.packaging.served import IMAGE_ENDING
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU
 
 SERVER_CONFIG = "config.json"
 MOUNT = "/models"

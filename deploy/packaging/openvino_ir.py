@@ -12,10 +12,10 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from deploy.artifact import TensorSpec
-from deploy.errors import InputError, RunError
-from deploy.packaging.openvino_preprocess import embed
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.packaging.openvino_preprocess import embed
+from segdeploy.deploy.preprocess import Preprocess
 
 FACTS = "segdeploy"
 """Section of the IR's ``rt_info`` that holds the model's metadata."""

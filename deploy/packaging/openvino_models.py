@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.artifact import Precision
-from deploy.errors import InputError
-from deploy.packaging.base import Source
-from deploy.packaging.forms import sides
-from deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of
-from deploy.packaging.served import served_name
-from deploy.preprocess import Preprocess, resize
-from deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.packaging.base import Source
+from segdeploy.deploy.packaging.forms import sides
+from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of
+from segdeploy.deploy.packaging.served import served_name
+from segdeploy.deploy.preprocess import Preprocess, resize
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 
 INT8_NOTE = (
     "An int8 model with a dynamic batch can differ in a few pixels from the same model with its "
@@ -78,7 +78,7 @@ def write_ir_model(
         InputError: OpenVINO does not accept the model, or the masks differ though nothing was
             compressed.
     """
-    from deploy.packaging.openvino_ir import write_ir
+    from segdeploy.deploy.packaging.openvino_ir import write_ir
 
     source = model.source
     write_ir(
@@ -102,7 +102,7 @@ def write_ir_model(
 
 def masks_of_ir(xml: Path, preprocess: Preprocess, check: MaskCheck) -> Masks:
     """The masks of an IR, from raw images where its contract is inside."""
-    from deploy.packaging.openvino_ir import compile_model, infer, read_ir
+    from segdeploy.deploy.packaging.openvino_ir import compile_model, infer, read_ir
 
     ir, compiled = read_ir(xml), compile_model(xml, batch=check.batch)
     whole = sides(ir.input)[1] < 0
@@ -122,7 +122,7 @@ def verify_ir(xml: Path) -> None:
     Raises:
         InputError: they are not, or it is no IR.
     """
-    from deploy.packaging.openvino_ir import read_ir
+    from segdeploy.deploy.packaging.openvino_ir import read_ir
 
     ir = read_ir(xml)
     contract = Preprocess.from_json(ir.facts.get("preprocess", ""), source=str(xml))

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calibration.files import naming
-from calibration.json_text import parse_json
-from deploy.artifact import sha256_of
-from deploy.checksums import CHECKSUMS, differences, files_of, write_checksums
-from deploy.errors import InputError, UsageError
-from deploy.only_writer import writing_file
-from deploy.packaging.base import (
+from segdeploy.calibration.files import naming
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.checksums import CHECKSUMS, differences, files_of, write_checksums
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.only_writer import writing_file
+from segdeploy.deploy.packaging.base import (
     MANIFEST,
     README,
     Contents,
@@ -25,7 +25,7 @@ from deploy.packaging.base import (
     Request,
     Step,
 )
-from deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
+from segdeploy.deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
 
 
 def package(

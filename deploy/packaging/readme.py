@@ -6,8 +6,15 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from deploy import __version__
-from deploy.packaging.base import MANIFEST, Contents, PackageFile, PackageTarget, Request, Source
+from segdeploy.deploy import __version__
+from segdeploy.deploy.packaging.base import (
+    MANIFEST,
+    Contents,
+    PackageFile,
+    PackageTarget,
+    Request,
+    Source,
+)
 
 SCHEMA_VERSION = 1
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.errors import UsageError
-from deploy.packaging.ascend import ASCEND
-from deploy.packaging.base import Package, PackageTarget
-from deploy.packaging.onnx_package import ONNX
-from deploy.packaging.openvino import OPENVINO
-from deploy.packaging.package import read_manifest, reread
-from deploy.packaging.tensorrt import TENSORRT
-from deploy.packaging.triton import TRITON
-from deploy.packaging.vacc import VACC
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.packaging.ascend import ASCEND
+from segdeploy.deploy.packaging.base import Package, PackageTarget
+from segdeploy.deploy.packaging.onnx_package import ONNX
+from segdeploy.deploy.packaging.openvino import OPENVINO
+from segdeploy.deploy.packaging.package import read_manifest, reread
+from segdeploy.deploy.packaging.tensorrt import TENSORRT
+from segdeploy.deploy.packaging.triton import TRITON
+from segdeploy.deploy.packaging.vacc import VACC
 
 PACKAGE_TARGETS = {
     target.name: target for target in (ASCEND, ONNX, OPENVINO, TENSORRT, TRITON, VACC)

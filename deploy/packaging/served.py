@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.packaging.base import Source
+from segdeploy.deploy.packaging.base import Source
 
 IMAGE_ENDING = "-image"
 """Ends the name of a model that takes 8-bit images."""

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.errors import CalibrationError
-from calibration.exchange import from_tensorrt
-from calibration.files import read_text
-from deploy.artifact import Precision
-from deploy.errors import InputError, UsageError
-from deploy.exchange import ExchangeFormat, export_table
-from deploy.onnx_file import describe, load_model
-from deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
-from deploy.packaging.tensorrt_commands import (
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.exchange import from_tensorrt
+from segdeploy.calibration.files import read_text
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.exchange import ExchangeFormat, export_table
+from segdeploy.deploy.onnx_file import describe, load_model
+from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.tensorrt_commands import (
     BUILD,
     BUILD_IMPLICIT,
     CACHE,
@@ -28,10 +28,10 @@ from deploy.packaging.tensorrt_commands import (
     trtexec_with_cache,
     write_loader,
 )
-from deploy.targets.profiles import TENSORRT as PROFILE
-from deploy.targets.tensorrt_rules import WHY, Finding, check_qdq, rejected
-from deploy.to_fp16 import to_fp16
-from deploy.to_int8 import to_int8
+from segdeploy.deploy.targets.profiles import TENSORRT as PROFILE
+from segdeploy.deploy.targets.tensorrt_rules import WHY, Finding, check_qdq, rejected
+from segdeploy.deploy.to_fp16 import to_fp16
+from segdeploy.deploy.to_int8 import to_int8
 
 _SHAPE = re.compile(r"--(?:min|opt|max)Shapes=(?P<name>[^:\s]+):(?P<shape>\d+(?:x\d+)*)")
 

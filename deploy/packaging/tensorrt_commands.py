@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.artifact import Precision
-from deploy.data import SegmentationSet
-from deploy.packaging.base import Source
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.packaging.base import Source
 
 LOADER, INPUTS = "data_loader.py", "inputs"
 BUILD, BUILD_IMPLICIT, COMPARE = "build.sh", "build_with_cache.sh", "compare.sh"

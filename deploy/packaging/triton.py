@@ -6,19 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.artifact import Precision
-from deploy.errors import InputError
-from deploy.interface import Interface
-from deploy.onnx_file import describe, save_model
-from deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
-from deploy.packaging.example import EXAMPLE, write_example
-from deploy.packaging.forms import fixed_batch, insides, require_unique
-from deploy.packaging.masks import MaskCheck, mask_check
-from deploy.packaging.onnx_package import onnx_model
-from deploy.packaging.openvino_models import INT8_NOTE, IrModel, require_openvino, write_ir_model
-from deploy.packaging.served import IMAGE_ENDING, served_name
-from deploy.packaging.triton_config import config_text
-from deploy.packaging.triton_model import (
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.onnx_file import describe, save_model
+from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.example import EXAMPLE, write_example
+from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique
+from segdeploy.deploy.packaging.masks import MaskCheck, mask_check
+from segdeploy.deploy.packaging.onnx_package import onnx_model
+from segdeploy.deploy.packaging.openvino_models import (
+    INT8_NOTE,
+    IrModel,
+    require_openvino,
+    write_ir_model,
+)
+from segdeploy.deploy.packaging.served import IMAGE_ENDING, served_name
+from segdeploy.deploy.packaging.triton_config import config_text
+from segdeploy.deploy.packaging.triton_model import (
     CONFIG,
     MODEL_FILES,
     ONNXRUNTIME,
@@ -29,8 +34,8 @@ from deploy.packaging.triton_model import (
     warmup_feed,
     write_warmups,
 )
-from deploy.runtimes.registry import RuntimeName, availability
-from deploy.targets.profiles import OPENVINO_CPU, PROFILES
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU, PROFILES
 
 REPOSITORY = "models"
 IMAGE_OF_SERVER = "nvcr.io/nvidia/tritonserver:25.08-py3"

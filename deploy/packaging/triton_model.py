@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.artifact import TensorSpec
-from deploy.errors import InputError
-from deploy.interface import Interface
-from deploy.onnx_file import describe
-from deploy.packaging.forms import sides
-from deploy.packaging.onnx_package import verify_model
-from deploy.packaging.openvino_models import IR_FILE, require_openvino, verify_ir
-from deploy.packaging.triton_config import DATA_TYPES, Config, new_config, read_config
-from deploy.preprocess import Preprocess
+from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.packaging.forms import sides
+from segdeploy.deploy.packaging.onnx_package import verify_model
+from segdeploy.deploy.packaging.openvino_models import IR_FILE, require_openvino, verify_ir
+from segdeploy.deploy.packaging.triton_config import DATA_TYPES, Config, new_config, read_config
+from segdeploy.deploy.preprocess import Preprocess
 
 CONFIG = "config.pbtxt"
 WARMUP = "warmup"
@@ -109,7 +109,7 @@ def ends_of(folder: Path, backend: str) -> tuple[TensorSpec, TensorSpec]:
     """Input and output of a written model, from the file itself."""
     if backend == OPENVINO:
         require_openvino()
-        from deploy.packaging.openvino_ir import read_ir
+        from segdeploy.deploy.packaging.openvino_ir import read_ir
 
         ir = read_ir(folder / IR_FILE)
         return ir.input, ir.output

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import yaml
 
-from calibration.estimate import Method
-from deploy.artifact import Precision
-from deploy.data import SegmentationSet
-from deploy.errors import InputError, UsageError
-from deploy.onnx_file import save_model
-from deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
-from deploy.packaging.float_layers import FloatLayers, float_layers, indices
-from deploy.packaging.images import verify_pixels, write_evaluation, write_pixels
-from deploy.packaging.plain_model import only_model, plain_model
-from deploy.packaging.vacc_numbers import unit_range
-from deploy.packaging.vacc_vdsp import older_operator_json, operator_json
-from deploy.preprocess import Preprocess
-from deploy.yaml_text import read_yaml
+from segdeploy.calibration.estimate import Method
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.onnx_file import save_model
+from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, indices
+from segdeploy.deploy.packaging.images import verify_pixels, write_evaluation, write_pixels
+from segdeploy.deploy.packaging.plain_model import only_model, plain_model
+from segdeploy.deploy.packaging.vacc_numbers import unit_range
+from segdeploy.deploy.packaging.vacc_vdsp import older_operator_json, operator_json
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.yaml_text import read_yaml
 
 MODES = {
     Method.ENTROPY: "kl_divergence",

@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from calibration.files import naming
-from deploy.errors import RunError
-from deploy.prediction.fitting import Canvas
-from deploy.prediction.image import Job, Outcome, Piece, Prepared, feeds_of, predict_image
-from deploy.prediction.sources import Source
-from deploy.runtimes.base import AHEAD, Feeds, Runtime
+from segdeploy.calibration.files import naming
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.prediction.fitting import Canvas
+from segdeploy.deploy.prediction.image import Job, Outcome, Piece, Prepared, feeds_of, predict_image
+from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Runtime
 
 AHEAD_OF_WORKERS = 2
 """Images decoded ahead, and outputs waiting, for each worker or image of a batch."""

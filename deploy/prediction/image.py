@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.errors import InputError, RunError
-from deploy.image_files import decode_image
-from deploy.image_opening import MOST_PIXELS, image_bytes
-from deploy.interface import Interface
-from deploy.prediction.fitting import Canvas, Plan, plan_of
-from deploy.prediction.journal import Row, Status, digest, key_of
-from deploy.prediction.outputs import Finding, encoded
-from deploy.prediction.settings import Settings, Write
-from deploy.prediction.sources import Source
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Feeds, Runtime
-from deploy.shown_command import shown_text
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.image_files import decode_image
+from segdeploy.deploy.image_opening import MOST_PIXELS, image_bytes
+from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.prediction.fitting import Canvas, Plan, plan_of
+from segdeploy.deploy.prediction.journal import Row, Status, digest, key_of
+from segdeploy.deploy.prediction.outputs import Finding, encoded
+from segdeploy.deploy.prediction.settings import Settings, Write
+from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Feeds, Runtime
+from segdeploy.deploy.shown_command import shown_text
 
 Piece = NDArray[np.float32] | NDArray[np.uint8]
 """One input of a model, without the batch axis."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO
 
-from calibration.files import atomic_writer, naming
-from calibration.json_text import parse_json
-from deploy.errors import InputError, UsageError
-from deploy.only_writer import LOCK, is_empty
-from deploy.prediction.settings import Write
-from deploy.prediction.sources import Source
+from segdeploy.calibration.files import atomic_writer, naming
+from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.only_writer import LOCK, is_empty
+from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.prediction.sources import Source
 
 JOURNAL = "index.jsonl"
 TABLE = "index.csv"

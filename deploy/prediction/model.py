@@ -8,20 +8,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy import __version__
-from deploy.artifact import Artifact, Precision
-from deploy.errors import InputError, UsageError
-from deploy.interface import Interface, interface_of
-from deploy.onnx_file import contract_of, describe
-from deploy.prediction.settings import Fit, Settings, Write
-from deploy.preprocess import Preprocess
-from deploy.runtimes.base import Runtime
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.registry import RuntimeName, availability, default_runtimes, open_runtime
-from deploy.targets.profiles import PROFILES
+from segdeploy.deploy import __version__
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.prediction.settings import Fit, Settings, Write
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.runtimes.base import Runtime
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.registry import (
+    RuntimeName,
+    availability,
+    default_runtimes,
+    open_runtime,
+)
+from segdeploy.deploy.targets.profiles import PROFILES
 
 if TYPE_CHECKING:  # importing torch takes seconds and 250 MB
-    from deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.checkpoint import Checkpoint
 
 ONNX_SUFFIX = ".onnx"
 PYTORCH = "pytorch"
@@ -115,8 +120,8 @@ class CheckpointModel:
         Raises:
             InputError: it cannot be read.
         """
-        from deploy.models.checkpoint import load_checkpoint
-        from deploy.runtimes.pytorch import PyTorchRuntime
+        from segdeploy.deploy.models.checkpoint import load_checkpoint
+        from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
         checkpoint = load_checkpoint(
             self.path, recurrence=self.recurrence, head=self.head, preprocess=self.preprocess

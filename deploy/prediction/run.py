@@ -9,17 +9,22 @@ from enum import Enum
 from pathlib import Path
 from time import perf_counter
 
-from deploy.artifact import sha256_of
-from deploy.errors import InputError, RunError
-from deploy.interruption import begun
-from deploy.only_writer import writing_folder
-from deploy.prediction.flow import Flow, partial_folder, remove_partial_folder, write_files
-from deploy.prediction.image import Job, Outcome
-from deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
-from deploy.prediction.model import Model, decides, require_possible
-from deploy.prediction.settings import Settings, Write
-from deploy.prediction.sources import Source
-from deploy.runtimes.execution import Execution
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.interruption import begun
+from segdeploy.deploy.only_writer import writing_folder
+from segdeploy.deploy.prediction.flow import (
+    Flow,
+    partial_folder,
+    remove_partial_folder,
+    write_files,
+)
+from segdeploy.deploy.prediction.image import Job, Outcome
+from segdeploy.deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
+from segdeploy.deploy.prediction.model import Model, decides, require_possible
+from segdeploy.deploy.prediction.settings import Settings, Write
+from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.runtimes.execution import Execution
 
 
 class Engine(str, Enum):
@@ -211,7 +216,7 @@ def _ray(
     workers: int,
 ) -> Generator[Outcome, None, None]:
     """On a Ray cluster; the files are written here, so that nothing is written twice at once."""
-    from deploy.prediction.ray_engine import ray_outcomes
+    from segdeploy.deploy.prediction.ray_engine import ray_outcomes
 
     found = ray_outcomes(list(sources), model=model, job=job, execution=execution, workers=workers)
     with partial_folder(output):

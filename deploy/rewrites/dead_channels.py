@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.rewrites.channel_groups import ChannelGroup, channel_groups
-from deploy.rewrites.graph import GraphIndex, Rewritten, rebuilt
-from deploy.rewrites.narrow import Narrower
+from segdeploy.deploy.rewrites.channel_groups import ChannelGroup, channel_groups
+from segdeploy.deploy.rewrites.graph import GraphIndex, Rewritten, rebuilt
+from segdeploy.deploy.rewrites.narrow import Narrower
 
 CHANNEL_BLOCK = 16
 """Channels are kept in multiples of this: a processor computes them in blocks, so that a few less

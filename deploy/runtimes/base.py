@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.artifact import TensorSpec
-from deploy.errors import RunError
-from deploy.interface import interface_of
-from deploy.runtimes.executed import Executed, Layer
-from deploy.runtimes.execution import Execution, Hint
+from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.interface import interface_of
+from segdeploy.deploy.runtimes.executed import Executed, Layer
+from segdeploy.deploy.runtimes.execution import Execution, Hint
 
 __all__ = [
     "AHEAD",

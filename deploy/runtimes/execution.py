@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from deploy.artifact import Precision
-from deploy.errors import UsageError
+from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.errors import UsageError
 
 FLOAT_PRECISIONS = (Precision.FP32, Precision.BF16)
 """What layers that are not quantized can be asked to compute in."""

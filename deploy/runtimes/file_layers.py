@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.cost import onnx_cost
-from deploy.errors import InputError
-from deploy.runtimes.executed import UNKNOWN, Layer
+from segdeploy.deploy.cost import onnx_cost
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.runtimes.executed import UNKNOWN, Layer
 
 
 def file_layers(path: Path) -> tuple[Layer, ...]:
     """The layers of a model file with their cost, their precision not known yet.
 
     Shapes are inferred on the file itself, not on what a runtime made of it, so that the total is
-    that of ``deploy.cost``. A file whose shapes cannot be inferred gives no layers.
+    that of ``segdeploy.deploy.cost``. A file whose shapes cannot be inferred gives no layers.
     """
     try:
         cost = onnx_cost(path)

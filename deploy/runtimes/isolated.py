@@ -11,13 +11,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deploy.artifact import Artifact, TensorSpec
-from deploy.errors import RunError
-from deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
-from deploy.runtimes.executed import Executed
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.registry import RuntimeName, availability, import_backend, open_runtime
-from deploy.runtimes.worker_process import START_LIMIT_S, WorkerProcess
+from segdeploy.deploy.artifact import Artifact, TensorSpec
+from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
+from segdeploy.deploy.runtimes.executed import Executed
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.registry import (
+    RuntimeName,
+    availability,
+    import_backend,
+    open_runtime,
+)
+from segdeploy.deploy.runtimes.worker_process import START_LIMIT_S, WorkerProcess
 
 T = TypeVar("T")
 
@@ -79,7 +84,7 @@ def call_isolated(function: Callable[[], T], *, limit_s: float, doing: str) -> T
 
 
 class IsolatedRuntime:
-    """The contract of ``deploy.runtimes.base``, kept by a runtime in another process.
+    """The contract of ``segdeploy.deploy.runtimes.base``, kept by a runtime in another process.
 
     Args:
         opener: gives the runtime when called in that process; what pickle can take.
@@ -124,7 +129,7 @@ class IsolatedRuntime:
         return found
 
     def infer(self, feeds: Feeds) -> Results:
-        """Run one batch; see the contract in ``deploy.runtimes.base``."""
+        """Run one batch; see the contract in ``segdeploy.deploy.runtimes.base``."""
         found: Results = self._ask("infer", feeds)
         return self._fitting(feeds, found)
 
@@ -139,12 +144,12 @@ class IsolatedRuntime:
                 yield self._fitting(feeds, found)
 
     def call_seconds(self, feeds: Feeds) -> float:
-        """Wall time of one call, taken in the other process; see ``deploy.runtimes.timing``."""
+        """Wall time of one call, taken in the other process; see ``segdeploy.deploy.runtimes.timing``."""
         self._keep(feeds)
         return float(self._ask("call_seconds"))
 
     def completions(self, feeds: Feeds, seconds: float) -> tuple[float, ...]:
-        """When results came, taken in the other process; see ``deploy.runtimes.timing``."""
+        """When results came, taken in the other process; see ``segdeploy.deploy.runtimes.timing``."""
         self._keep(feeds)
         found: tuple[float, ...] = self._ask("completions", seconds, work_s=seconds)
         return found

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from deploy.artifact import Artifact
-from deploy.errors import RunError, UsageError
-from deploy.runtimes.base import Feeds
-from deploy.runtimes.executed import Kernel, owners
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.file_layers import file_layers
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import RunError, UsageError
+from segdeploy.deploy.runtimes.base import Feeds
+from segdeploy.deploy.runtimes.executed import Kernel, owners
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.file_layers import file_layers
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 PROFILED_CALLS = 10
 """Calls behind a layer's time: few, because a profiler shows shares, not the speed of a model."""
@@ -77,12 +77,12 @@ def layer_times(
         RunError: the runtime failed.
     """
     if name is RuntimeName.ONNXRUNTIME:
-        from deploy.runtimes.ort_profile import profile as ort_profile
+        from segdeploy.deploy.runtimes.ort_profile import profile as ort_profile
 
         names = [layer.name for layer in file_layers(artifact.path)]
         return sorted_out(names, ort_profile(artifact, execution, feeds, names))
     if name is RuntimeName.OPENVINO:
-        from deploy.runtimes.openvino_profile import profile as openvino_profile
+        from segdeploy.deploy.runtimes.openvino_profile import profile as openvino_profile
 
         names = [layer.name for layer in file_layers(artifact.path)]
         return sorted_out(names, openvino_profile(artifact, execution, feeds))

@@ -9,13 +9,13 @@ from functools import cached_property
 
 import openvino
 
-from deploy.artifact import Artifact, Precision
-from deploy.errors import InputError, RunError
-from deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
-from deploy.runtimes.executed import Executed, Kernel, executed_of
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.file_layers import file_layers
-from deploy.runtimes.reasons import openvino_reason
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
+from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.file_layers import file_layers
+from segdeploy.deploy.runtimes.reasons import openvino_reason
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 _PRECISION_HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}
@@ -96,14 +96,14 @@ class OpenVinoRuntime:
         return list(self._request.get_profiling_info())
 
     def infer(self, feeds: Feeds) -> Results:
-        """Run one batch; see the contract in ``deploy.runtimes.base``."""
+        """Run one batch; see the contract in ``segdeploy.deploy.runtimes.base``."""
         require_fit(self.inputs, feeds)
         with _failures():
             self._request.infer(dict(feeds), share_inputs=True)
         return self._results(self._request)
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
-        """Run many batches; see the contract in ``deploy.runtimes.base``."""
+        """Run many batches; see the contract in ``segdeploy.deploy.runtimes.base``."""
         depth = AHEAD * self.execution.streams
         free = deque(self._compiled.create_infer_request() for _ in range(depth))
         running: deque[openvino.InferRequest] = deque()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from deploy.artifact import Artifact
-from deploy.runtimes.base import Feeds
-from deploy.runtimes.executed import Kernel
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, TimedKernel
-from deploy.runtimes.openvino import OPERATORS, OpenVinoRuntime, original_names
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.runtimes.base import Feeds
+from segdeploy.deploy.runtimes.executed import Kernel
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, TimedKernel
+from segdeploy.deploy.runtimes.openvino import OPERATORS, OpenVinoRuntime, original_names
 
 MICROSECOND = timedelta(microseconds=1)
 

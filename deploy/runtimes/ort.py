@@ -11,14 +11,14 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from deploy.artifact import Artifact, Precision
-from deploy.errors import InputError, RunError, UsageError
-from deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
-from deploy.runtimes.executed import Executed, executed_of
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.file_layers import file_layers
-from deploy.runtimes.ort_kernels import kernels_of
-from deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.errors import InputError, RunError, UsageError
+from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
+from segdeploy.deploy.runtimes.executed import Executed, executed_of
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.file_layers import file_layers
+from segdeploy.deploy.runtimes.ort_kernels import kernels_of
+from segdeploy.deploy.runtimes.reasons import ort_reason
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -98,7 +98,7 @@ class OrtRuntime:
         )
 
     def infer(self, feeds: Feeds) -> Results:
-        """Run one batch; see the contract in ``deploy.runtimes.base``."""
+        """Run one batch; see the contract in ``segdeploy.deploy.runtimes.base``."""
         require_fit(self.inputs, feeds)
         try:
             values = self._session.run(None, dict(feeds))
@@ -107,7 +107,7 @@ class OrtRuntime:
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
-        """Run many batches; see the contract in ``deploy.runtimes.base``."""
+        """Run many batches; see the contract in ``segdeploy.deploy.runtimes.base``."""
         return infer_threaded(self.infer, batches, streams=self.execution.streams)
 
     def __enter__(self) -> Runtime:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 import onnx
 
-from deploy.runtimes.executed import Kernel
+from segdeploy.deploy.runtimes.executed import Kernel
 
 # fmt: off
 INT8_OPERATORS = {

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from deploy.artifact import Precision, TensorSpec
-from deploy.cost_formulas import conv_macs
-from deploy.errors import InputError, RunError
-from deploy.export import INPUT_NAME, OUTPUT_NAME
-from deploy.models.checkpoint import Checkpoint
-from deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
-from deploy.runtimes.executed import Executed, Layer
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.pytorch_ready import require_ready
+from segdeploy.deploy.artifact import Precision, TensorSpec
+from segdeploy.deploy.cost_formulas import conv_macs
+from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.export import INPUT_NAME, OUTPUT_NAME
+from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
+from segdeploy.deploy.runtimes.executed import Executed, Layer
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.pytorch_ready import require_ready
 
 _DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -95,7 +95,7 @@ class PyTorchRuntime:
         return {OUTPUT_NAME: output.numpy()}
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
-        """Run many batches; see the contract in ``deploy.runtimes.base``."""
+        """Run many batches; see the contract in ``segdeploy.deploy.runtimes.base``."""
         return infer_threaded(self.infer, batches, streams=self.execution.streams)
 
     def __enter__(self) -> Runtime:

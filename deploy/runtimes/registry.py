@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 
-from deploy.artifact import Artifact
-from deploy.errors import InputError
-from deploy.runtimes.base import Availability, Execution, Runtime
+from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.runtimes.base import Availability, Execution, Runtime
 
 
 class RuntimeName(str, Enum):
@@ -85,7 +85,7 @@ def default_runtimes() -> tuple[RuntimeName, ...]:
 def import_backend(name: RuntimeName) -> None:
     """Import what a runtime needs, so that the time and memory of that can be told apart."""
     module = "openvino" if name is RuntimeName.OPENVINO else "ort"
-    importlib.import_module(f"deploy.runtimes.{module}")
+    importlib.import_module(f"segdeploy.deploy.runtimes.{module}")
 
 
 def open_runtime(name: RuntimeName, artifact: Artifact, *, execution: Execution) -> Runtime:
@@ -104,10 +104,10 @@ def open_runtime(name: RuntimeName, artifact: Artifact, *, execution: Execution)
     if not state.ready:
         raise InputError(state.reason or f"{name.value} is not ready")
     if name is RuntimeName.OPENVINO:
-        from deploy.runtimes.openvino import OpenVinoRuntime
+        from segdeploy.deploy.runtimes.openvino import OpenVinoRuntime
 
         return OpenVinoRuntime(artifact, execution=execution)
-    from deploy.runtimes.ort import OrtRuntime
+    from segdeploy.deploy.runtimes.ort import OrtRuntime
 
     return OrtRuntime(
         artifact, execution=execution, name=name.value, provider=_BACKENDS[name].provider

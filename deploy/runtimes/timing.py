@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
-from deploy.runtimes.base import Feeds, Runtime
+from segdeploy.deploy.runtimes.base import Feeds, Runtime
 
 Clock = Callable[[], float]
 """Seconds, monotonic."""

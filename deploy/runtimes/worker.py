@@ -1,4 +1,4 @@
-"""A process that holds one runtime at a time and does what ``deploy.runtimes.isolated`` asks.
+"""A process that holds one runtime at a time and does what ``segdeploy.deploy.runtimes.isolated`` asks.
 
 What a backend does to its process - a crash, a hang, output of its own - stays in here. The caller
 sees a connection that answers, that ends, or that is silent for too long.
@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from deploy.errors import RunError, SegdeployError
-from deploy.memory import return_freed_memory
-from deploy.runtimes.base import Feeds, Results, Runtime
-from deploy.runtimes.executed import Executed
-from deploy.runtimes.execution import Execution
-from deploy.runtimes.timing import call_seconds, completions
-from deploy.runtimes.worker_process import ANSWERED, RAISED, REFUSED
+from segdeploy.deploy.errors import RunError, SegdeployError
+from segdeploy.deploy.memory import return_freed_memory
+from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime
+from segdeploy.deploy.runtimes.executed import Executed
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.timing import call_seconds, completions
+from segdeploy.deploy.runtimes.worker_process import ANSWERED, RAISED, REFUSED
 
 
 class Worker:

@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import RunError
+from segdeploy.deploy.errors import RunError
 
 PACKAGES = Path(__file__).parents[2]
 """Folder a worker starts in, so that it imports the very packages of its parent."""
@@ -24,7 +24,7 @@ or the words of any other error."""
 
 
 class WorkerProcess:
-    """A process that runs ``deploy.runtimes.worker``; kept for the next model when it is well."""
+    """A process that runs ``segdeploy.deploy.runtimes.worker``; kept for the next model when it is well."""
 
     _idle: list[WorkerProcess] = []  # noqa: RUF012  # of all of them together
 
@@ -32,7 +32,7 @@ class WorkerProcess:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "deploy.runtimes.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "segdeploy.deploy.runtimes.worker", str(theirs.fileno())],
                 cwd=PACKAGES,
                 stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                 pass_fds=[theirs.fileno()],
@@ -59,7 +59,7 @@ class WorkerProcess:
         """Let the worker do something.
 
         Args:
-            command: a method of ``deploy.runtimes.worker.Worker``.
+            command: a method of ``segdeploy.deploy.runtimes.worker.Worker``.
             arguments: for it.
             limit_s: longest time until it answers; then it is killed.
             work_s: what it is asked to take besides.

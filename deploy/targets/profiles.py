@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from calibration.qparams import QuantType
-from deploy.errors import UsageError
-from deploy.runtimes.registry import RuntimeName
+from segdeploy.calibration.qparams import QuantType
+from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.runtimes.registry import RuntimeName
 
 DENSE_OPERATORS = frozenset({"Add", "Concat", "Conv", "DepthToSpace", "MaxPool", "Resize"})
 """Operators that run on int8 tensors: convolutions, and what lies between them."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from calibration.errors import CalibrationError
-from deploy.checksums import Differences
-from deploy.errors import SegdeployError
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.deploy.checksums import Differences
+from segdeploy.deploy.errors import SegdeployError
 
 
 @dataclass(frozen=True, kw_only=True)

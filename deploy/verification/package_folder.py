@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.checksums import differences
-from deploy.packaging.base import MANIFEST
-from deploy.packaging.registry import verify_package
-from deploy.verification.found import Findings
+from segdeploy.deploy.checksums import differences
+from segdeploy.deploy.packaging.base import MANIFEST
+from segdeploy.deploy.packaging.registry import verify_package
+from segdeploy.deploy.verification.found import Findings
 
 MARK = MANIFEST
 

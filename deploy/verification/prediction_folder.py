@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.artifact import sha256_of
-from deploy.checksums import files_of
-from deploy.errors import InputError
-from deploy.prediction.journal import HEADER, JOURNAL, TABLE, Row
-from deploy.verification.found import Findings
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.checksums import files_of
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.prediction.journal import HEADER, JOURNAL, TABLE, Row
+from segdeploy.deploy.verification.found import Findings
 
 MARK = JOURNAL
 

@@ -6,16 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import describe as describe_environment
-from benchmarks.parity_run import gate_passed
-from benchmarks.report import PAGES, load_report, pages_of
-from calibration.table import CalibrationTable
-from deploy.artifact import sha256_of
-from deploy.checksums import differences
-from deploy.errors import InputError
-from deploy.onnx_file import load_model, metadata
-from deploy.verification.found import Findings
-from deploy.workspace import MANIFEST, Entry, read_manifest
+from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.benchmarks.parity_run import gate_passed
+from segdeploy.benchmarks.report import PAGES, load_report, pages_of
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.checksums import differences
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.onnx_file import load_model, metadata
+from segdeploy.deploy.verification.found import Findings
+from segdeploy.deploy.workspace import MANIFEST, Entry, read_manifest
 
 MARK = MANIFEST
 POINTS = 1e-9

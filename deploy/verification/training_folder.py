@@ -6,14 +6,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from deploy.checksums import differences
-from deploy.errors import InputError
-from deploy.models.checkpoint import load_checkpoint
-from deploy.verification.found import Findings
-from training.align_history import read_curve
-from training.folder import BEST_FILE, LAST_FILE
-from training.history import HISTORY_FILE
-from training.state import STATE_FILE
+from segdeploy.deploy.checksums import differences
+from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.verification.found import Findings
+from segdeploy.training.align_history import read_curve
+from segdeploy.training.folder import BEST_FILE, LAST_FILE
+from segdeploy.training.history import HISTORY_FILE
+from segdeploy.training.state import STATE_FILE
 
 MARK = STATE_FILE
 

@@ -26,7 +26,7 @@ SECONDS_AN_INPUT = 10
 MEMORY = 4 << 30
 """Bytes a target's process may use beyond what it has once it is loaded."""
 
-PACKAGES = ["benchmarks", "calibration", "deploy", "training"]
+PACKAGES = ["segdeploy"]
 MOST_FAILURES = 20
 
 

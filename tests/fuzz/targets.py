@@ -23,40 +23,45 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.mixed_state import SearchState
-from benchmarks.predictions import read_predictions
-from benchmarks.published_file import load_rows
-from benchmarks.report import load_report, verdict_text, write_report
-from benchmarks.report_compare import compare_reports
-from benchmarks.report_compare_page import warnings
-from benchmarks.report_markdown import markdown
-from benchmarks.report_verdict import reasons, word_of
-from calibration.collection import load_collection, save_collection
-from calibration.errors import LONGEST_MESSAGE, CalibrationError
-from calibration.exchange import from_onnxruntime, from_tensorrt, to_onnxruntime, to_tensorrt
-from calibration.files import read_text
-from calibration.table import CalibrationTable
-from deploy.checksums import read_checksums
-from deploy.cli_config import with_config
-from deploy.cli_parser import build_parser
-from deploy.cli_train import recipe_of
-from deploy.errors import InputError, SegdeployError
-from deploy.models.checkpoint import build_network
-from deploy.models.families import Architecture, describe_misfit, detect, unwrap
-from deploy.packaging.ascend_aipp import read_aipp
-from deploy.packaging.package import read_manifest
-from deploy.packaging.triton_config import config_text, read_config
-from deploy.prediction.journal import JOURNAL, Journal
-from deploy.prediction.settings import Write
-from deploy.prediction.sources import sources_of
-from deploy.prepared_files import Prepared, write_splits
-from deploy.preprocess import Preprocess
-from deploy.splits import read_splits
-from deploy.workspace import MANIFEST, Workspace
-from deploy.yaml_text import read_yaml
-from training.align_dump import INDEX, TENSORS, Dump, read_dump, write_dump
-from training.align_history import read_curve
-from training.state import progress_in
+from segdeploy.benchmarks.mixed_state import SearchState
+from segdeploy.benchmarks.predictions import read_predictions
+from segdeploy.benchmarks.published_file import load_rows
+from segdeploy.benchmarks.report import load_report, verdict_text, write_report
+from segdeploy.benchmarks.report_compare import compare_reports
+from segdeploy.benchmarks.report_compare_page import warnings
+from segdeploy.benchmarks.report_markdown import markdown
+from segdeploy.benchmarks.report_verdict import reasons, word_of
+from segdeploy.calibration.collection import load_collection, save_collection
+from segdeploy.calibration.errors import LONGEST_MESSAGE, CalibrationError
+from segdeploy.calibration.exchange import (
+    from_onnxruntime,
+    from_tensorrt,
+    to_onnxruntime,
+    to_tensorrt,
+)
+from segdeploy.calibration.files import read_text
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.checksums import read_checksums
+from segdeploy.deploy.cli_config import with_config
+from segdeploy.deploy.cli_parser import build_parser
+from segdeploy.deploy.cli_train import recipe_of
+from segdeploy.deploy.errors import InputError, SegdeployError
+from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.families import Architecture, describe_misfit, detect, unwrap
+from segdeploy.deploy.packaging.ascend_aipp import read_aipp
+from segdeploy.deploy.packaging.package import read_manifest
+from segdeploy.deploy.packaging.triton_config import config_text, read_config
+from segdeploy.deploy.prediction.journal import JOURNAL, Journal
+from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.prediction.sources import sources_of
+from segdeploy.deploy.prepared_files import Prepared, write_splits
+from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.splits import read_splits
+from segdeploy.deploy.workspace import MANIFEST, Workspace
+from segdeploy.deploy.yaml_text import read_yaml
+from segdeploy.training.align_dump import INDEX, TENSORS, Dump, read_dump, write_dump
+from segdeploy.training.align_history import read_curve
+from segdeploy.training.state import progress_in
 
 OWN_ERRORS = (CalibrationError, SegdeployError)
 CORPUS = Path(__file__).with_name("corpus")

@@ -1,7 +1,0 @@
-"""``python -m deploy`` is ``segdeploy``."""
-
-import sys
-
-from deploy.cli import main
-
-sys.exit(main())
