@@ -10,8 +10,8 @@ from scipy.stats import rankdata
 
 from segdeploy.benchmarks.confusion import Confusion
 from segdeploy.benchmarks.definitions import DEFINITIONS
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.system.errors import InputError, RunError
 
 __all__ = [
     "DEFINITIONS",

@@ -13,9 +13,9 @@ from segdeploy.benchmarks.process import Progress, call_worker, peak_bytes, serv
 from segdeploy.benchmarks.random_feeds import random_feeds
 from segdeploy.benchmarks.subjects import Subject, import_packages, read_request
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.runtimes.base import AHEAD
 from segdeploy.deploy.runtimes.execution import Execution, Hint
+from segdeploy.deploy.system.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)

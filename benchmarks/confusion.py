@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 Counts = NDArray[np.int64]
 Percents = NDArray[np.float64]

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from segdeploy.benchmarks.cold_start import execution_of
 from segdeploy.benchmarks.process import Progress, peak_bytes, serve
 from segdeploy.benchmarks.subjects import import_packages, read_request
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.interface import interface_of
 from segdeploy.deploy.prediction.flow import Flow, partial_folder
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared
@@ -24,6 +23,7 @@ from segdeploy.deploy.prediction.settings import Settings
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Runtime
+from segdeploy.deploy.system.errors import InputError, RunError
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, default_runtimes
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import PROFILES
 
 DISPLAY_NAMES = {

@@ -13,10 +13,10 @@ from segdeploy.benchmarks.random_feeds import random_feeds
 from segdeploy.benchmarks.resolution import ratio_interval
 from segdeploy.benchmarks.turns import Candidate, by_place
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import InputError, RunError, SegdeployError
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.system.errors import InputError, RunError, SegdeployError
 
 WARMUP = 3
 DURATION_S = 0.5

@@ -14,8 +14,8 @@ import numpy as np
 
 from segdeploy.benchmarks.turns import Candidate, OnFailure, Turns
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.runtimes.timing import call_seconds
+from segdeploy.deploy.system.errors import UsageError
 
 __all__ = ["BenchmarkResult", "Candidate", "collector_paused", "measure"]
 

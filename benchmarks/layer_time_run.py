@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.entries import Entry
-from segdeploy.deploy.errors import SegdeployError
 from segdeploy.deploy.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers
@@ -21,7 +20,8 @@ from segdeploy.deploy.runtimes.layer_times import (
     LayerTimes,
     layer_times,
 )
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import SegdeployError
+from segdeploy.deploy.system.shown_command import shown_text
 
 
 def layer_time_section(

@@ -10,7 +10,7 @@ from typing import Any
 from segdeploy.benchmarks.parity import ParityReport
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 SCHEMA_VERSION = 1
 

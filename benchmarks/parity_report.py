@@ -9,7 +9,7 @@ from functools import cached_property
 from segdeploy.benchmarks.accuracy import Scores
 from segdeploy.benchmarks.paired_interval import paired_interval
 from segdeploy.benchmarks.verdict import Evidence, Verdict, kept_percent
-from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 FEWEST_IMAGES = 2
 """Over which parity has an interval."""

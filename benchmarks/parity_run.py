@@ -20,11 +20,11 @@ from segdeploy.benchmarks.parity_rows import (
     skipped_row,
 )
 from segdeploy.benchmarks.predictions import Predictions
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.shown_command import shown_text
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str], Iterable[T]]

@@ -32,11 +32,11 @@ from segdeploy.deploy import bundled
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli import guarded, print_json
 from segdeploy.deploy.data import open_set, require_disjoint
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
-from segdeploy.deploy.progress import bar, share_bar
 from segdeploy.deploy.runtimes.registry import usable_cores
-from segdeploy.deploy.shown_command import shown_command
+from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.progress import bar, share_bar
+from segdeploy.deploy.system.shown_command import shown_command
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from segdeploy.deploy.models.checkpoint import Checkpoint

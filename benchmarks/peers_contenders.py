@@ -9,10 +9,10 @@ from enum import Enum
 
 from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, native_ort_profile
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.system.errors import InputError
 
 
 class Group(str, Enum):

@@ -17,12 +17,12 @@ from segdeploy.deploy.artifact import Artifact, Precision, sha256_of
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data import SegmentationSet
-from segdeploy.deploy.errors import RunError, SegdeployError
 from segdeploy.deploy.onnx_file import describe
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.rewrite import rewrite
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import RunError, SegdeployError
+from segdeploy.deploy.system.shown_command import shown_text
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
 from segdeploy.deploy.to_int8 import to_int8
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from segdeploy.benchmarks.peers_tools import Job, Tool
 from segdeploy.benchmarks.peers_worker import Measurement, write_request
 from segdeploy.benchmarks.process import Finished, run_process
-from segdeploy.deploy.errors import InputError, RunError
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.shown_command import shown_text
 
 COMMAND = (sys.executable, "-m", "segdeploy.benchmarks.peers_worker")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.system.errors import RunError
 
 RANGE_PERCENT = (5.0, 95.0)
 """Percentiles of the rounds that a ratio is shown with."""

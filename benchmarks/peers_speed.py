@@ -16,9 +16,9 @@ from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group, co
 from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, make_models
 from segdeploy.benchmarks.peers_speed_rows import Lap, comparisons_of, rows_of
 from segdeploy.benchmarks.peers_timing import Progress, Setting, settings_of, time_in_turn
-from segdeploy.deploy.errors import SegdeployError
 from segdeploy.deploy.runtimes.base import Hint, Runtime, infer_each
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import SegdeployError
+from segdeploy.deploy.system.shown_command import shown_text
 
 Bar = Callable[[Iterable[Any], str], Iterable[Any]]
 ShareBar = Callable[[str], AbstractContextManager[Progress]]

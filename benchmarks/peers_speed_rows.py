@@ -15,8 +15,8 @@ from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group
 from segdeploy.benchmarks.peers_ratios import paired_ratio
 from segdeploy.benchmarks.peers_timing import Timed
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.runtimes.base import Executed
+from segdeploy.deploy.system.errors import RunError
 
 Row = dict[str, Any]
 ALLOWED_DROP = 100.0

@@ -19,8 +19,8 @@ from segdeploy.benchmarks.peers_tools import Job, Range, Tool, load
 from segdeploy.benchmarks.process import peak_bytes
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.deploy.data import Sample
-from segdeploy.deploy.errors import InputError, RunError, SegdeployError
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError, RunError, SegdeployError
 
 REQUEST, MEASUREMENT = "request.json", "measurement.json"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
 
-from segdeploy.deploy.errors import InputError, RunError, SegdeployError, UsageError
 from segdeploy.deploy.runtimes.worker_process import PACKAGES, START_LIMIT_S
+from segdeploy.deploy.system.errors import InputError, RunError, SegdeployError, UsageError
 
 Progress = Callable[[float], None]
 """Told the share done, 0 to 1."""

@@ -24,8 +24,8 @@ from segdeploy.benchmarks.published_rows import PublishedRow
 from segdeploy.benchmarks.report import load_report
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.cli import guarded, print_json
-from segdeploy.deploy.errors import UsageError
-from segdeploy.deploy.shown_command import shown_command
+from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.shown_command import shown_command
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 
 class Fields:
@@ -16,7 +16,7 @@ class Fields:
         ('card', None)
         >>> fields.require_no_others()
         Traceback (most recent call last):
-        segdeploy.deploy.errors.InputError: row 1: unknown key 'batch'; expected device, fps
+        segdeploy.deploy.system.errors.InputError: row 1: unknown key 'batch'; expected device, fps
     """
 
     def __init__(self, content: object, *, where: str) -> None:

@@ -12,8 +12,8 @@ from segdeploy.benchmarks.published_rows import (
     PublishedSpeed,
     Source,
 )
-from segdeploy.deploy.errors import InputError
-from segdeploy.deploy.yaml_text import read_yaml
+from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.system.yaml_text import read_yaml
 
 DATA = Path(__file__).with_name("published.yaml")
 

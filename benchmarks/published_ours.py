@@ -7,7 +7,7 @@ from typing import Any
 
 from segdeploy.benchmarks.published_rows import NETWORKS
 from segdeploy.benchmarks.report_rows import compared_rows, timed_rows
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

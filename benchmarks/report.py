@@ -18,7 +18,7 @@ from segdeploy.benchmarks.report_schema import first_fault
 from segdeploy.benchmarks.report_verdict import reasons, verdict_text, word_of
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.errors import InputError, RunError
+from segdeploy.deploy.system.errors import InputError, RunError
 
 __all__ = ["PAGES", "SCHEMA_VERSION", "load_report", "pages_of", "verdict_text", "write_report"]
 

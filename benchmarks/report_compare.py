@@ -6,7 +6,7 @@ from typing import Any
 
 from segdeploy.benchmarks.paired_interval import paired_interval
 from segdeploy.benchmarks.report_rows import section_rows
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 Report = dict[str, Any]
 Row = dict[str, Any]

@@ -7,9 +7,9 @@ from typing import Any
 
 from segdeploy.benchmarks.subjects import Subject
 from segdeploy.benchmarks.sweep import Point
-from segdeploy.deploy.errors import RunError, SegdeployError
 from segdeploy.deploy.runtimes.base import Executed
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import RunError, SegdeployError
+from segdeploy.deploy.system.shown_command import shown_text
 
 FIGURES = (
     *("precision_executed", "int8_mac_share", "float_layers"),

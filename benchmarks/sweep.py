@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.runtimes.execution import Execution, Hint
+from segdeploy.deploy.system.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ import numpy as np
 
 from segdeploy.benchmarks.latency import NOISY_PERCENT, collector_paused
 from segdeploy.benchmarks.turns import Candidate, OnFailure, Turns
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.runtimes.timing import completions
+from segdeploy.deploy.system.errors import UsageError
 
 SLICE_S = 0.5
 """Longest turn of a candidate, seconds."""

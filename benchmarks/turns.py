@@ -9,8 +9,8 @@ from itertools import count
 from typing import TypeVar
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import RunError, UsageError
 from segdeploy.deploy.runtimes.base import Feeds, Runtime
+from segdeploy.deploy.system.errors import RunError, UsageError
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """From a trained segmentation checkpoint to artefacts that run on a device."""
 
-from segdeploy.deploy.no_telemetry import refuse_telemetry
+from segdeploy.deploy.system.no_telemetry import refuse_telemetry
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-from segdeploy.deploy.errors import InputError, one_line
+from segdeploy.deploy.system.errors import InputError, one_line
 
 SELECTS_VALUES = frozenset({"DepthToSpace", "MaxPool", "Resize"})
 """Operators whose outputs never leave their first input's range: they keep its scale."""

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from segdeploy.deploy.data import Sample
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.onnx_file import load_model, save_model
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
 from segdeploy.deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.system.errors import InputError, RunError
 
 Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
 

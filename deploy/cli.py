@@ -24,9 +24,9 @@ from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.files import naming
 from segdeploy.deploy.cli_config import with_config
 from segdeploy.deploy.cli_parser import build_parser
-from segdeploy.deploy.errors import InputError, MemoryLimitError, RunError, SegdeployError
-from segdeploy.deploy.interruption import Interrupted, interruptible
-from segdeploy.deploy.system_refusals import refusal
+from segdeploy.deploy.system.errors import InputError, MemoryLimitError, RunError, SegdeployError
+from segdeploy.deploy.system.interruption import Interrupted, interruptible
+from segdeploy.deploy.system.refusals import refusal
 
 log = logging.getLogger("segdeploy")
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(with_config(arguments, parser))
         # Each verb imports what it needs: `segdeploy -h` must not wait for torch.
         from segdeploy.deploy import cli_verbs
-        from segdeploy.deploy.memory_limit import memory_limited, working_on
+        from segdeploy.deploy.system.memory_limit import memory_limited, working_on
 
         flags = vars(options)
         to_lower = [f"--{flag.replace('_', '-')}" for flag in MEMORY_FLAGS if flag in flags]
@@ -121,7 +121,7 @@ def _told(program: str, error: BaseException) -> int:
     if isinstance(error, OSError):
         return _say(program, refusal(error))
     if isinstance(error, MemoryError):
-        from segdeploy.deploy.memory_limit import out_of_memory
+        from segdeploy.deploy.system.memory_limit import out_of_memory
 
         return _say(program, out_of_memory(error))
     return _say(program, _our_fault(error))

@@ -12,8 +12,8 @@ from segdeploy.deploy.cli_align_flags import FLAGS_OF
 from segdeploy.deploy.cli_align_layers import layers
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.align import Tolerance
 from segdeploy.training.align_compare import TOLERANCES, compare_dumps
 from segdeploy.training.align_curves import MAX_ABSOLUTE, MAX_RELATIVE, align_curves

@@ -14,12 +14,12 @@ from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli_compare import require_same_inputs
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.onnx_file import contract_of, describe
 from segdeploy.deploy.preprocess import Preprocess
-from segdeploy.deploy.progress import bar
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability, usable_cores
+from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.progress import bar
 from segdeploy.training.align_layer_rows import Layer, LayerAlignment
 from segdeploy.training.align_layers import DEFAULT_TOLERANCE, Reference, align_layers
 from segdeploy.training.align_onnx import PERTURBATION, OnnxValues, perturb

@@ -17,13 +17,13 @@ from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, output_f
 from segdeploy.deploy.cli_mixed import kept_beside, quantize_mixed, wants_search
 from segdeploy.deploy.data import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, exported_file, import_table
-from segdeploy.deploy.only_writer import writing_file
 from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
-from segdeploy.deploy.progress import bar
 from segdeploy.deploy.rewrite import LESS_WORK, RewriteName, rewrite, summary
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.sharding import shard_from_environment
 from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.system.only_writer import writing_file
+from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import profile_named
 from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8

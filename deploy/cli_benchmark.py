@@ -26,12 +26,12 @@ from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import RunError, UsageError
 from segdeploy.deploy.onnx_file import contract_of, describe
 from segdeploy.deploy.preprocess import Preprocess
-from segdeploy.deploy.progress import share_bar
 from segdeploy.deploy.runtimes.execution import Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.deploy.system.errors import RunError, UsageError
+from segdeploy.deploy.system.progress import share_bar
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.onnx_file import contract_of, describe
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import UsageError
 
 
 def require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) -> None:

@@ -9,8 +9,8 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from segdeploy.deploy.errors import InputError, UsageError
-from segdeploy.deploy.yaml_text import read_yaml
+from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.yaml_text import read_yaml
 
 
 def with_config(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:

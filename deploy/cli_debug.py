@@ -14,7 +14,6 @@ from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.cli_debug_flags import DEFAULT_SAMPLES
 from segdeploy.deploy.cli_inputs import Options, Result, output_file
 from segdeploy.deploy.data import SegmentationSet, open_set
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.layer_errors import LayerError, compare_layers, layer_errors
 from segdeploy.deploy.layers.section import (
     DEPARTED_DB,
@@ -24,7 +23,8 @@ from segdeploy.deploy.layers.section import (
     worth_excluding,
 )
 from segdeploy.deploy.onnx_file import contract_of, describe
-from segdeploy.deploy.progress import bar
+from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import profile_named
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import Any
 
 from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.deploy.cli_inputs import Options, Result
-from segdeploy.deploy.isa import Finding, findings
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, usable_cores
+from segdeploy.deploy.system.isa import Finding, findings
 
 log = logging.getLogger(__name__)
 

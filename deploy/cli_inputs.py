@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from segdeploy.deploy import bundled
 from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.cli_flags import AUTO
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.onnx_file import describe
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 log = logging.getLogger(__name__)
 

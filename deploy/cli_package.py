@@ -11,15 +11,15 @@ from pathlib import Path
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.checksums import CHECKSUMS
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
 from segdeploy.deploy.data import open_set, require_disjoint
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.onnx_file import load_model
 from segdeploy.deploy.packaging.base import PackageTarget, Request, Source
 from segdeploy.deploy.packaging.package import package, require_free
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.packaging.registry import package_target
+from segdeploy.deploy.system.checksums import CHECKSUMS
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.targets.tensorrt_rules import rejected
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import SegmentationSet, open_set
-from segdeploy.deploy.errors import InputError, RunError, UsageError
 from segdeploy.deploy.onnx_file import contract_of, describe
 from segdeploy.deploy.preprocess import Preprocess
-from segdeploy.deploy.progress import bar
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.isolated import open_isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError
+from segdeploy.deploy.system.progress import bar
 
 log = logging.getLogger(__name__)
 

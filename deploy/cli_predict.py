@@ -11,7 +11,6 @@ from segdeploy.benchmarks.process import peak_bytes
 from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.cli_predict_flags import PYTORCH
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.prediction.model import (
     ONNX_SUFFIX,
     CheckpointModel,
@@ -22,9 +21,10 @@ from segdeploy.deploy.prediction.model import (
 from segdeploy.deploy.prediction.run import Engine, Summary, predict
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import sources_of
-from segdeploy.deploy.progress import count_bar
 from segdeploy.deploy.runtimes.execution import Execution, Hint
 from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.progress import count_bar
 
 log = logging.getLogger(__name__)
 

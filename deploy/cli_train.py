@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from segdeploy.deploy.cli_inputs import Options, Result, contract_in
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.sharding import shard_from_environment
+from segdeploy.deploy.system.errors import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -29,12 +29,12 @@ from segdeploy.deploy import (
 )
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.prepare import prepare_raw
-from segdeploy.deploy.progress import bar
 from segdeploy.deploy.run_config import RunConfig
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
-from segdeploy.deploy.shown_command import shown_command
+from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.progress import bar
+from segdeploy.deploy.system.shown_command import shown_command
 from segdeploy.deploy.targets.profiles import native_profile, profile_named
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.layer_errors import compare_layers
 from segdeploy.deploy.layers.parts import Values
 from segdeploy.deploy.layers.section import debug_section
-from segdeploy.deploy.progress import bar
+from segdeploy.deploy.system.progress import bar
 
 T = TypeVar("T")
 

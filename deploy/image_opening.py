@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from segdeploy.deploy.errors import InputError, one_line
-from segdeploy.deploy.regular_file import require_regular_file
+from segdeploy.deploy.system.errors import InputError, one_line
+from segdeploy.deploy.system.regular_file import require_regular_file
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 """Told by content, not by suffix; no other decoder of Pillow ever sees a file."""

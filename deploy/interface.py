@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import TensorSpec
-from segdeploy.deploy.errors import InputError, one_line
 from segdeploy.deploy.preprocess import Preprocess, resize
+from segdeploy.deploy.system.errors import InputError, one_line
 
 METADATA_KEY = "interface"
 """Where a model file says that it is of another form than ``tensor-probability``."""

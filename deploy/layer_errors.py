@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.ahead import run_ahead
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.layers.alone import AloneNetwork
 from segdeploy.deploy.layers.assemble import rows_of
 from segdeploy.deploy.layers.effects import Effect, effects_of
@@ -19,6 +17,8 @@ from segdeploy.deploy.layers.rows import Bins, LayerError, RoundingError
 from segdeploy.deploy.layers.together import Together, TogetherNetworks
 from segdeploy.deploy.onnx_file import load_model, require_fp32
 from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.look_ahead import run_ahead
 from segdeploy.deploy.targets.profiles import TargetProfile
 from segdeploy.deploy.to_int8 import to_int8
 

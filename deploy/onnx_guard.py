@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from segdeploy.deploy.errors import InputError, one_line
+from segdeploy.deploy.system.errors import InputError, one_line
 
 MOST_BYTES = (1 << 31) - 1
 """Of a file: protobuf, which ONNX is written in, has no larger messages."""

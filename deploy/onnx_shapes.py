@@ -7,7 +7,7 @@ from math import prod
 import onnx
 
 from segdeploy.deploy.cost_formulas import Shape
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 SHAPE_CONSTANT_ELEMENTS = 1024
 """Constants up to this size keep their values for shape inference; it needs no larger ones."""

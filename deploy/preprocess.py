@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.errors import InputError, one_line
+from segdeploy.deploy.system.errors import InputError, one_line
 
 SIZE_MULTIPLE = 16
 """Both networks pool four times, so height and width must divide by 2**4."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.onnx_file import (
     contract_in,
     describe,
@@ -31,6 +30,7 @@ from segdeploy.deploy.rewrites.graph import Rewritten
 from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
 from segdeploy.deploy.rewrites.upsample_convolution import upsample_convolution
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 Activity = Mapping[str, NDArray[np.float32]]
 

@@ -7,7 +7,7 @@ import io
 import re
 from pathlib import Path
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 SPLITS = ("train", "val", "test")
 LAYOUT_HELP = (

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.parity import StageCheck, stage_check
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import open_isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.shown_command import shown_text
 from segdeploy.deploy.targets.profiles import PROFILES
 
 Pixels = NDArray[np.float32]

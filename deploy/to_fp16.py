@@ -9,7 +9,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.onnx_file import (
     describe,
     load_model,
@@ -18,6 +17,7 @@ from segdeploy.deploy.onnx_file import (
     save_model,
     set_metadata,
 )
+from segdeploy.deploy.system.errors import InputError, RunError
 
 FLOAT32_INPUTS = {"Resize": frozenset({1, 2})}
 """Inputs that ONNX defines as float32 whatever the data's type: Resize's roi and scales."""

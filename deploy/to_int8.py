@@ -16,7 +16,6 @@ from segdeploy.calibration.qparams import QuantParams, from_range
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.activations import followed_ranges, quantized_activations
 from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.onnx_file import (
     contract_in,
     describe,
@@ -29,6 +28,7 @@ from segdeploy.deploy.onnx_file import (
 from segdeploy.deploy.pixel_levels import PixelLevels, pixel_levels, takes_pixels
 from segdeploy.deploy.qdq_writer import QdqWriter
 from segdeploy.deploy.shared_scales import Span, share_spans
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.verification import (
     package_folder,
     prediction_folder,

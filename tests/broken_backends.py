@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.system.errors import RunError
 
 FOREVER_S = 600.0
 

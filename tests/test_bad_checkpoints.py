@@ -45,8 +45,8 @@ from bad_checkpoints import (
 )
 from bad_input import assert_refused, device, loop, nothing, run_command
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.system.errors import InputError
 
 ALL = ("export", "run", "parity", "train", "predict", "benchmark")
 

@@ -15,7 +15,7 @@ from bad_input import Outcome, assert_refused, run_command
 from PIL import Image
 
 from segdeploy.deploy.data import open_set, read_splits
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 SIDE = 40
 MASK = np.zeros((SIDE, SIDE), np.uint8)

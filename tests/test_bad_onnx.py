@@ -47,8 +47,8 @@ from bad_onnx import (
 from onnx import TensorProto
 
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.system.errors import InputError
 
 MAKERS = ("simplify", "convert", "rewrite", "calibrate", "quantize")
 READERS = ("parity", "reference", "benchmark", "debug", "predict", "package")

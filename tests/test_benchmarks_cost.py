@@ -23,8 +23,8 @@ from segdeploy.benchmarks.cost_published import published_gflops
 from segdeploy.benchmarks.cost_torch import torch_cost
 from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.cost_formulas import conv_macs, conv_transpose_macs, gemm_macs, matmul_macs
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 SIDES = st.integers(1, 5)
 

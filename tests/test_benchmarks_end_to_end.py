@@ -19,11 +19,11 @@ from segdeploy.benchmarks.end_to_end_worker import (
     measure,
     rates_alone,
 )
-from segdeploy.deploy.errors import InputError, RunError, UsageError
 from segdeploy.deploy.prediction.flow import Flow
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Feeds, Results
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 
 SIDE = 16
 CONTRACT = Preprocess(size=(SIDE, SIDE))

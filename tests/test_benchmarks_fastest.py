@@ -16,10 +16,10 @@ from segdeploy.benchmarks import fastest as module
 from segdeploy.benchmarks.fastest import Fastest, fastest
 from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.cli_inputs import runtimes_of
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.onnx_file import describe, save_model
 from segdeploy.deploy.runtimes.base import Availability, Executed, Execution, Feeds, Results
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 ASKED = Execution(threads=1, batch=2)

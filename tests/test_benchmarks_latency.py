@@ -17,8 +17,8 @@ from segdeploy.benchmarks.latency import REST_S, BenchmarkResult, Candidate, mea
 from segdeploy.benchmarks.sweep import Sweep
 from segdeploy.benchmarks.throughput import MIN_SLICES, ThroughputResult, measure_throughput
 from segdeploy.deploy.artifact import Precision, TensorSpec
-from segdeploy.deploy.errors import RunError, UsageError
 from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Hint, Layer, infer_threaded
+from segdeploy.deploy.system.errors import RunError, UsageError
 
 
 class Clock:

@@ -28,7 +28,6 @@ from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.float_region import float_region
 from segdeploy.deploy.models import UNetPlusPlus
@@ -36,6 +35,7 @@ from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_file import load_model, metadata
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
 from segdeploy.deploy.to_int8 import to_int8
 

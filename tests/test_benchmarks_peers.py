@@ -28,9 +28,9 @@ from segdeploy.benchmarks.peers_tools import STANDARD, Job, Tool, candidates_sea
 from segdeploy.benchmarks.peers_worker import Measurement
 from segdeploy.benchmarks.process import peak_bytes
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.onnx_file import set_metadata
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError, RunError
 
 SIZE = 32
 CONTRACT = Preprocess(size=(SIZE, SIZE))

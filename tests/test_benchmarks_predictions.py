@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.benchmarks.predictions import Values, read_predictions
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 SIZE = (4, 6)
 NAMES = ("cells_03", "cells_01", "cells_02")

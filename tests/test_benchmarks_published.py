@@ -21,7 +21,7 @@ from segdeploy.benchmarks.published_page import HEAD, published_page
 from segdeploy.benchmarks.published_rows import NETWORKS
 from segdeploy.benchmarks.report_published import PUBLISHED, PUBLISHED_NOTE
 from segdeploy.benchmarks.report_rows import ABSENT
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 ROW: dict[str, Any] = {
     "name": "made-up",

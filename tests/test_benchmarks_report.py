@@ -33,8 +33,8 @@ from segdeploy.benchmarks.report_rows import FIGURES, figure
 from segdeploy.benchmarks.report_schema import first_fault
 from segdeploy.benchmarks.report_verdict import headline
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.system.errors import InputError, RunError
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")

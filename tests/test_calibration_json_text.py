@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segdeploy.calibration.errors import LONGEST_MESSAGE, CalibrationError, printable_line
 from segdeploy.calibration.json_text import MOST_DIGITS, MOST_LEVELS, parse_json
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 plain = st.recursive(
     st.none()

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
@@ -38,6 +37,7 @@ from segdeploy.deploy.models.families import (
     unwrap,
 )
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 StateDict = dict[str, Tensor]
 

@@ -22,7 +22,6 @@ from segdeploy.deploy import bundled, cli_flags, cli_train_flags, cli_verbs
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.cli_config import with_config
 from segdeploy.deploy.cli_parser import build_parser, verbs
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.layouts.registry import LAYOUT_NAMES
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
@@ -31,6 +30,7 @@ from segdeploy.deploy.onnx_file import load_model, save_model
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
 from segdeploy.training.augment import AUGMENTATIONS
 from segdeploy.training.recipe import Amp, Loss, Schedule

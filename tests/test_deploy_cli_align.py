@@ -14,7 +14,7 @@ import pytest
 
 from segdeploy.deploy.cli_align import align
 from segdeploy.deploy.cli_align_flags import FLAGS_OF, STEPS, align_flags
-from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.align_dump import Step
 
 Run = Callable[..., tuple[int, dict[str, Any]]]

@@ -21,8 +21,8 @@ from segdeploy.deploy.data import (
     read_splits,
     require_disjoint,
 )
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 MakeImageSet = Callable[[Path, list[str]], Path]

@@ -27,7 +27,6 @@ from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import SegmentationSet, open_set
 from segdeploy.deploy.debug_stage import images_to_take
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.layer_errors import LayerError, compare_layers
 from segdeploy.deploy.layers.section import (
@@ -43,6 +42,7 @@ from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
 from segdeploy.deploy.to_int8 import to_int8
 from segdeploy.training.align_layers import align_layers

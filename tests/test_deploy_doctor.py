@@ -14,9 +14,9 @@ from segdeploy.benchmarks.environment import ISA_FLAGS
 from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.deploy import cli_doctor
 from segdeploy.deploy.cli_doctor import default_precision, doctor
-from segdeploy.deploy.isa import ARM, X86, findings
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.system.isa import ARM, X86, findings
 
 
 @pytest.mark.parametrize(("machine", "known"), [("x86_64", X86), ("AMD64", X86), ("aarch64", ARM)])

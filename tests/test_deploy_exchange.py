@@ -17,11 +17,11 @@ from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, import_table
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.system.errors import InputError
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, Layer, executed_of
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.ort_kernels import kernels_of
+from segdeploy.deploy.system.errors import UsageError
 
 
 class TestExecution:

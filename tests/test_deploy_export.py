@@ -16,12 +16,12 @@ from torch import nn
 import segdeploy
 from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.export import OPSET, export, fold_batch_norm
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_file import metadata
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import RunError
 
 TINY = Preprocess(size=(32, 32))
 NETWORKS = ("r2u_net", "head 1", "head 2", "head 3", "head 4")

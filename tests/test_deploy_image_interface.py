@@ -21,7 +21,6 @@ from segdeploy.benchmarks.parity_run import parity_section
 from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data import SegmentationSet, open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.interface import Interface, interface_of
 from segdeploy.deploy.models import UNetPlusPlus
@@ -31,6 +30,7 @@ from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.rewrites.image_interface import arithmetic, image_interface
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86
 from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8

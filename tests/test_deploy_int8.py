@@ -34,7 +34,6 @@ from segdeploy.deploy.artifact import Artifact, Precision, sha256_of
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data import Sample, SegmentationSet, open_set
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
@@ -43,6 +42,7 @@ from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import (
     DENSE_OPERATORS,
     OPENVINO_CPU,

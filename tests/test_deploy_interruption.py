@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import RunError
-from segdeploy.deploy.interruption import Interrupted, begun, held_back, interruptible
+from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.interruption import Interrupted, begun, held_back, interruptible
 
 SLOW = """
 import os, signal, sys, time

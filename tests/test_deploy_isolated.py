@@ -24,7 +24,6 @@ from segdeploy.benchmarks.process import run_process
 from segdeploy.benchmarks.throughput import measure_throughput
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import InputError, RunError, UsageError
 from segdeploy.deploy.onnx_file import describe
 from segdeploy.deploy.runtimes import isolated
 from segdeploy.deploy.runtimes.base import Execution, Feeds, Hint, Runtime
@@ -36,6 +35,7 @@ from segdeploy.deploy.runtimes.isolated import (
 )
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from segdeploy.deploy.runtimes.worker_process import WorkerProcess
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 ONE_THREAD = Execution(threads=1)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.layer_time_run import layer_time_section
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import RunError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.runtimes.executed import Kernel
@@ -27,6 +26,7 @@ from segdeploy.deploy.runtimes.layer_times import (
 )
 from segdeploy.deploy.runtimes.ort_profile import read_trace
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.system.errors import RunError, UsageError
 
 ONE = Execution(threads=1)
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.deploy.data import SPLITS, open_set, read_image, read_splits
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.layouts.division import Ratios
 from segdeploy.deploy.layouts.registry import LAYOUTS, layout_of
 from segdeploy.deploy.prepare import Prepared, prepare_raw
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 Pixels = NDArray[np.uint8]
 

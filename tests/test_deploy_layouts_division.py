@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdeploy.deploy.data import SPLITS
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.layouts.division import (
     Ratios,
     Sizes,
@@ -18,6 +17,7 @@ from segdeploy.deploy.layouts.division import (
     rounded,
 )
 from segdeploy.deploy.layouts.registry import LAYOUTS
+from segdeploy.deploy.system.errors import UsageError
 
 DSB_RATIOS = (0.7, 0.1, 0.2)
 STRATA = st.dictionaries(st.text(max_size=6), st.sampled_from("xyz"), max_size=60)

@@ -16,12 +16,13 @@ import numpy as np
 import psutil
 import pytest
 
-from segdeploy.deploy import cli, memory_limit
+from segdeploy.deploy import cli
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.cli_flags import memory_size
 from segdeploy.deploy.cli_parser import LIMITED, build_parser, verbs
-from segdeploy.deploy.errors import RunError
-from segdeploy.deploy.memory_limit import memory_limited, used_bytes, working_on
+from segdeploy.deploy.system import memory_limit
+from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.memory_limit import memory_limited, used_bytes, working_on
 
 MIB = 2**20
 LONG_S = 20.0

@@ -11,13 +11,13 @@ import pytest
 
 from segdeploy.calibration.files import atomic_writer
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import UsageError
-from segdeploy.deploy.only_writer import is_empty, writing_file, writing_folder
+from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.only_writer import is_empty, writing_file, writing_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from segdeploy.deploy.only_writer import writing_{kind}
+from segdeploy.deploy.system.only_writer import writing_{kind}
 with writing_{kind}(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -10,7 +10,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from segdeploy.deploy.artifact import Precision, TensorSpec, sha256_of
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.onnx_file import (
     describe,
     load_model,
@@ -19,6 +18,7 @@ from segdeploy.deploy.onnx_file import (
     save_model,
     set_metadata,
 )
+from segdeploy.deploy.system.errors import InputError
 
 
 def small_model(weight_type: type[np.generic] = np.float32) -> onnx.ModelProto:

@@ -17,7 +17,6 @@ from PIL import Image
 
 from segdeploy.deploy import bundled
 from segdeploy.deploy.data import read_image
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.prediction.flow import Flow
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared, predict_image
@@ -26,6 +25,7 @@ from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Feeds, Results
+from segdeploy.deploy.system.errors import RunError
 
 SIDE = 16
 CONTRACT = Preprocess(size=(SIDE, SIDE))

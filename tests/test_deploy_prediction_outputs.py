@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.prediction.outputs import TINT, Finding, encoded, overlay
 from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.system.errors import RunError
 
 PROBABILITIES = arrays.arrays(
     np.float32,

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.prediction import ray_engine
@@ -28,6 +27,7 @@ from segdeploy.deploy.prediction.settings import Settings, Write
 from segdeploy.deploy.prediction.sources import sources_of
 from segdeploy.deploy.runtimes.base import Execution, Feeds, Results
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.system.errors import InputError, RunError
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 IMAGES = 24

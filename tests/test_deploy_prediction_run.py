@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.models.checkpoint import load_checkpoint
@@ -34,6 +33,7 @@ from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import Source, sources_of
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 pytestmark = pytest.mark.usefixtures("own_logging")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError, SegdeployError, UsageError
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.prediction.sources import sources_of
+from segdeploy.deploy.system.errors import InputError, SegdeployError, UsageError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 GREY = np.zeros((4, 5), np.uint8)

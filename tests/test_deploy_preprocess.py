@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.preprocess import (
     MASK_THRESHOLD,
     SIZE_MULTIPLE,
@@ -22,6 +21,7 @@ from segdeploy.deploy.preprocess import (
     require_valid_size,
     resize,
 )
+from segdeploy.deploy.system.errors import InputError
 
 Pixels = NDArray[np.uint8]
 

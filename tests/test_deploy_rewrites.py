@@ -24,7 +24,6 @@ from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
@@ -37,6 +36,7 @@ from segdeploy.deploy.rewrites.graph import GraphIndex, rebuilt
 from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
 from segdeploy.deploy.rewrites.upsample_convolution import parity_weights, upsample_convolution
 from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.to_fp16 import to_fp16
 
 TINY = Preprocess(size=(32, 32))

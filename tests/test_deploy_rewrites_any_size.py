@@ -17,7 +17,6 @@ from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.activations import quantized_activations
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -29,6 +28,7 @@ from segdeploy.deploy.rewrites.graph import constant
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
 from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8

@@ -29,7 +29,6 @@ from segdeploy.deploy.activations import quantized_activations
 from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError, RunError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -46,6 +45,7 @@ from segdeploy.deploy.runtimes.registry import (
     default_runtimes,
     open_runtime,
 )
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
 from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8

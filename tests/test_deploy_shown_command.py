@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segdeploy.deploy.shown_command import shown_command, shown_path, shown_text
+from segdeploy.deploy.system.shown_command import shown_command, shown_path, shown_text
 
 PARTS = st.lists(st.text("ab .-=", min_size=1).filter(lambda part: part.strip(" .")), min_size=1)
 AWAY = Path("/SECRETUSER/mine")

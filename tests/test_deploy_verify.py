@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.checksums import CHECKSUMS, files_of, update_checksums
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.checksums import CHECKSUMS, files_of, update_checksums
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.verify import verify
 
 NAME = "unet_plus_plus_l1"

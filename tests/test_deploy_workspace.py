@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.workspace import MANIFEST, Workspace, key_of
 
 INPUTS = {"checkpoint_sha256": "ab", "head": None, "targets": ["ort-x86"], "method": "entropy"}

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segdeploy.deploy.errors import InputError
-from segdeploy.deploy.yaml_text import LARGEST, parse_yaml, read_yaml
+from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.system.yaml_text import LARGEST, parse_yaml, read_yaml
 
 words = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.deploy.no_telemetry import REPORTERS, VARIABLES, refuse_telemetry
+from segdeploy.deploy.system.no_telemetry import REPORTERS, VARIABLES, refuse_telemetry
 
 CI = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "JENKINS_URL", "PYTEST_CURRENT_TEST")
 """Where one of these is set the runtimes are silent by themselves, and nothing would be proven."""

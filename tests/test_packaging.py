@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from segdeploy.deploy import cli_package_flags
-from segdeploy.deploy.checksums import CHECKSUMS, files_of, read_checksums, write_checksums
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.onnx_file import load_model, metadata, save_model, set_metadata
 from segdeploy.deploy.packaging.base import (
     COMMANDS,
@@ -28,6 +26,8 @@ from segdeploy.deploy.packaging.base import (
 )
 from segdeploy.deploy.packaging.package import package, reread
 from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS, package_target, verify_package
+from segdeploy.deploy.system.checksums import CHECKSUMS, files_of, read_checksums, write_checksums
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 
 @pytest.fixture

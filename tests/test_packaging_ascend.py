@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.packaging.ascend import ASCEND, aipp_error
 from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend_amct import SCHEMA, long_form, short_form
@@ -23,6 +22,7 @@ from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 HALF = 2.0**-11
 """Largest relative rounding error of fp16."""

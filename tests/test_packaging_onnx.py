@@ -19,7 +19,6 @@ from segdeploy.deploy import bundled
 from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
 from segdeploy.deploy.packaging.base import Package, Request, Source
 from segdeploy.deploy.packaging.onnx_package import ONNX
@@ -27,6 +26,7 @@ from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.rewrites.image_interface import image_interface
+from segdeploy.deploy.system.errors import InputError
 
 TINY = Preprocess(size=(32, 32))
 PRECISIONS = ("fp32", "fp16", "int8 ort-x86")

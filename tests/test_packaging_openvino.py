@@ -21,7 +21,6 @@ from openvino import opset8 as ops
 
 from segdeploy.deploy import bundled
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
 from segdeploy.deploy.packaging import openvino_models
 from segdeploy.deploy.packaging.base import Package, Request, Source
@@ -35,6 +34,7 @@ from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.runtimes.openvino import kernels_of
+from segdeploy.deploy.system.errors import InputError
 
 TINY = Preprocess(size=(32, 32))
 CPU = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}

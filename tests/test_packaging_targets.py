@@ -15,7 +15,6 @@ from onnx import TensorProto, helper
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
@@ -40,6 +39,7 @@ from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS, verify_package
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.rewrite import RewriteName, rewrite
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
 from segdeploy.deploy.to_int8 import to_int8
 

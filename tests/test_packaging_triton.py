@@ -18,7 +18,6 @@ from google.protobuf import json_format, text_format
 
 from segdeploy.deploy import bundled
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.onnx_file import describe
 from segdeploy.deploy.packaging import openvino_models, triton
 from segdeploy.deploy.packaging.base import Package, Request, Source
@@ -30,6 +29,7 @@ from segdeploy.deploy.packaging.triton_config import new_config, read_config
 from segdeploy.deploy.packaging.triton_model import CONFIG, WARMUP
 from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.runtimes.base import Availability
+from segdeploy.deploy.system.errors import InputError
 
 TINY = Preprocess(size=(32, 32))
 NAMES = {

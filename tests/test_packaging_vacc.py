@@ -14,16 +14,16 @@ import yaml
 from PIL import Image
 
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy.checksums import files_of, write_checksums
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.vacc import VACC, build_file, process_operators
 from segdeploy.deploy.packaging.vacc_numbers import unit_range
 from segdeploy.deploy.packaging.vacc_vdsp import half_bits, older_operator_json, operator_json
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.checksums import files_of, write_checksums
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 PUBLISHED_SIZE = 96
 PUBLISHED_OPERATORS = ["DecodeImage", "CvtColor", "Resize", "Normalize", "ToTensor"]

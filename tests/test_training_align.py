@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.align import NOTHING, Difference, Tolerance, difference
 from segdeploy.training.align_curves import CurveAlignment, align_curves
 from segdeploy.training.align_history import Curve, read_curve

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.training.align import Tolerance
 from segdeploy.training.align_compare import TOLERANCES, compare_dumps
 from segdeploy.training.align_dump import INDEX, TENSORS, Dump, Step, read_dump, write_dump

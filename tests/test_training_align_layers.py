@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, Network, load_checkpoint, save_checkpoint
@@ -22,6 +21,7 @@ from segdeploy.deploy.onnx_file import describe, load_model
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.align_layer_rows import LayerAlignment
 from segdeploy.training.align_layers import DEFAULT_TOLERANCE, align_layers
 from segdeploy.training.align_onnx import OnnxValues, activations, perturb

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.system.errors import RunError
 from segdeploy.training.history import Board, EpochFigures, best_of, write_curves, write_history
 
 

@@ -14,9 +14,9 @@ import torch
 
 import segdeploy.training.loop
 from segdeploy.deploy.data import open_set
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.folder import FILES
 from segdeploy.training.loop import Settings, TrainingResult, train
 from segdeploy.training.recipe import Amp, Loss, Recipe, Schedule

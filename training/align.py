@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

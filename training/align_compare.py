@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.training.align import Tolerance, difference
 from segdeploy.training.align_dump import Dump, Step, Tensors
 from segdeploy.training.align_step_rows import StepRow, TensorRow

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.training.align_history import Curve
 
 MAX_RELATIVE = 0.05

@@ -45,7 +45,7 @@ from safetensors.numpy import load, save
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 INDEX = "index.json"
 TENSORS = "tensors.safetensors"

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 KEYS = ("step", "epoch")
 """Columns that say where on the curve a row stands; the first that a file has counts."""

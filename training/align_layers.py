@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.onnx_file import load_model
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.align import NOTHING, Difference, difference
 from segdeploy.training.align_layer_rows import Layer, LayerAlignment
 from segdeploy.training.align_onnx import OnnxValues, activations

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.onnx_file import describe, load_model, save_model
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segdeploy.calibration.files import atomic_writer
-from segdeploy.deploy.errors import InputError, UsageError
-from segdeploy.deploy.shown_command import shown_path
+from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.shown_command import shown_path
 from segdeploy.training.align_curves import CurveAlignment
 
 if TYPE_CHECKING:  # an optional package

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy.deploy.checksums import CHECKSUMS, write_checksums
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.checksums import CHECKSUMS, write_checksums
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.history import (
     CURVES_FILE,
     HISTORY_FILE,

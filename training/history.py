@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.calibration.files import atomic_writer, write_atomic
-from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.system.errors import RunError
 
 log = logging.getLogger(__name__)
 

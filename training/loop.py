@@ -17,18 +17,18 @@ import torch
 from tqdm import tqdm
 
 from segdeploy.deploy.data import Sample, SegmentationSet
-from segdeploy.deploy.errors import InputError, RunError, UsageError
-from segdeploy.deploy.interruption import begun
 from segdeploy.deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
     build_network,
     load_checkpoint,
 )
-from segdeploy.deploy.only_writer import writing_folder
 from segdeploy.deploy.preprocess import Preprocess
-from segdeploy.deploy.progress import bar
 from segdeploy.deploy.sharding import WHOLE, Shard
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError
+from segdeploy.deploy.system.interruption import begun
+from segdeploy.deploy.system.only_writer import writing_folder
+from segdeploy.deploy.system.progress import bar
 from segdeploy.training.evaluate import ValidationSet, evaluate
 from segdeploy.training.folder import BEST_FILE, claim, finish, write_epoch
 from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.augment import STRONG, Augmentation
 
 

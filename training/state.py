@@ -14,8 +14,8 @@ from segdeploy.calibration.files import atomic_writer
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.data import SegmentationSet
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.history import EpochFigures
 from segdeploy.training.recipe import Recipe
 

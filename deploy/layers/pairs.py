@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.layers.parts import GraphPart, GraphView, Values
+from segdeploy.deploy.system.errors import InputError
 
 BIAS = 2
 """Place of the bias among a convolution's inputs."""

@@ -10,9 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.runtimes.ort import LOAD_ERRORS
 from segdeploy.deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.system.errors import InputError, RunError
 
 Values = NDArray[Any]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.layers.pairs import layer_name, sole_relu
 from segdeploy.deploy.layers.parts import GraphView
+from segdeploy.deploy.system.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from segdeploy.calibration.counter import TensorCounter
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.histogram import TensorHistogram
 from segdeploy.calibration.noise import Noise
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.layers.pairs import LayerPair, Rounding, shift_of
 from segdeploy.deploy.layers.parts import GraphPart, GraphView, Values
+from segdeploy.deploy.system.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)

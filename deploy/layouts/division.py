@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.splits import SPLITS
+from segdeploy.deploy.system.errors import UsageError
 
 Ratios = tuple[float, float, float]
 """Shares of train, val and test."""

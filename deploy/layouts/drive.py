@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.image_files import image_files
 from segdeploy.deploy.layouts.base import Layout, Source
 from segdeploy.deploy.layouts.division import Ratios, floored
 from segdeploy.deploy.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 
 def _recognises(raw: Path) -> bool:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.image_files import image_files
 from segdeploy.deploy.layouts.base import Layout, Source
 from segdeploy.deploy.layouts.division import Ratios, rounded
 from segdeploy.deploy.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
 from segdeploy.deploy.splits import read_splits
+from segdeploy.deploy.system.errors import InputError
 
 COLOUR_SATURATION = 0.04
 """Mean (max - min) / 255 over channels above which an image counts as stained."""

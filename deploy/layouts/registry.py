@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.layouts import drive, dsb2018, isic2018, split_folders
 from segdeploy.deploy.layouts.base import Layout
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 AUTO = "auto"
 LAYOUTS = {

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from segdeploy.deploy.errors import InputError, one_line
 from segdeploy.deploy.models.pickled import require_small
-from segdeploy.deploy.regular_file import require_regular_file
+from segdeploy.deploy.system.errors import InputError, one_line
+from segdeploy.deploy.system.regular_file import require_regular_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 

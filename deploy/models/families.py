@@ -10,7 +10,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from segdeploy.deploy.errors import InputError, one_line
+from segdeploy.deploy.system.errors import InputError, one_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Keys under which training scripts commonly nest the state dict."""

@@ -12,7 +12,6 @@ import numpy as np
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.data import SegmentationSet
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.onnx_file import save_model
 from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend_amct import SCHEMA as AMCT_SCHEMA
@@ -23,6 +22,7 @@ from segdeploy.deploy.packaging.images import write_evaluation, write_tensors
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError
 
 AIPP, AMCT, AMCT_JSON = "aipp.cfg", "amct.cfg", "amct.json"
 CONVERT, QUANTIZE, RUN = "convert.sh", "quantize.sh", "run.sh"

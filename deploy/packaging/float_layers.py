@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import onnx
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

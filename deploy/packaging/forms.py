@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import onnx
 
 from segdeploy.deploy.artifact import Artifact, TensorSpec
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
+from segdeploy.deploy.system.errors import InputError
 
 
 def fixed_batch(request: Request) -> int | None:

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from segdeploy.deploy.data import SegmentationSet
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError
 
 
 def write_pixels(images: SegmentationSet, preprocess: Preprocess, folder: Path) -> None:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from segdeploy.deploy import bundled
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.data import Sample, open_set
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.interface import FOREGROUND_PROBABILITY, Interface, interface_of
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.system.errors import InputError
 
 IMAGES = 4
 """How many images a package is checked on when it is written; whole splits are for `parity`."""

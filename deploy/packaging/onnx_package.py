@@ -6,7 +6,6 @@ from pathlib import Path
 
 import onnx
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.interface import Interface, interface_of
 from segdeploy.deploy.onnx_file import (
     contract_of,
@@ -22,6 +21,7 @@ from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_uniqu
 from segdeploy.deploy.packaging.masks import mask_check
 from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.system.errors import InputError
 
 ON = RuntimeName.ONNXRUNTIME
 IMAGE_ENDING = ".image.onnx"

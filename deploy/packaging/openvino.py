@@ -11,7 +11,6 @@ from pathlib import Path
 
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides
@@ -25,6 +24,7 @@ from segdeploy.deploy.packaging.openvino_models import (
     write_ir_model,
 )
 from segdeploy.deploy.packaging.served import IMAGE_ENDING
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU
 
 SERVER_CONFIG = "config.json"

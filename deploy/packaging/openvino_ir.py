@@ -13,9 +13,9 @@ import openvino
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import TensorSpec
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.packaging.openvino_preprocess import embed
 from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.system.errors import InputError, RunError
 
 FACTS = "segdeploy"
 """Section of the IR's ``rt_info`` that holds the model's metadata."""

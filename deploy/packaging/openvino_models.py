@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.packaging.base import Source
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of
 from segdeploy.deploy.packaging.served import served_name
 from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.system.errors import InputError
 
 INT8_NOTE = (
     "An int8 model with a dynamic batch can differ in a few pixels from the same model with its "

@@ -12,9 +12,6 @@ from typing import Any
 from segdeploy.calibration.files import naming
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.checksums import CHECKSUMS, differences, files_of, write_checksums
-from segdeploy.deploy.errors import InputError, UsageError
-from segdeploy.deploy.only_writer import writing_file
 from segdeploy.deploy.packaging.base import (
     MANIFEST,
     README,
@@ -26,6 +23,9 @@ from segdeploy.deploy.packaging.base import (
     Step,
 )
 from segdeploy.deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
+from segdeploy.deploy.system.checksums import CHECKSUMS, differences, files_of, write_checksums
+from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.only_writer import writing_file
 
 
 def package(

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.packaging.base import Source
+from segdeploy.deploy.system.errors import InputError
 
 OPSET, IR_VERSION = 11, 6
 """What `torch.onnx.export(opset_version=11)` wrote, and the vendors' importers were built on."""

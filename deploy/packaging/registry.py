@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.packaging.ascend import ASCEND
 from segdeploy.deploy.packaging.base import Package, PackageTarget
 from segdeploy.deploy.packaging.onnx_package import ONNX
@@ -13,6 +12,7 @@ from segdeploy.deploy.packaging.package import read_manifest, reread
 from segdeploy.deploy.packaging.tensorrt import TENSORRT
 from segdeploy.deploy.packaging.triton import TRITON
 from segdeploy.deploy.packaging.vacc import VACC
+from segdeploy.deploy.system.errors import UsageError
 
 PACKAGE_TARGETS = {
     target.name: target for target in (ASCEND, ONNX, OPENVINO, TENSORRT, TRITON, VACC)

@@ -12,7 +12,6 @@ from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.files import read_text
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.exchange import ExchangeFormat, export_table
 from segdeploy.deploy.onnx_file import describe, load_model
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
@@ -28,6 +27,7 @@ from segdeploy.deploy.packaging.tensorrt_commands import (
     trtexec_with_cache,
     write_loader,
 )
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import TENSORRT as PROFILE
 from segdeploy.deploy.targets.tensorrt_rules import WHY, Finding, check_qdq, rejected
 from segdeploy.deploy.to_fp16 import to_fp16

@@ -17,7 +17,7 @@ from google.protobuf import (
     text_format,
 )
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 Schema = Mapping[str, Mapping[str, str]]
 """Message to field to type: ``bool``, ``int32``, ``float``, ``string``, the name of another

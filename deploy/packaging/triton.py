@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.onnx_file import describe, save_model
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
@@ -35,6 +34,7 @@ from segdeploy.deploy.packaging.triton_model import (
     write_warmups,
 )
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, PROFILES
 
 REPOSITORY = "models"

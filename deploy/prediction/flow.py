@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from segdeploy.calibration.files import naming
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.prediction.fitting import Canvas
 from segdeploy.deploy.prediction.image import Job, Outcome, Piece, Prepared, feeds_of, predict_image
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Runtime
+from segdeploy.deploy.system.errors import RunError
 
 AHEAD_OF_WORKERS = 2
 """Images decoded ahead, and outputs waiting, for each worker or image of a batch."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.image_files import decode_image
 from segdeploy.deploy.image_opening import MOST_PIXELS, image_bytes
 from segdeploy.deploy.interface import Interface
@@ -21,7 +20,8 @@ from segdeploy.deploy.prediction.settings import Settings, Write
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Feeds, Runtime
-from segdeploy.deploy.shown_command import shown_text
+from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.shown_command import shown_text
 
 Piece = NDArray[np.float32] | NDArray[np.uint8]
 """One input of a model, without the batch axis."""

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 from segdeploy.calibration.files import atomic_writer, naming
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.errors import InputError, UsageError
-from segdeploy.deploy.only_writer import LOCK, is_empty
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.only_writer import LOCK, is_empty
 
 JOURNAL = "index.jsonl"
 TABLE = "index.csv"

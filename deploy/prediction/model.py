@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from segdeploy.deploy import __version__
 from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.errors import InputError, UsageError
 from segdeploy.deploy.interface import Interface, interface_of
 from segdeploy.deploy.onnx_file import contract_of, describe
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
@@ -23,6 +22,7 @@ from segdeploy.deploy.runtimes.registry import (
     default_runtimes,
     open_runtime,
 )
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
 
 if TYPE_CHECKING:  # importing torch takes seconds and 250 MB

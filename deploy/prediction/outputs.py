@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.system.errors import RunError
 
 COMPRESSION = 1
 """zlib level of the PNG files: two values compress well at any level, and 1 is the fastest."""

@@ -13,11 +13,11 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.prediction.image import Job, Outcome, predict_image
 from segdeploy.deploy.prediction.model import Model
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.system.errors import InputError, RunError
 
 INSTALL = "ray is not installed; pip install 'segdeploy[ray]'"
 

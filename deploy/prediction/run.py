@@ -10,9 +10,6 @@ from pathlib import Path
 from time import perf_counter
 
 from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.errors import InputError, RunError
-from segdeploy.deploy.interruption import begun
-from segdeploy.deploy.only_writer import writing_folder
 from segdeploy.deploy.prediction.flow import (
     Flow,
     partial_folder,
@@ -25,6 +22,9 @@ from segdeploy.deploy.prediction.model import Model, decides, require_possible
 from segdeploy.deploy.prediction.settings import Settings, Write
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.interruption import begun
+from segdeploy.deploy.system.only_writer import writing_folder
 
 
 class Engine(str, Enum):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.system.errors import UsageError
 
 
 class Fit(str, Enum):

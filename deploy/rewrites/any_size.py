@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import onnx
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.interface import Interface, interface_of
 from segdeploy.deploy.onnx_file import specs_of
 from segdeploy.deploy.rewrites.graph import GraphIndex, Rewritten
+from segdeploy.deploy.system.errors import InputError
 
 HEIGHT = "height"
 WIDTH = "width"

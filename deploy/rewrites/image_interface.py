@@ -12,11 +12,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.interface import FOREGROUND_PROBABILITY, METADATA_KEY, Interface
 from segdeploy.deploy.onnx_file import metadata, set_metadata
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.rewrites.graph import Rewritten, constant, rebuilt
+from segdeploy.deploy.system.errors import InputError
 
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "mask"

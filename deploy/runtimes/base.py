@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import TensorSpec
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.interface import interface_of
 from segdeploy.deploy.runtimes.executed import Executed, Layer
 from segdeploy.deploy.runtimes.execution import Execution, Hint
+from segdeploy.deploy.system.errors import RunError
 
 __all__ = [
     "AHEAD",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.system.errors import UsageError
 
 FLOAT_PRECISIONS = (Precision.FP32, Precision.BF16)
 """What layers that are not quantized can be asked to compute in."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.runtimes.executed import UNKNOWN, Layer
+from segdeploy.deploy.system.errors import InputError
 
 
 def file_layers(path: Path) -> tuple[Layer, ...]:

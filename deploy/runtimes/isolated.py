@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from segdeploy.deploy.artifact import Artifact, TensorSpec
-from segdeploy.deploy.errors import RunError
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
 from segdeploy.deploy.runtimes.executed import Executed
 from segdeploy.deploy.runtimes.execution import Execution
@@ -23,6 +22,7 @@ from segdeploy.deploy.runtimes.registry import (
     open_runtime,
 )
 from segdeploy.deploy.runtimes.worker_process import START_LIMIT_S, WorkerProcess
+from segdeploy.deploy.system.errors import RunError
 
 T = TypeVar("T")
 

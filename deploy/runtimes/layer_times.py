@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from math import fsum
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import RunError, UsageError
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel, owners
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.system.errors import RunError, UsageError
 
 PROFILED_CALLS = 10
 """Calls behind a layer's time: few, because a profiler shows shares, not the speed of a model."""

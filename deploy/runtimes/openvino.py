@@ -10,12 +10,12 @@ from functools import cached_property
 import openvino
 
 from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.reasons import openvino_reason
+from segdeploy.deploy.system.errors import InputError, RunError
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 _PRECISION_HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}

@@ -11,7 +11,6 @@ from typing import Any
 import onnxruntime
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import InputError, RunError
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel
 from segdeploy.deploy.runtimes.execution import Execution
@@ -19,6 +18,7 @@ from segdeploy.deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, 
 from segdeploy.deploy.runtimes.ort import CPU, session_options
 from segdeploy.deploy.runtimes.ort_kernels import FLOAT_OPERATORS, INT8_OPERATORS, owner_of
 from segdeploy.deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.system.errors import InputError, RunError
 
 SUFFIX = "_kernel_time"
 """Of the events that hold the time of a node, behind the node's name."""

@@ -9,8 +9,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.runtimes.base import Availability
+from segdeploy.deploy.system.errors import InputError
 
 VARIANTS = ((False, "cpu"), (True, "cpu"), (False, "cuda"))
 """What ``segdeploy doctor`` lists: (compiled, device)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from segdeploy.deploy.errors import one_line
+from segdeploy.deploy.system.errors import one_line
 
 _ORT_NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : "

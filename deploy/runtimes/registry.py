@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.runtimes.base import Availability, Execution, Runtime
+from segdeploy.deploy.system.errors import InputError
 
 
 class RuntimeName(str, Enum):

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from segdeploy.deploy.errors import RunError, SegdeployError
-from segdeploy.deploy.memory import return_freed_memory
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime
 from segdeploy.deploy.runtimes.executed import Executed
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.timing import call_seconds, completions
 from segdeploy.deploy.runtimes.worker_process import ANSWERED, RAISED, REFUSED
+from segdeploy.deploy.system.errors import RunError, SegdeployError
+from segdeploy.deploy.system.memory import return_freed_memory
 
 
 class Worker:

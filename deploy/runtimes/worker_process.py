@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.system.errors import RunError
 
 PACKAGES = Path(__file__).parents[2]
 """Folder a worker starts in, so that it imports the very packages of its parent."""

@@ -12,8 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from segdeploy.calibration.qparams import QuantType
-from segdeploy.deploy.errors import UsageError
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.system.errors import UsageError
 
 DENSE_OPERATORS = frozenset({"Add", "Concat", "Conv", "DepthToSpace", "MaxPool", "Resize"})
 """Operators that run on int8 tensors: convolutions, and what lies between them."""

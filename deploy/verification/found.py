@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from segdeploy.calibration.errors import CalibrationError
-from segdeploy.deploy.checksums import Differences
-from segdeploy.deploy.errors import SegdeployError
+from segdeploy.deploy.system.checksums import Differences
+from segdeploy.deploy.system.errors import SegdeployError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.checksums import differences
 from segdeploy.deploy.packaging.base import MANIFEST
 from segdeploy.deploy.packaging.registry import verify_package
+from segdeploy.deploy.system.checksums import differences
 from segdeploy.deploy.verification.found import Findings
 
 MARK = MANIFEST

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.checksums import files_of
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.prediction.journal import HEADER, JOURNAL, TABLE, Row
+from segdeploy.deploy.system.checksums import files_of
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.verification.found import Findings
 
 MARK = JOURNAL

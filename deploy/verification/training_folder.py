@@ -6,9 +6,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from segdeploy.deploy.checksums import differences
-from segdeploy.deploy.errors import InputError
 from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.system.checksums import differences
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.verification.found import Findings
 from segdeploy.training.align_history import read_curve
 from segdeploy.training.folder import BEST_FILE, LAST_FILE

@@ -41,11 +41,9 @@ from segdeploy.calibration.exchange import (
 )
 from segdeploy.calibration.files import read_text
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.checksums import read_checksums
 from segdeploy.deploy.cli_config import with_config
 from segdeploy.deploy.cli_parser import build_parser
 from segdeploy.deploy.cli_train import recipe_of
-from segdeploy.deploy.errors import InputError, SegdeployError
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import Architecture, describe_misfit, detect, unwrap
 from segdeploy.deploy.packaging.ascend_aipp import read_aipp
@@ -57,8 +55,10 @@ from segdeploy.deploy.prediction.sources import sources_of
 from segdeploy.deploy.prepared_files import Prepared, write_splits
 from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.splits import read_splits
+from segdeploy.deploy.system.checksums import read_checksums
+from segdeploy.deploy.system.errors import InputError, SegdeployError
+from segdeploy.deploy.system.yaml_text import read_yaml
 from segdeploy.deploy.workspace import MANIFEST, Workspace
-from segdeploy.deploy.yaml_text import read_yaml
 from segdeploy.training.align_dump import INDEX, TENSORS, Dump, read_dump, write_dump
 from segdeploy.training.align_history import read_curve
 from segdeploy.training.state import progress_in

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from segdeploy.deploy.errors import MemoryLimitError, RunError
+from segdeploy.deploy.system.errors import MemoryLimitError, RunError
 
 PERIOD_S = 0.1
 """Time between two looks at the memory, seconds."""

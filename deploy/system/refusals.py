@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from segdeploy.deploy.errors import RunError
+from segdeploy.deploy.system.errors import RunError
 
 AGAIN = "and run the same command again: what was finished is kept"
 

@@ -10,7 +10,7 @@ import yaml
 
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.json_text import MOST_LEVELS, require_plain
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 LARGEST = 1 << 18
 """Bytes; the files are written by hand."""

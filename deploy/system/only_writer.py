@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from segdeploy.calibration.files import naming, remove_partial
-from segdeploy.deploy.errors import UsageError
+from segdeploy.deploy.system.errors import UsageError
 
 LOCK = ".lock"
 """The file of the lock in an output folder; it is gone when the writer is done."""

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 
 def require_regular_file(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.errors import InputError
+from segdeploy.deploy.system.errors import InputError
 
 CHECKSUMS = "checksums.sha256"
 
