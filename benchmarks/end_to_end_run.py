@@ -13,8 +13,8 @@ from segdeploy.benchmarks.end_to_end_worker import EndToEnd
 from segdeploy.benchmarks.process import Progress, call_worker
 from segdeploy.benchmarks.subjects import Subject
 from segdeploy.benchmarks.sweep import Point, Sweep
-from segdeploy.deploy.data import IMAGE_SUFFIXES
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.image_set import IMAGE_SUFFIXES
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError

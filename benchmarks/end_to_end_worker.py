@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from segdeploy.benchmarks.cold_start import execution_of
 from segdeploy.benchmarks.process import Progress, peak_bytes, serve
 from segdeploy.benchmarks.subjects import import_packages, read_request
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.interface import interface_of
 from segdeploy.deploy.prediction.flow import Flow, partial_folder
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared
 from segdeploy.deploy.prediction.journal import Status
 from segdeploy.deploy.prediction.settings import Settings
 from segdeploy.deploy.prediction.sources import Source
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.system.errors import InputError, RunError
 

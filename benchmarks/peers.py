@@ -28,10 +28,10 @@ from segdeploy.benchmarks.peers_parser import build_parser
 from segdeploy.benchmarks.peers_speed_page import speed_page
 from segdeploy.benchmarks.peers_tools import STANDARD, Tool
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy import bundled
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli import guarded, print_json
-from segdeploy.deploy.data import open_set, require_disjoint
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import open_set, require_disjoint
 from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.process import Progress, serve
-from segdeploy.deploy.data import read_image
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.image_set import read_image
+from segdeploy.deploy.data.preprocess import Preprocess
 
 Request = dict[str, Any]
 Feeds = dict[str, NDArray[np.float32]]

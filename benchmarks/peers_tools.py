@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.data import Sample, SegmentationSet
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.image_set import Sample, SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
 
 Range = tuple[float, float]
 Feeds = dict[str, NDArray[np.float32]]

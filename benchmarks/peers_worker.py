@@ -18,8 +18,8 @@ from typing import Any
 from segdeploy.benchmarks.peers_tools import Job, Range, Tool, load
 from segdeploy.benchmarks.process import peak_bytes
 from segdeploy.calibration.errors import CalibrationError
-from segdeploy.deploy.data import Sample
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.image_set import Sample
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError, RunError, SegdeployError
 
 REQUEST, MEASUREMENT = "request.json", "measurement.json"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_file import contract_of, describe
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import UsageError
 
 

@@ -12,7 +12,7 @@ from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
-from segdeploy.deploy.data import open_set, require_disjoint
+from segdeploy.deploy.data.image_set import open_set, require_disjoint
 from segdeploy.deploy.onnx_file import load_model
 from segdeploy.deploy.packaging.base import PackageTarget, Request, Source
 from segdeploy.deploy.packaging.package import package, require_free

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.deploy.cli_inputs import Options, Result, contract_in
-from segdeploy.deploy.data import open_set
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.sharding import shard_from_environment
 from segdeploy.deploy.system.errors import UsageError

@@ -14,7 +14,6 @@ from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.benchmarks.report_rows import failed_rows
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy import (
-    bundled,
     cli_align,
     cli_artifacts,
     cli_benchmark,
@@ -28,8 +27,9 @@ from segdeploy.deploy import (
     cli_verify,
 )
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
-from segdeploy.deploy.data import open_set
-from segdeploy.deploy.prepare import prepare_raw
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.prepare import prepare_raw
 from segdeploy.deploy.run_config import RunConfig
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
 from segdeploy.deploy.system.errors import RunError

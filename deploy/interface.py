@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import TensorSpec
-from segdeploy.deploy.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.system.errors import InputError, one_line
 
 METADATA_KEY = "interface"

@@ -11,7 +11,7 @@ from segdeploy.benchmarks.parity_report import FEWEST_IMAGES
 from segdeploy.benchmarks.parity_run import gate_passed
 from segdeploy.benchmarks.report import PAGES, verdict_text, write_report
 from segdeploy.deploy.artifact import Artifact, sha256_of
-from segdeploy.deploy.data import require_disjoint
+from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.rewrite import changed_sites, summary

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from segdeploy.calibration.qparams import QuantParams, QuantType
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 LEVELS = 256

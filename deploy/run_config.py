@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.targets.profiles import TargetProfile
 

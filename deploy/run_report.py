@@ -17,7 +17,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.models.checkpoint import Checkpoint, build_network
 from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.run_config import RunConfig

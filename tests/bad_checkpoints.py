@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.preprocess import Preprocess
 
 Build = Callable[[Path], Path]
 State = dict[str, Tensor]

@@ -25,10 +25,10 @@ from torch import nn
 
 import segdeploy.deploy.simplify
 from segdeploy.deploy.artifact import Precision, TensorSpec
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
 from segdeploy.deploy.onnx_file import save_model, set_metadata
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results, infer_threaded
 
 N = TypeVar("N", bound=Network)
@@ -401,7 +401,7 @@ def tiny_models(
 ) -> dict[str, Path]:
     """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target."""
     from segdeploy.deploy.calibrate import calibrate
-    from segdeploy.deploy.data import open_set
+    from segdeploy.deploy.data.image_set import open_set
     from segdeploy.deploy.export import export
     from segdeploy.deploy.models.checkpoint import load_checkpoint
     from segdeploy.deploy.targets.profiles import PROFILES

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint

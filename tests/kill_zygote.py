@@ -41,7 +41,7 @@ WARM = (
     "segdeploy.deploy.export",
     "segdeploy.deploy.packaging.registry",
     "segdeploy.deploy.prediction.run",
-    "segdeploy.deploy.prepare",
+    "segdeploy.deploy.data.prepare",
     "segdeploy.deploy.rewrite",
     "segdeploy.deploy.simplify",
     "segdeploy.deploy.to_fp16",

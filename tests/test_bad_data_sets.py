@@ -14,7 +14,7 @@ from bad_images import FILES, FOLDER, PATHS, BadImage
 from bad_input import Outcome, assert_refused, run_command
 from PIL import Image
 
-from segdeploy.deploy.data import open_set, read_splits
+from segdeploy.deploy.data.image_set import open_set, read_splits
 from segdeploy.deploy.system.errors import InputError
 
 SIDE = 40

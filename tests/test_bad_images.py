@@ -25,8 +25,8 @@ from bad_input import MEMORY_LIMIT, TIME_LIMIT_S, Outcome, assert_refused, run_c
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.image_files import decode_image, image_size, read_image
-from segdeploy.deploy.image_opening import MOST_PIXELS
+from segdeploy.deploy.data.image_files import decode_image, image_size, read_image
+from segdeploy.deploy.data.image_opening import MOST_PIXELS
 from segdeploy.deploy.system.errors import InputError
 
 ENCODINGS: dict[str, bytes] = {

@@ -19,9 +19,9 @@ from segdeploy.benchmarks.end_to_end_worker import (
     measure,
     rates_alone,
 )
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.prediction.flow import Flow
 from segdeploy.deploy.prediction.sources import Source
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Feeds, Results
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 

@@ -16,10 +16,10 @@ from segdeploy.benchmarks.cold_start import ColdStart, cold_start
 from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.process import Finished, call_worker, peak_bytes, run_process
 from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, read_request
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_file import describe, save_model
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution, Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, RunError

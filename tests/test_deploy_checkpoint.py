@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
@@ -36,7 +37,6 @@ from segdeploy.deploy.models.families import (
     shown,
     unwrap,
 )
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 StateDict = dict[str, Tensor]

@@ -18,16 +18,17 @@ from onnx import numpy_helper
 from PIL import Image
 
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy import bundled, cli_flags, cli_train_flags, cli_verbs
+from segdeploy.deploy import cli_flags, cli_train_flags, cli_verbs
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.cli_config import with_config
 from segdeploy.deploy.cli_parser import build_parser, verbs
-from segdeploy.deploy.layouts.registry import LAYOUT_NAMES
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.layouts.registry import LAYOUT_NAMES
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.onnx_file import load_model, save_model
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, UsageError

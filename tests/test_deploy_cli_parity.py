@@ -17,12 +17,12 @@ from segdeploy.benchmarks import parity_run
 from segdeploy.deploy.cli_inputs import GATE_FAILED
 from segdeploy.deploy.cli_parity import parity
 from segdeploy.deploy.cli_parity_flags import VALUES, parity_flags
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_file import describe, load_model, save_model
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from segdeploy.deploy.system.errors import InputError, UsageError

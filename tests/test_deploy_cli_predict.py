@@ -20,7 +20,8 @@ from segdeploy.deploy import cli_predict_flags
 from segdeploy.deploy.activations import quantized_activations
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.data import read_image
+from segdeploy.deploy.data.image_set import read_image
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.interface import interface_of
 from segdeploy.deploy.models import UNetPlusPlus
@@ -29,7 +30,6 @@ from segdeploy.deploy.onnx_file import describe, load_model
 from segdeploy.deploy.prediction.fitting import resized
 from segdeploy.deploy.prediction.run import Engine
 from segdeploy.deploy.prediction.settings import Fit, Write
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.rewrite import RewriteName, rewrite
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.data import (
+from segdeploy.deploy.data.image_set import (
     IMAGE_SUFFIXES,
     Sample,
     SegmentationSet,
@@ -21,7 +21,7 @@ from segdeploy.deploy.data import (
     read_splits,
     require_disjoint,
 )
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]

@@ -21,11 +21,13 @@ from PIL import Image
 
 from segdeploy.benchmarks.parity import stage_check
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy import bundled, layer_errors
+from segdeploy.deploy import layer_errors
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.data import SegmentationSet, open_set
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import SegmentationSet, open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.debug_stage import images_to_take
 from segdeploy.deploy.export import export
 from segdeploy.deploy.layer_errors import LayerError, compare_layers
@@ -38,7 +40,6 @@ from segdeploy.deploy.layers.section import (
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_file import describe, load_model, save_model
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.simplify import simplify

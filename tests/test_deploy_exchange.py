@@ -16,7 +16,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, import_table
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint

@@ -10,7 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.image_files import by_stem, image_files, image_size, read_image, read_mask
+from segdeploy.deploy.data.image_files import (
+    by_stem,
+    image_files,
+    image_size,
+    read_image,
+    read_mask,
+)
 from segdeploy.deploy.system.errors import InputError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]

@@ -33,12 +33,12 @@ from segdeploy.deploy.activations import (
 from segdeploy.deploy.artifact import Artifact, Precision, sha256_of
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.data import Sample, SegmentationSet, open_set
+from segdeploy.deploy.data.image_set import Sample, SegmentationSet, open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.simplify import simplify

@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.data import SPLITS, open_set, read_image, read_splits
-from segdeploy.deploy.layouts.division import Ratios
-from segdeploy.deploy.layouts.registry import LAYOUTS, layout_of
-from segdeploy.deploy.prepare import Prepared, prepare_raw
+from segdeploy.deploy.data.image_set import SPLITS, open_set, read_image, read_splits
+from segdeploy.deploy.data.layouts.division import Ratios
+from segdeploy.deploy.data.layouts.registry import LAYOUTS, layout_of
+from segdeploy.deploy.data.prepare import Prepared, prepare_raw
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 Pixels = NDArray[np.uint8]

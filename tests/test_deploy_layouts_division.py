@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdeploy.deploy.data import SPLITS
-from segdeploy.deploy.layouts.division import (
+from segdeploy.deploy.data.image_set import SPLITS
+from segdeploy.deploy.data.layouts.division import (
     Ratios,
     Sizes,
     divide,
@@ -16,7 +16,7 @@ from segdeploy.deploy.layouts.division import (
     require_shares,
     rounded,
 )
-from segdeploy.deploy.layouts.registry import LAYOUTS
+from segdeploy.deploy.data.layouts.registry import LAYOUTS
 from segdeploy.deploy.system.errors import UsageError
 
 DSB_RATIOS = (0.7, 0.1, 0.2)

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy import bundled
-from segdeploy.deploy.data import read_image
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import read_image
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.prediction.flow import Flow
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared, predict_image
 from segdeploy.deploy.prediction.journal import Status
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import Source
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Feeds, Results
 from segdeploy.deploy.system.errors import RunError
 

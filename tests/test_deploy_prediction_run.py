@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.deploy.cli import main
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.models.checkpoint import load_checkpoint
@@ -31,7 +32,6 @@ from segdeploy.deploy.prediction.model import CheckpointModel
 from segdeploy.deploy.prediction.run import Summary, predict
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import Source, sources_of
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.system.errors import InputError, UsageError
 

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.data import SPLITS, open_set, read_splits
-from segdeploy.deploy.layouts.base import Source
-from segdeploy.deploy.layouts.division import Ratios
-from segdeploy.deploy.layouts.dsb2018 import modality_of
-from segdeploy.deploy.prepare import prepare_raw
+from segdeploy.deploy.data.image_set import SPLITS, open_set, read_splits
+from segdeploy.deploy.data.layouts.base import Source
+from segdeploy.deploy.data.layouts.division import Ratios
+from segdeploy.deploy.data.layouts.dsb2018 import modality_of
+from segdeploy.deploy.data.prepare import prepare_raw
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]

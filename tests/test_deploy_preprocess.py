@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from segdeploy.deploy.preprocess import (
+from segdeploy.deploy.data.preprocess import (
     MASK_THRESHOLD,
     SIZE_MULTIPLE,
     Preprocess,

@@ -23,12 +23,12 @@ from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.rewrite import RewriteName, rewrite, summary
 from segdeploy.deploy.rewrites.channel_groups import channel_groups
 from segdeploy.deploy.rewrites.dead_channels import CHANNEL_BLOCK, dead_channels

@@ -29,9 +29,9 @@ import segdeploy.calibration.files
 from segdeploy.calibration.files import atomic_writer, remove_partial, write_atomic
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.cli_verbs import VERBS as VERBS_OF_THE_COMMAND
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
-from segdeploy.deploy.preprocess import Preprocess
 
 TINY = Preprocess(size=(32, 32))
 

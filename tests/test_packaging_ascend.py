@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.ascend import ASCEND, aipp_error
 from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend_amct import SCHEMA, long_form, short_form
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 HALF = 2.0**-11

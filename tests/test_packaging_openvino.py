@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from openvino import opset8 as ops
 
-from segdeploy.deploy import bundled
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
 from segdeploy.deploy.packaging import openvino_models
 from segdeploy.deploy.packaging.base import Package, Request, Source
@@ -30,7 +31,6 @@ from segdeploy.deploy.packaging.openvino_models import IR_FILE
 from segdeploy.deploy.packaging.openvino_preprocess import embed
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
-from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.runtimes.openvino import kernels_of

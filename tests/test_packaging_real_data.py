@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segdeploy.deploy import bundled
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.packaging.base import Request, Source

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy import bundled
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.packaging import segment as example
 from segdeploy.deploy.packaging.base import Package, Request, Source
 from segdeploy.deploy.packaging.onnx_package import ONNX
 from segdeploy.deploy.packaging.openvino_ir import write_ir
 from segdeploy.deploy.packaging.package import package
-from segdeploy.deploy.preprocess import Preprocess, resize
 
 TINY = Preprocess(size=(32, 32))
 CONTRACT = json.loads(TINY.to_json())

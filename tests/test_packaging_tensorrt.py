@@ -17,12 +17,12 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_file import describe, load_model
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.tensorrt import TENSORRT
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
 from segdeploy.deploy.targets.tensorrt_rules import check_qdq, rejected

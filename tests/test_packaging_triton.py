@@ -16,8 +16,9 @@ import openvino
 import pytest
 from google.protobuf import json_format, text_format
 
-from segdeploy.deploy import bundled
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.onnx_file import describe
 from segdeploy.deploy.packaging import openvino_models, triton
 from segdeploy.deploy.packaging.base import Package, Request, Source
@@ -27,7 +28,6 @@ from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.packaging.triton import REPOSITORY, TRITON
 from segdeploy.deploy.packaging.triton_config import new_config, read_config
 from segdeploy.deploy.packaging.triton_model import CONFIG, WARMUP
-from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.system.errors import InputError
 

@@ -20,10 +20,10 @@ from PIL import Image
 import segdeploy
 from segdeploy.benchmarks.cold_start import ColdStart
 from segdeploy.deploy.cli import main
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
 from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS
-from segdeploy.deploy.preprocess import Preprocess
 
 PERSON, HOST, TOKEN = "SECRETUSER", "SECRETHOST", "SECRETTOKEN"
 ENVIRONMENT = {

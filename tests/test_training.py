@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Generator, Tensor, nn
 
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.models.checkpoint import Network, build_network, load_checkpoint
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.system.checksums import CHECKSUMS
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.training.augment import (

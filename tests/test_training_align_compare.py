@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.training.align import Tolerance

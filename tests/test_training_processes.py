@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.preprocess import Preprocess
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

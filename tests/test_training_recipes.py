@@ -9,7 +9,7 @@ import pytest
 from segdeploy import training
 from segdeploy.deploy.cli_config import with_config
 from segdeploy.deploy.cli_parser import build_parser
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import Preprocess
 
 FOLDER = Path(training.__file__).parent / "recipes"
 

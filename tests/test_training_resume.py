@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import segdeploy.training.loop
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.folder import FILES
 from segdeploy.training.loop import Settings, TrainingResult, train

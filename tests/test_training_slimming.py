@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.data import open_set
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import (
     Network,
@@ -20,7 +21,6 @@ from segdeploy.deploy.models.checkpoint import (
     save_checkpoint,
 )
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.rewrite import RewriteName, rewrite
 from segdeploy.training.batch_norm import batch_norms
 from segdeploy.training.loop import Settings, train

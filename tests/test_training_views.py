@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import segdeploy.training.views
-from segdeploy.deploy.data import open_set
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.training.augment import PASTED, Augmentation
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.views import Pixels, Views, pass_order

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segdeploy.benchmarks.accuracy import iou_per_image
 from segdeploy.deploy import __version__
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, Network

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from segdeploy.deploy.cli import guarded, print_json
 from segdeploy.deploy.cli_flags import count, positive_int
-from segdeploy.deploy.data import SegmentationSet, open_set
+from segdeploy.deploy.data.image_set import SegmentationSet, open_set
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.training.augment import MILD
 from segdeploy.training.batch_norm import reestimate_statistics

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segdeploy.benchmarks.accuracy import iou_per_image
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.sharding import WHOLE, Shard
 from segdeploy.training.losses import LossFunction
 

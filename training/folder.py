@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.checksums import CHECKSUMS, write_checksums
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.history import (

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from segdeploy.deploy.data import Sample, SegmentationSet
+from segdeploy.deploy.data.image_set import Sample, SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
     build_network,
     load_checkpoint,
 )
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.sharding import WHOLE, Shard
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.interruption import begun

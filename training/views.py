@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segdeploy.deploy.data import Sample, SegmentationSet
-from segdeploy.deploy.preprocess import MASK_THRESHOLD, Preprocess
+from segdeploy.deploy.data.image_set import Sample, SegmentationSet
+from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Preprocess
 from segdeploy.deploy.system.interruption import held_back, left_to_parent
 from segdeploy.training.augment import jitter_colour, paste_window, random_grid, sample
 from segdeploy.training.recipe import Recipe

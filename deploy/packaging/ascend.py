@@ -11,7 +11,8 @@ import numpy as np
 
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_file import save_model
 from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend_amct import SCHEMA as AMCT_SCHEMA
@@ -21,7 +22,6 @@ from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, s
 from segdeploy.deploy.packaging.images import write_evaluation, write_tensors
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError
 
 AIPP, AMCT, AMCT_JSON = "aipp.cfg", "amct.cfg", "amct.json"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError
 
 FORMAT = "RGB888_U8"

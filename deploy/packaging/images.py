@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.interface import Interface
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError
 
 

@@ -13,8 +13,8 @@ import openvino
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.openvino_preprocess import embed
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError, RunError
 
 FACTS = "segdeploy"

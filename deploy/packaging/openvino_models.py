@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.packaging.base import Source
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of
 from segdeploy.deploy.packaging.served import served_name
-from segdeploy.deploy.preprocess import Preprocess, resize
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.system.errors import InputError
 

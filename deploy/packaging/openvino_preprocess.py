@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from openvino import opset8 as ops
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import Preprocess
 
 HEIGHT_AXIS, WIDTH_AXIS = 1, 2
 LEVELS = 256
@@ -57,7 +57,7 @@ def embed(model: openvino.Model, preprocess: Preprocess) -> openvino.Model:
 
 
 def resized(image: Node, size: tuple[int, int]) -> Node:
-    """``segdeploy.deploy.preprocess.resize`` without antialiasing, of any size.
+    """``segdeploy.deploy.data.preprocess.resize`` without antialiasing, of any size.
 
     Args:
         image: uint8 (N, H, W, 3).

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.packaging.base import Source
 
 LOADER, INPUTS = "data_loader.py", "inputs"

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.onnx_file import describe
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.onnx_package import verify_model
 from segdeploy.deploy.packaging.openvino_models import IR_FILE, require_openvino, verify_ir
 from segdeploy.deploy.packaging.triton_config import DATA_TYPES, Config, new_config, read_config
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError
 
 CONFIG = "config.pbtxt"

@@ -11,7 +11,8 @@ import yaml
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.data import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_file import save_model
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, indices
@@ -19,7 +20,6 @@ from segdeploy.deploy.packaging.images import verify_pixels, write_evaluation, w
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
 from segdeploy.deploy.packaging.vacc_numbers import unit_range
 from segdeploy.deploy.packaging.vacc_vdsp import older_operator_json, operator_json
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.yaml_text import read_yaml
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segdeploy.deploy.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import Preprocess
 
 DIGITS = 9
 """Significant digits kept: more than float32 holds, and no trace of 1/255 in binary."""

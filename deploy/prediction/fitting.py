@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, resize
 from segdeploy.deploy.prediction.settings import Fit, Settings
 from segdeploy.deploy.prediction.tiling import tile_starts, tile_weights
-from segdeploy.deploy.preprocess import SIZE_MULTIPLE, resize
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.image_files import decode_image
-from segdeploy.deploy.image_opening import MOST_PIXELS, image_bytes
+from segdeploy.deploy.data.image_files import decode_image
+from segdeploy.deploy.data.image_opening import MOST_PIXELS, image_bytes
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.prediction.fitting import Canvas, Plan, plan_of
 from segdeploy.deploy.prediction.journal import Row, Status, digest, key_of
 from segdeploy.deploy.prediction.outputs import Finding, encoded
 from segdeploy.deploy.prediction.settings import Settings, Write
 from segdeploy.deploy.prediction.sources import Source
-from segdeploy.deploy.preprocess import Preprocess
 from segdeploy.deploy.runtimes.base import Feeds, Runtime
 from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.shown_command import shown_text

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdeploy.deploy.image_files import IMAGE_SUFFIXES
+from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.shown_command import shown_path

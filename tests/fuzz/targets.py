@@ -44,6 +44,9 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.cli_config import with_config
 from segdeploy.deploy.cli_parser import build_parser
 from segdeploy.deploy.cli_train import recipe_of
+from segdeploy.deploy.data.prepared_files import Prepared, write_splits
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.splits import read_splits
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import Architecture, describe_misfit, detect, unwrap
 from segdeploy.deploy.packaging.ascend_aipp import read_aipp
@@ -52,9 +55,6 @@ from segdeploy.deploy.packaging.triton_config import config_text, read_config
 from segdeploy.deploy.prediction.journal import JOURNAL, Journal
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.prediction.sources import sources_of
-from segdeploy.deploy.prepared_files import Prepared, write_splits
-from segdeploy.deploy.preprocess import Preprocess
-from segdeploy.deploy.splits import read_splits
 from segdeploy.deploy.system.checksums import read_checksums
 from segdeploy.deploy.system.errors import InputError, SegdeployError
 from segdeploy.deploy.system.yaml_text import read_yaml

@@ -10,11 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.image_files import IMAGE_SUFFIXES, by_stem, image_size, read_image, read_mask
-from segdeploy.deploy.image_opening import image_bytes
+from segdeploy.deploy.data.image_files import (
+    IMAGE_SUFFIXES,
+    by_stem,
+    image_size,
+    read_image,
+    read_mask,
+)
+from segdeploy.deploy.data.image_opening import image_bytes
+from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Preprocess
+from segdeploy.deploy.data.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
 from segdeploy.deploy.interface import Interface
-from segdeploy.deploy.preprocess import MASK_THRESHOLD, Preprocess
-from segdeploy.deploy.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
 from segdeploy.deploy.system.errors import InputError
 
 __all__ = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.layouts.division import Ratios, Sizes
+from segdeploy.deploy.data.layouts.division import Ratios, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.image_files import image_files
-from segdeploy.deploy.layouts.base import Layout, Source
-from segdeploy.deploy.layouts.division import Ratios, rounded
-from segdeploy.deploy.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
-from segdeploy.deploy.splits import read_splits
+from segdeploy.deploy.data.image_files import image_files
+from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.division import Ratios, rounded
+from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
+from segdeploy.deploy.data.splits import read_splits
 from segdeploy.deploy.system.errors import InputError
 
 COLOUR_SATURATION = 0.04

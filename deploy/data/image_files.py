@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.image_opening import opened_image
-from segdeploy.deploy.preprocess import MASK_THRESHOLD
+from segdeploy.deploy.data.image_opening import opened_image
+from segdeploy.deploy.data.preprocess import MASK_THRESHOLD
 from segdeploy.deploy.system.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

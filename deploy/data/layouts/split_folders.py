@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.layouts.base import Layout, Source
-from segdeploy.deploy.layouts.division import Ratios, floored
-from segdeploy.deploy.layouts.pairing import keyed, require_paired
+from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.division import Ratios, floored
+from segdeploy.deploy.data.layouts.pairing import keyed, require_paired
 
 FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 """Folder to split."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from segdeploy.deploy.image_files import IMAGE_SUFFIXES, image_files
+from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES, image_files
 from segdeploy.deploy.system.errors import InputError
 
 SOURCE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")

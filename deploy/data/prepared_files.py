@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.calibration.files import atomic_writer, write_atomic
-from segdeploy.deploy.image_files import read_image, read_mask, require_size
-from segdeploy.deploy.layouts.base import Source
+from segdeploy.deploy.data.image_files import read_image, read_mask, require_size
+from segdeploy.deploy.data.layouts.base import Source
 
 COPIED_SUFFIXES = (".jpg", ".jpeg")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.image_files import image_files
-from segdeploy.deploy.layouts.base import Layout, Source
-from segdeploy.deploy.layouts.division import Ratios, floored
-from segdeploy.deploy.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
+from segdeploy.deploy.data.image_files import image_files
+from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.division import Ratios, floored
+from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 

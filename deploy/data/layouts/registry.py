@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.layouts import drive, dsb2018, isic2018, split_folders
-from segdeploy.deploy.layouts.base import Layout
+from segdeploy.deploy.data.layouts import drive, dsb2018, isic2018, split_folders
+from segdeploy.deploy.data.layouts.base import Layout
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 AUTO = "auto"

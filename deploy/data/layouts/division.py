@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from segdeploy.deploy.splits import SPLITS
+from segdeploy.deploy.data.splits import SPLITS
 from segdeploy.deploy.system.errors import UsageError
 
 Ratios = tuple[float, float, float]

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from segdeploy.calibration.files import remove_partial
-from segdeploy.deploy.image_files import image_files, read_image
-from segdeploy.deploy.layouts.base import Layout, Source
-from segdeploy.deploy.layouts.division import Ratios, divide, require_shares
-from segdeploy.deploy.layouts.registry import AUTO, layout_of
-from segdeploy.deploy.prepared_files import Prepared, targets, write_image, write_splits
-from segdeploy.deploy.splits import require_plain_name
+from segdeploy.deploy.data.image_files import image_files, read_image
+from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.division import Ratios, divide, require_shares
+from segdeploy.deploy.data.layouts.registry import AUTO, layout_of
+from segdeploy.deploy.data.prepared_files import Prepared, targets, write_image, write_splits
+from segdeploy.deploy.data.splits import require_plain_name
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import writing_folder
 

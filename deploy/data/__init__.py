@@ -1,0 +1,1 @@
+"""Images in: sets, decoding, the input contract, splits, and published layouts."""
