@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from segdeploy.benchmarks.confusion import Confusion
 from segdeploy.benchmarks.definitions import DEFINITIONS
-from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 
 __all__ = [

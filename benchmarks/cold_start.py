@@ -12,7 +12,7 @@ from typing import Any
 from segdeploy.benchmarks.process import Progress, call_worker, peak_bytes, serve
 from segdeploy.benchmarks.random_feeds import random_feeds
 from segdeploy.benchmarks.subjects import Subject, import_packages, read_request
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import AHEAD
 from segdeploy.deploy.runtimes.execution import Execution, Hint
 from segdeploy.deploy.system.errors import RunError

@@ -8,7 +8,7 @@ from torch import nn
 
 from segdeploy.benchmarks.cost_torch import torch_cost
 from segdeploy.benchmarks.published_rules import PUBLISHED_RULES
-from segdeploy.deploy.cost_formulas import FLOPS_PER_MAC, Shape
+from segdeploy.deploy.onnx_model.cost_formulas import FLOPS_PER_MAC, Shape
 from segdeploy.deploy.system.errors import UsageError
 
 PUBLISHED_INPUT: Shape = (1, 3, 96, 96)

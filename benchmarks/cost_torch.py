@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segdeploy.deploy.cost_formulas import (
+from segdeploy.deploy.onnx_model.cost_formulas import (
     LayerCost,
     ModelCost,
     Shape,

@@ -16,7 +16,7 @@ from segdeploy.benchmarks.cold_start import execution_of
 from segdeploy.benchmarks.process import Progress, peak_bytes, serve
 from segdeploy.benchmarks.subjects import import_packages, read_request
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import interface_of
+from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.prediction.flow import Flow, partial_folder
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared
 from segdeploy.deploy.prediction.journal import Status

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, default_runtimes
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import PROFILES

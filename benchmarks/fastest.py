@@ -12,7 +12,7 @@ from segdeploy.benchmarks.latency import BenchmarkResult, measure
 from segdeploy.benchmarks.random_feeds import random_feeds
 from segdeploy.benchmarks.resolution import ratio_interval
 from segdeploy.benchmarks.turns import Candidate, by_place
-from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.entries import Entry
-from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, call_isolated

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.parity import ParityReport, compare
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 

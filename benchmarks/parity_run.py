@@ -20,7 +20,7 @@ from segdeploy.benchmarks.parity_rows import (
     skipped_row,
 )
 from segdeploy.benchmarks.predictions import Predictions
-from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 from segdeploy.deploy.system.errors import InputError, RunError

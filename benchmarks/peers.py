@@ -28,11 +28,11 @@ from segdeploy.benchmarks.peers_parser import build_parser
 from segdeploy.benchmarks.peers_speed_page import speed_page
 from segdeploy.benchmarks.peers_tools import STANDARD, Tool
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli import guarded, print_json
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set, require_disjoint
-from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import bar, share_bar

@@ -20,10 +20,10 @@ from segdeploy.benchmarks.peers_tools import STANDARD, Job, Range, Tool
 from segdeploy.benchmarks.peers_worker import Measurement
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
-from segdeploy.deploy.artifact import Artifact, sha256_of
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.targets.profiles import ORT_X86

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, native_ort_profile
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from segdeploy.benchmarks.environment import describe as describe_machine
 from segdeploy.benchmarks.peers_quantize import Recipe
 from segdeploy.benchmarks.process import call_worker
-from segdeploy.deploy.artifact import Artifact, Precision, sha256_of
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, sha256_of
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.rewrite import rewrite
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.system.errors import RunError, SegdeployError

@@ -14,7 +14,7 @@ from segdeploy.benchmarks.parity_report import ParityReport
 from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group
 from segdeploy.benchmarks.peers_ratios import paired_ratio
 from segdeploy.benchmarks.peers_timing import Timed
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Executed
 from segdeploy.deploy.system.errors import RunError
 

@@ -107,7 +107,7 @@ def candidates_searched(collector: Any) -> int:
 def _ours() -> Run:
     from segdeploy.calibration.estimate import Method
     from segdeploy.deploy.calibrate import calibrate
-    from segdeploy.deploy.onnx_file import describe
+    from segdeploy.deploy.onnx_model.file import describe
 
     def run(job: Job) -> Found:
         table = calibrate(

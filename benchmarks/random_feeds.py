@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segdeploy.deploy.artifact import TensorSpec
+from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.runtimes.base import Feeds
 
 

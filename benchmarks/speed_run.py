@@ -25,7 +25,7 @@ from segdeploy.benchmarks.subjects import Subject
 from segdeploy.benchmarks.sweep import Point, Sweep
 from segdeploy.benchmarks.throughput import ThroughputResult, measure_throughput
 from segdeploy.benchmarks.turns import Candidate, by_place
-from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Hint
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S

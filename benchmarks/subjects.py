@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdeploy.benchmarks.entries import Entry
-from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.isolated import open_isolated

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.execution import Execution, Hint
 from segdeploy.deploy.system.errors import UsageError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Feeds, Runtime
 from segdeploy.deploy.system.errors import RunError, UsageError
 

@@ -17,7 +17,7 @@ from segdeploy.benchmarks.accuracy import classify
 from segdeploy.benchmarks.entries import Entry
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 from segdeploy.deploy.system.errors import RunError

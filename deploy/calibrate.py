@@ -21,10 +21,10 @@ from segdeploy.calibration.files import naming
 from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.activations import Observation, plan_observation
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import load_model, require_fp32
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model, require_fp32
 from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
 from segdeploy.deploy.runtimes.reasons import ort_reason
 from segdeploy.deploy.runtimes.registry import usable_cores

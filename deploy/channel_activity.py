@@ -14,7 +14,7 @@ from onnx import helper
 
 from segdeploy.deploy.data.image_set import Sample
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import load_model, save_model
+from segdeploy.deploy.onnx_model.file import load_model, save_model
 from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
 from segdeploy.deploy.runtimes.reasons import ort_reason
 from segdeploy.deploy.system.errors import InputError, RunError

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli_compare import require_same_inputs
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability, usable_cores
 from segdeploy.deploy.system.errors import UsageError

@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import Artifact, sha256_of
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, output_file
@@ -17,7 +16,8 @@ from segdeploy.deploy.cli_mixed import kept_beside, quantize_mixed, wants_search
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, exported_file, import_table
-from segdeploy.deploy.onnx_file import contract_of, describe, require_fp32
+from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
 from segdeploy.deploy.rewrite import LESS_WORK, RewriteName, rewrite, summary
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.sharding import shard_from_environment

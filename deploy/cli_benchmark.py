@@ -21,13 +21,13 @@ from segdeploy.benchmarks.resolution import noise_lines
 from segdeploy.benchmarks.speed_run import speed_section
 from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, Subject
 from segdeploy.benchmarks.sweep import Sweep
-from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.runtimes.execution import Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 from segdeploy.deploy.system.errors import RunError, UsageError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.system.errors import UsageError
 
 

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.cli_debug_flags import DEFAULT_SAMPLES
 from segdeploy.deploy.cli_inputs import Options, Result, output_file
 from segdeploy.deploy.data import bundled
@@ -22,7 +21,8 @@ from segdeploy.deploy.layers.section import (
     noise_power,
     worth_excluding,
 )
-from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import profile_named

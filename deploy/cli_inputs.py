@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.cli_flags import AUTO
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
 from segdeploy.deploy.data.image_set import open_set, require_disjoint
-from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.packaging.base import PackageTarget, Request, Source
 from segdeploy.deploy.packaging.package import package, require_free
 from segdeploy.deploy.packaging.preprocessing import Preprocessing

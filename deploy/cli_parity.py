@@ -11,13 +11,13 @@ from segdeploy.benchmarks.entries import Entry, entries_everywhere, entries_for
 from segdeploy.benchmarks.parity_run import gate_passed, parity_section
 from segdeploy.benchmarks.predictions import Predictions, Values, read_predictions
 from segdeploy.benchmarks.report_rows import compared_rows, figure
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.isolated import open_isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores

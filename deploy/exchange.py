@@ -20,8 +20,8 @@ from segdeploy.calibration.exchange import (
 from segdeploy.calibration.files import read_text, write_atomic
 from segdeploy.calibration.table import CalibrationTable, imported_table
 from segdeploy.deploy.activations import followed_ranges, quantized_activations, unfused_outputs
-from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
 

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segdeploy.deploy import __version__
-from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.models.checkpoint import Checkpoint, Probability
-from segdeploy.deploy.onnx_file import describe, save_model, set_metadata
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata
 from segdeploy.deploy.system.errors import RunError
 
 OPSET = 18

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.layers.alone import AloneNetwork
 from segdeploy.deploy.layers.assemble import rows_of
 from segdeploy.deploy.layers.effects import Effect, effects_of
@@ -15,7 +14,8 @@ from segdeploy.deploy.layers.pairs import pair_layers, rounding_parts
 from segdeploy.deploy.layers.parts import GraphView, Values
 from segdeploy.deploy.layers.rows import Bins, LayerError, RoundingError
 from segdeploy.deploy.layers.together import Together, TogetherNetworks
-from segdeploy.deploy.onnx_file import load_model, require_fp32
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model, require_fp32
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.look_ahead import run_ahead

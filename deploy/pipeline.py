@@ -10,10 +10,10 @@ from segdeploy.benchmarks.entries import entries_for, require_ready
 from segdeploy.benchmarks.parity_report import FEWEST_IMAGES
 from segdeploy.benchmarks.parity_run import gate_passed
 from segdeploy.benchmarks.report import PAGES, verdict_text, write_report
-from segdeploy.deploy.artifact import Artifact, sha256_of
 from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
 from segdeploy.deploy.rewrite import changed_sites, summary
 from segdeploy.deploy.run_config import RunConfig
 from segdeploy.deploy.run_report import assemble

@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.onnx_file import (
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.onnx_model.file import (
     contract_in,
     describe,
     load_model,
@@ -24,9 +24,9 @@ from segdeploy.deploy.onnx_file import (
     save_model,
     set_metadata,
 )
+from segdeploy.deploy.onnx_model.graph import Rewritten
 from segdeploy.deploy.rewrites.any_size import any_size
 from segdeploy.deploy.rewrites.dead_channels import dead_channels
-from segdeploy.deploy.rewrites.graph import Rewritten
 from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
 from segdeploy.deploy.rewrites.upsample_convolution import upsample_convolution

@@ -15,11 +15,11 @@ from segdeploy.benchmarks.report_published import PUBLISHED
 from segdeploy.benchmarks.resolution import within_noise
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
-from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.models.checkpoint import Checkpoint, build_network
 from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.run_config import RunConfig
 
 PUBLISHED_PARAMETERS = {Architecture.R2U_NET: 39_091_393, Architecture.UNET_PLUS_PLUS: 9_163_329}

@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.onnx_file import (
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
     metadata,

@@ -23,12 +23,12 @@ from segdeploy.benchmarks.sweep import Sweep
 from segdeploy.benchmarks.worst_images import worst_images
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.debug_stage import debug_stage
 from segdeploy.deploy.models.checkpoint import Checkpoint
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.rewrite import rewrite
 from segdeploy.deploy.run_config import RunConfig
 from segdeploy.deploy.runtimes.base import Execution

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_file import (
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
     metadata,

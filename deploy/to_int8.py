@@ -15,8 +15,8 @@ import onnx
 from segdeploy.calibration.qparams import QuantParams, from_range
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.activations import followed_ranges, quantized_activations
-from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_file import (
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import (
     contract_in,
     describe,
     load_model,

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy.deploy.onnx_file import metadata, set_metadata
+from segdeploy.deploy.onnx_model.file import metadata, set_metadata
 
 Build = Callable[[Path, Path], Path]
 """From a good model and a folder to the bad one."""

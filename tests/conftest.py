@@ -24,11 +24,11 @@ from PIL import Image
 from torch import nn
 
 import segdeploy.deploy.simplify
-from segdeploy.deploy.artifact import Precision, TensorSpec
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
-from segdeploy.deploy.onnx_file import save_model, set_metadata
+from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
+from segdeploy.deploy.onnx_model.file import save_model, set_metadata
 from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results, infer_threaded
 
 N = TypeVar("N", bound=Network)

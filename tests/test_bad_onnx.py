@@ -47,7 +47,7 @@ from bad_onnx import (
 from onnx import TensorProto
 
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.system.errors import InputError
 
 MAKERS = ("simplify", "convert", "rewrite", "calibrate", "quantize")

@@ -12,7 +12,7 @@ from sklearn import metrics
 
 from segdeploy.benchmarks.accuracy import DEFINITIONS, Scores, area_under_roc, iou_per_image, score
 from segdeploy.benchmarks.definitions import POOLED
-from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))

@@ -16,7 +16,7 @@ from sklearn import metrics
 from segdeploy.benchmarks.accuracy import iou_per_image, score
 from segdeploy.benchmarks.accuracy_images import ImageScores, PerImage, score_images
 from segdeploy.benchmarks.definitions import DEFINITIONS, PER_IMAGE, POOLED
-from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 
 NAMES = [field.name for field in fields(ImageScores)]

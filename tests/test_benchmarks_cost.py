@@ -21,9 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segdeploy.benchmarks.cost_published import published_gflops
 from segdeploy.benchmarks.cost_torch import torch_cost
-from segdeploy.deploy.cost import onnx_cost
-from segdeploy.deploy.cost_formulas import conv_macs, conv_transpose_macs, gemm_macs, matmul_macs
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.onnx_model.cost_formulas import (
+    conv_macs,
+    conv_transpose_macs,
+    gemm_macs,
+    matmul_macs,
+)
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 SIDES = st.integers(1, 5)

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 
 from segdeploy.benchmarks import fastest as module
 from segdeploy.benchmarks.fastest import Fastest, fastest
-from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.cli_inputs import runtimes_of
-from segdeploy.deploy.onnx_file import describe, save_model
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.runtimes.base import Availability, Executed, Execution, Feeds, Results
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, UsageError

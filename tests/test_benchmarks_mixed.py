@@ -24,7 +24,6 @@ from segdeploy.benchmarks.mixed_search import fewest_within, next_count
 from segdeploy.benchmarks.mixed_state import SearchState, Trial
 from segdeploy.benchmarks.parity import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import open_set
@@ -33,7 +32,8 @@ from segdeploy.deploy.export import export
 from segdeploy.deploy.float_region import float_region
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import load_model, metadata
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model, metadata
 from segdeploy.deploy.simplify import simplify
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86

@@ -23,8 +23,8 @@ from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.parity import ParityReport, compare, stage_check
 from segdeploy.benchmarks.predictions import Predictions
 from segdeploy.benchmarks.verdict import Verdict
-from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec
-from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.runtimes.base import Executed, Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError

@@ -29,7 +29,7 @@ from segdeploy.benchmarks.peers_worker import Measurement
 from segdeploy.benchmarks.process import peak_bytes
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import set_metadata
+from segdeploy.deploy.onnx_model.file import set_metadata
 from segdeploy.deploy.system.errors import InputError, RunError
 
 SIZE = 32

@@ -19,7 +19,7 @@ from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, read_r
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, save_model
+from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.runtimes.base import Execution, Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, RunError

@@ -16,7 +16,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import (
@@ -37,6 +36,7 @@ from segdeploy.deploy.models.families import (
     shown,
     unwrap,
 )
+from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 StateDict = dict[str, Tensor]

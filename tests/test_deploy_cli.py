@@ -28,7 +28,7 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.onnx_file import load_model, save_model
+from segdeploy.deploy.onnx_model.file import load_model, save_model
 from segdeploy.deploy.runtimes.base import Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, UsageError

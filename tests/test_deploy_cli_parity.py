@@ -22,7 +22,7 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from segdeploy.deploy.system.errors import InputError, UsageError

@@ -18,15 +18,15 @@ from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy import cli_predict_flags
 from segdeploy.deploy.activations import quantized_activations
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
-from segdeploy.deploy.interface import interface_of
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import describe, load_model
+from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.prediction.fitting import resized
 from segdeploy.deploy.prediction.run import Engine
 from segdeploy.deploy.prediction.settings import Fit, Write

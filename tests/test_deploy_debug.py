@@ -22,7 +22,6 @@ from PIL import Image
 from segdeploy.benchmarks.parity import stage_check
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import layer_errors
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import bundled
@@ -39,7 +38,8 @@ from segdeploy.deploy.layers.section import (
 )
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.simplify import simplify

@@ -13,14 +13,14 @@ from onnx import numpy_helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, import_table
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
-from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.system.errors import InputError
 
 

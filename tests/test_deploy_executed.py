@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, Layer, executed_of
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.ort_kernels import kernels_of

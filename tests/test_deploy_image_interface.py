@@ -18,15 +18,21 @@ from PIL import Image
 
 from segdeploy.benchmarks.entries import entries_for
 from segdeploy.benchmarks.parity_run import parity_section
-from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.export import export
-from segdeploy.deploy.interface import Interface, interface_of
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+)
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.rewrites.image_interface import arithmetic, image_interface
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime

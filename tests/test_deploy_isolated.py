@@ -22,9 +22,9 @@ from segdeploy.benchmarks.latency import Candidate, measure
 from segdeploy.benchmarks.layer_time_run import layer_time_section
 from segdeploy.benchmarks.process import run_process
 from segdeploy.benchmarks.throughput import measure_throughput
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.runtimes import isolated
 from segdeploy.deploy.runtimes.base import Execution, Feeds, Hint, Runtime
 from segdeploy.deploy.runtimes.isolated import (
@@ -229,7 +229,7 @@ class TestProcesses:
             from pathlib import Path
             sys.path[:0] = {sys.path!r}
             from broken_backends import open_broken
-            from segdeploy.deploy.onnx_file import describe
+            from segdeploy.deploy.onnx_model.file import describe
             from segdeploy.deploy.runtimes.base import Execution
             from segdeploy.deploy.runtimes.isolated import IsolatedRuntime
             from segdeploy.deploy.runtimes.registry import RuntimeName

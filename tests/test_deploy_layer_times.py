@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.layer_time_run import layer_time_section
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.executed import Kernel
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy.deploy.artifact import Precision, TensorSpec, sha256_of
-from segdeploy.deploy.onnx_file import (
+from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec, sha256_of
+from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
     metadata,

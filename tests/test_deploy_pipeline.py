@@ -19,12 +19,12 @@ from PIL import Image
 
 from segdeploy import benchmarks
 from segdeploy.deploy import pipeline
-from segdeploy.deploy.artifact import Artifact, sha256_of
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model
+from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, save_model
 from segdeploy.deploy.runtimes import isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.stages import StageRunner

@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segdeploy.calibration.estimate import CalibrationRange, Method
 from segdeploy.calibration.table import CalibrationTable, imported_table
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.layers.pairs import constants_of, pair_layers
 from segdeploy.deploy.layers.parts import GraphView
-from segdeploy.deploy.onnx_file import describe, load_model, save_model, set_metadata
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model, set_metadata
 from segdeploy.deploy.pixel_levels import pixel_levels, takes_pixels
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime

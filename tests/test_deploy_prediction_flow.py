@@ -18,7 +18,7 @@ from PIL import Image
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.flow import Flow
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared, predict_image
 from segdeploy.deploy.prediction.journal import Status

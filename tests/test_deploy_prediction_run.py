@@ -23,8 +23,8 @@ from PIL import Image
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
-from segdeploy.deploy.interface import Interface
 from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction import run as run_module
 from segdeploy.deploy.prediction.flow import PARTIAL
 from segdeploy.deploy.prediction.journal import JOURNAL, TABLE, Journal, Row, Status

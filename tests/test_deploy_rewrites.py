@@ -19,20 +19,26 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from segdeploy.deploy.artifact import Artifact
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+)
+from segdeploy.deploy.onnx_model.graph import GraphIndex, rebuilt
 from segdeploy.deploy.rewrite import RewriteName, rewrite, summary
 from segdeploy.deploy.rewrites.channel_groups import channel_groups
 from segdeploy.deploy.rewrites.dead_channels import CHANNEL_BLOCK, dead_channels
-from segdeploy.deploy.rewrites.graph import GraphIndex, rebuilt
 from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
 from segdeploy.deploy.rewrites.upsample_convolution import parity_weights, upsample_convolution
 from segdeploy.deploy.simplify import simplify

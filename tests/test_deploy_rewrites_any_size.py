@@ -15,16 +15,16 @@ from onnx import TensorProto, helper
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.activations import quantized_activations
-from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.graph import constant
 from segdeploy.deploy.rewrite import RewriteName, rewrite, summary
 from segdeploy.deploy.rewrites.any_size import any_size
-from segdeploy.deploy.rewrites.graph import constant
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime

@@ -26,14 +26,14 @@ from segdeploy.benchmarks.sweep import Sweep
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.activations import quantized_activations
-from segdeploy.deploy.artifact import Artifact, Precision
-from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.runtimes import ort
 from segdeploy.deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers

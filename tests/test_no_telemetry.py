@@ -17,8 +17,8 @@ CI = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "JENKINS_URL", "PYTEST_CURRENT_TEST")
 USE = """
 import sys
 from pathlib import Path
-from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 

@@ -13,7 +13,7 @@ import pytest
 
 from segdeploy.deploy import cli_package_flags
 from segdeploy.deploy.cli import main
-from segdeploy.deploy.onnx_file import load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.onnx_model.file import load_model, metadata, save_model, set_metadata
 from segdeploy.deploy.packaging.base import (
     COMMANDS,
     MANIFEST,

@@ -15,12 +15,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx.external_data_helper import convert_model_to_external_data
 
-from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
-from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+)
 from segdeploy.deploy.packaging.base import Package, Request, Source
 from segdeploy.deploy.packaging.onnx_package import ONNX
 from segdeploy.deploy.packaging.package import package

@@ -22,7 +22,13 @@ from openvino import opset8 as ops
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
-from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+)
 from segdeploy.deploy.packaging import openvino_models
 from segdeploy.deploy.packaging.base import Package, Request, Source
 from segdeploy.deploy.packaging.openvino import OPENVINO, SERVER_CONFIG

@@ -19,7 +19,13 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_file import describe, load_model, metadata, save_model, set_metadata
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+)
 from segdeploy.deploy.packaging.base import (
     COMMANDS,
     MANIFEST,

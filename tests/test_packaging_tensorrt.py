@@ -14,12 +14,12 @@ import pytest
 
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import describe, load_model
+from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.tensorrt import TENSORRT

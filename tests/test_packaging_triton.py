@@ -19,7 +19,7 @@ from google.protobuf import json_format, text_format
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.packaging import openvino_models, triton
 from segdeploy.deploy.packaging.base import Package, Request, Source
 from segdeploy.deploy.packaging.openvino_ir import read_ir

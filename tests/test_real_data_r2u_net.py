@@ -11,13 +11,13 @@ from real_data import DSB2018, FP32_DIFFERENCE, INT8_LOWER_END, require_kept
 from segdeploy.benchmarks.entries import entries_for
 from segdeploy.benchmarks.parity_run import parity_section
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.rewrite import rewrite, summary
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime

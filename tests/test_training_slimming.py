@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from segdeploy.deploy.channel_activity import channel_activity
-from segdeploy.deploy.cost import onnx_cost
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
@@ -21,6 +20,7 @@ from segdeploy.deploy.models.checkpoint import (
     save_checkpoint,
 )
 from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.rewrite import RewriteName, rewrite
 from segdeploy.training.batch_norm import batch_norms
 from segdeploy.training.loop import Settings, train

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.onnx_file import load_model
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError, UsageError

@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from segdeploy.deploy.artifact import Artifact
-from segdeploy.deploy.onnx_file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError, UsageError

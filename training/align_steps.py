@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from segdeploy.benchmarks.accuracy import iou_per_image
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
-from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, Network
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.align_dump import Dump, Step, Tensors
 from segdeploy.training.losses import bce_dice

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segdeploy.benchmarks.accuracy import iou_per_image
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.sharding import WHOLE, Shard
 from segdeploy.training.losses import LossFunction
 

@@ -20,7 +20,7 @@ from segdeploy.deploy.data.image_files import (
 from segdeploy.deploy.data.image_opening import image_bytes
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Preprocess
 from segdeploy.deploy.data.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
-from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.system.errors import InputError
 
 __all__ = [

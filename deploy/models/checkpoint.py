@@ -20,12 +20,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.artifact import sha256_of
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
 from segdeploy.deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
 from segdeploy.deploy.models.r2u_net import R2UNet
 from segdeploy.deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
+from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError, one_line
 
 Network = R2UNet | UNetPlusPlus

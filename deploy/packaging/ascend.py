@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import save_model
+from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import save_model
 from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend_amct import SCHEMA as AMCT_SCHEMA
 from segdeploy.deploy.packaging.ascend_amct import long_form, short_form

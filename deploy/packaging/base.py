@@ -11,11 +11,17 @@ import onnx
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface, interface_of
-from segdeploy.deploy.onnx_file import contract_in, describe, load_model, metadata, require_input_of
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import (
+    contract_in,
+    describe,
+    load_model,
+    metadata,
+    require_input_of,
+)
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.tensorrt_rules import Finding

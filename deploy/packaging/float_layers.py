@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.system.errors import InputError, UsageError
 

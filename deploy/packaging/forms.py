@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import onnx
 
-from segdeploy.deploy.artifact import Artifact, TensorSpec
-from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.onnx_model.artifact import Artifact, TensorSpec
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.system.errors import InputError

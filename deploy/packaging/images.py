@@ -12,7 +12,7 @@ from PIL import Image
 
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.system.errors import InputError
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from segdeploy.deploy.interface import Interface, interface_of
-from segdeploy.deploy.onnx_file import (
+from segdeploy.deploy.onnx_model.file import (
     contract_of,
     describe,
     load_model,
@@ -15,6 +14,7 @@ from segdeploy.deploy.onnx_file import (
     save_model,
     set_metadata,
 )
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique, with_batch

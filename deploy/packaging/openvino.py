@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides

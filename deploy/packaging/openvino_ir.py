@@ -12,8 +12,8 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from segdeploy.deploy.artifact import TensorSpec
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.packaging.openvino_preprocess import embed
 from segdeploy.deploy.system.errors import InputError, RunError
 

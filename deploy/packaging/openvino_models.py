@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import Source
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of

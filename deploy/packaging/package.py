@@ -11,7 +11,7 @@ from typing import Any
 
 from segdeploy.calibration.files import naming
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.packaging.base import (
     MANIFEST,
     README,

@@ -11,9 +11,9 @@ import numpy as np
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.files import read_text
-from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.exchange import ExchangeFormat, export_table
-from segdeploy.deploy.onnx_file import describe, load_model
+from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
 from segdeploy.deploy.packaging.tensorrt_commands import (
     BUILD,

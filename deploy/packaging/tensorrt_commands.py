@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import Source
 
 LOADER, INPUTS = "data_loader.py", "inputs"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdeploy.deploy.artifact import Precision
-from segdeploy.deploy.interface import Interface
-from segdeploy.deploy.onnx_file import describe, save_model
+from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import describe, save_model
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.artifact import TensorSpec
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface
-from segdeploy.deploy.onnx_file import describe
+from segdeploy.deploy.onnx_model.artifact import TensorSpec
+from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.onnx_package import verify_model
 from segdeploy.deploy.packaging.openvino_models import IR_FILE, require_openvino, verify_ir

@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy.artifact import Precision
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_file import save_model
+from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import save_model
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, indices
 from segdeploy.deploy.packaging.images import verify_pixels, write_evaluation, write_pixels

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.image_files import decode_image
 from segdeploy.deploy.data.image_opening import MOST_PIXELS, image_bytes
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.fitting import Canvas, Plan, plan_of
 from segdeploy.deploy.prediction.journal import Row, Status, digest, key_of
 from segdeploy.deploy.prediction.outputs import Finding, encoded

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.deploy import __version__
-from segdeploy.deploy.artifact import Artifact, Precision
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface, interface_of
-from segdeploy.deploy.onnx_file import contract_of, describe
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import contract_of, describe
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution

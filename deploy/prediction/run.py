@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from time import perf_counter
 
-from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.prediction.flow import (
     Flow,
     partial_folder,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import onnx
 
-from segdeploy.deploy.interface import Interface, interface_of
-from segdeploy.deploy.onnx_file import specs_of
-from segdeploy.deploy.rewrites.graph import GraphIndex, Rewritten
+from segdeploy.deploy.onnx_model.file import specs_of
+from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.system.errors import InputError
 
 HEIGHT = "height"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from segdeploy.deploy.rewrites.graph import GraphIndex, attributes
+from segdeploy.deploy.onnx_model.graph import GraphIndex, attributes
 
 FOLLOWING = frozenset({"MaxPool", "Resize", "Concat"})
 """Operators whose output has their inputs' channels, and zero where those are zero."""

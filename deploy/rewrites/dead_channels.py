@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten, rebuilt
 from segdeploy.deploy.rewrites.channel_groups import ChannelGroup, channel_groups
-from segdeploy.deploy.rewrites.graph import GraphIndex, Rewritten, rebuilt
 from segdeploy.deploy.rewrites.narrow import Narrower
 
 CHANNEL_BLOCK = 16

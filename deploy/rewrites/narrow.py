@@ -7,8 +7,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from segdeploy.deploy.onnx_model.graph import GraphIndex, constant
 from segdeploy.deploy.rewrites.channel_groups import ChannelGroup, residual_of
-from segdeploy.deploy.rewrites.graph import GraphIndex, constant
 
 Channels = NDArray[np.int64]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from segdeploy.deploy.rewrites.graph import GraphIndex, Rewritten, rebuilt
+from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten, rebuilt
 
 
 def recurrent_sum(model: onnx.ModelProto) -> Rewritten:

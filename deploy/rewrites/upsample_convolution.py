@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from segdeploy.deploy.rewrites.graph import GraphIndex, Rewritten, attributes, constant, rebuilt
+from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten, attributes, constant, rebuilt
 
 TAPS = {0: ((0,), (1, 2)), 1: ((0, 1), (2,))}
 """For an even and an odd row: which rows of the 3x3 window meet the first and the second small row.

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.artifact import TensorSpec
-from segdeploy.deploy.interface import interface_of
+from segdeploy.deploy.onnx_model.artifact import TensorSpec
+from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.runtimes.executed import Executed, Layer
 from segdeploy.deploy.runtimes.execution import Execution, Hint
 from segdeploy.deploy.system.errors import RunError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from segdeploy.deploy.artifact import Precision
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.system.errors import UsageError
 
 FLOAT_PRECISIONS = (Precision.FP32, Precision.BF16)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from segdeploy.deploy.artifact import Artifact, TensorSpec
+from segdeploy.deploy.onnx_model.artifact import Artifact, TensorSpec
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
 from segdeploy.deploy.runtimes.executed import Executed
 from segdeploy.deploy.runtimes.execution import Execution

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel, owners
 from segdeploy.deploy.runtimes.execution import Execution

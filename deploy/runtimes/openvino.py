@@ -9,7 +9,7 @@ from functools import cached_property
 
 import openvino
 
-from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of
 from segdeploy.deploy.runtimes.execution import Execution

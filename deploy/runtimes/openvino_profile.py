@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel
 from segdeploy.deploy.runtimes.execution import Execution

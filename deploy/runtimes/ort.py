@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from segdeploy.deploy.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, executed_of
 from segdeploy.deploy.runtimes.execution import Execution

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnxruntime
 
-from segdeploy.deploy.artifact import Artifact
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel
 from segdeploy.deploy.runtimes.execution import Execution

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segdeploy.deploy.artifact import Precision, TensorSpec
-from segdeploy.deploy.cost_formulas import conv_macs
 from segdeploy.deploy.export import INPUT_NAME, OUTPUT_NAME
 from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
+from segdeploy.deploy.onnx_model.cost_formulas import conv_macs
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, Layer
 from segdeploy.deploy.runtimes.execution import Execution

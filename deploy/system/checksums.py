@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.artifact import sha256_of
+from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.system.errors import InputError
 
 CHECKSUMS = "checksums.sha256"

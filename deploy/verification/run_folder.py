@@ -10,8 +10,8 @@ from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.benchmarks.parity_run import gate_passed
 from segdeploy.benchmarks.report import PAGES, load_report, pages_of
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.artifact import sha256_of
-from segdeploy.deploy.onnx_file import load_model, metadata
+from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.onnx_model.file import load_model, metadata
 from segdeploy.deploy.system.checksums import differences
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.verification.found import Findings

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.artifact import TensorSpec
 from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.system.errors import InputError, one_line
 
 METADATA_KEY = "interface"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from segdeploy.deploy.cost_formulas import (
+from segdeploy.deploy.onnx_model.cost_formulas import (
     LayerCost,
     ModelCost,
     conv_macs,
@@ -16,8 +16,8 @@ from segdeploy.deploy.cost_formulas import (
     gemm_macs,
     matmul_macs,
 )
-from segdeploy.deploy.onnx_file import contract_in, load_model, metadata
-from segdeploy.deploy.onnx_shapes import Shapes, fixed_input, infer_shapes
+from segdeploy.deploy.onnx_model.file import contract_in, load_model, metadata
+from segdeploy.deploy.onnx_model.shapes import Shapes, fixed_input, infer_shapes
 
 __all__ = ["LayerCost", "ModelCost", "onnx_cost"]
 

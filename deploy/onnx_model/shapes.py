@@ -6,7 +6,7 @@ from math import prod
 
 import onnx
 
-from segdeploy.deploy.cost_formulas import Shape
+from segdeploy.deploy.onnx_model.cost_formulas import Shape
 from segdeploy.deploy.system.errors import InputError
 
 SHAPE_CONSTANT_ELEMENTS = 1024

@@ -9,10 +9,10 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.artifact import Artifact, Precision, TensorSpec, sha256_of
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.interface import Interface, interface_of
-from segdeploy.deploy.onnx_guard import MOST_BYTES, require_plain
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec, sha256_of
+from segdeploy.deploy.onnx_model.guard import MOST_BYTES, require_plain
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.regular_file import require_regular_file
 
@@ -21,7 +21,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file.
 
     Raises:
-        InputError: missing, truncated, not ONNX, or with what ``segdeploy.deploy.onnx_guard`` refuses, as
+        InputError: missing, truncated, not ONNX, or with what ``segdeploy.deploy.onnx_model.guard`` refuses, as
             weights outside the file.
     """
     size = require_regular_file(path, what="model", expected="an ONNX file").st_size
