@@ -30,12 +30,12 @@ from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_b
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.prepare import prepare_raw
-from segdeploy.deploy.run_config import RunConfig
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.system.shown_command import shown_command
 from segdeploy.deploy.targets.profiles import native_profile, profile_named
+from segdeploy.pipeline.run_config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def data(options: Options, arguments: Sequence[str]) -> Result:
 
 def run_all(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
-    from segdeploy.deploy.pipeline import run
+    from segdeploy.pipeline.run import run
 
     checkpoint = given_or_bundled(options)
     data_root = options.data or bundled.sample()

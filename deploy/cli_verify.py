@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from segdeploy.calibration.errors import printable_line
 from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
-from segdeploy.deploy.verify import verify
+from segdeploy.verify.verify import verify
 
 log = logging.getLogger(__name__)
 

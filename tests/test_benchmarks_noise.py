@@ -27,8 +27,8 @@ from segdeploy.benchmarks.resolution import (
     resolution_percent,
     within_noise,
 )
-from segdeploy.deploy.run_report import recommend
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.pipeline.run_report import recommend
 
 jsonschema: Any = importlib.import_module("jsonschema")  # ships no type stubs
 SCHEMA = Path(benchmarks.__path__[0]) / "report.schema.json"

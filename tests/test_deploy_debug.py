@@ -27,7 +27,6 @@ from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.debug_stage import images_to_take
 from segdeploy.deploy.export import export
 from segdeploy.deploy.layer_errors import LayerError, compare_layers
 from segdeploy.deploy.layers.section import (
@@ -46,6 +45,7 @@ from segdeploy.deploy.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
 from segdeploy.deploy.to_int8 import to_int8
+from segdeploy.pipeline.debug_stage import images_to_take
 from segdeploy.training.align_layers import align_layers
 from segdeploy.training.align_onnx import OnnxValues
 

@@ -18,7 +18,6 @@ from onnx import numpy_helper
 from PIL import Image
 
 from segdeploy import benchmarks
-from segdeploy.deploy import pipeline
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
@@ -27,7 +26,8 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
 from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, save_model
 from segdeploy.deploy.runtimes import isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
-from segdeploy.deploy.stages import StageRunner
+from segdeploy.pipeline import run as pipeline
+from segdeploy.pipeline.stage_runner import StageRunner
 
 TINY = Preprocess(size=(32, 32))
 NAME = "unet_plus_plus_l1"
@@ -253,7 +253,7 @@ class TestReuse:
                 yield item
 
         with monkeypatch.context() as during:
-            during.setattr("segdeploy.deploy.stages.bar", interrupted_bar)
+            during.setattr("segdeploy.pipeline.stage_runner.bar", interrupted_bar)
             assert main(command(inputs, output)) == 130
         assert "To go on: segdeploy run " in capsys.readouterr().err
         state = output / f"{NAME}.calib.partial.npz"

@@ -13,7 +13,7 @@ from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.cli import main
 from segdeploy.deploy.system.checksums import CHECKSUMS, files_of, update_checksums
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.verify import verify
+from segdeploy.verify.verify import verify
 
 NAME = "unet_plus_plus_l1"
 

@@ -9,7 +9,7 @@ import pytest
 
 from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.deploy.workspace import MANIFEST, Workspace, key_of
+from segdeploy.pipeline.workspace import MANIFEST, Workspace, key_of
 
 INPUTS = {"checkpoint_sha256": "ab", "head": None, "targets": ["ort-x86"], "method": "entropy"}
 

@@ -8,7 +8,7 @@ from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.prediction.journal import HEADER, JOURNAL, TABLE, Row
 from segdeploy.deploy.system.checksums import files_of
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.verification.found import Findings
+from segdeploy.verify.found import Findings
 
 MARK = JOURNAL
 

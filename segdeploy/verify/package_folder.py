@@ -7,7 +7,7 @@ from pathlib import Path
 from segdeploy.deploy.packaging.base import MANIFEST
 from segdeploy.deploy.packaging.registry import verify_package
 from segdeploy.deploy.system.checksums import differences
-from segdeploy.deploy.verification.found import Findings
+from segdeploy.verify.found import Findings
 
 MARK = MANIFEST
 

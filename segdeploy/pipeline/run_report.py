@@ -20,7 +20,7 @@ from segdeploy.deploy.models.checkpoint import Checkpoint, build_network
 from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
-from segdeploy.deploy.run_config import RunConfig
+from segdeploy.pipeline.run_config import RunConfig
 
 PUBLISHED_PARAMETERS = {Architecture.R2U_NET: 39_091_393, Architecture.UNET_PLUS_PLUS: 9_163_329}
 """Parameters of the published networks, by which they are told from other widths."""

@@ -15,16 +15,16 @@ from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
 from segdeploy.deploy.rewrite import changed_sites, summary
-from segdeploy.deploy.run_config import RunConfig
-from segdeploy.deploy.run_report import assemble
 from segdeploy.deploy.simplify import simplify
-from segdeploy.deploy.stages import StageRunner
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.targets.profiles import TargetProfile
 from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8
+from segdeploy.pipeline.run_config import RunConfig
+from segdeploy.pipeline.run_report import assemble
+from segdeploy.pipeline.stage_runner import StageRunner
 
 log = logging.getLogger(__name__)
 

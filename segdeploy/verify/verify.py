@@ -6,13 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.verification import (
-    package_folder,
-    prediction_folder,
-    run_folder,
-    training_folder,
-)
-from segdeploy.deploy.verification.found import Findings, Verification
+from segdeploy.verify import package_folder, prediction_folder, run_folder, training_folder
+from segdeploy.verify.found import Findings, Verification
 
 KINDS: dict[str, tuple[str, Callable[[Path, Findings], None]]] = {
     "run": (run_folder.MARK, run_folder.verify_run),

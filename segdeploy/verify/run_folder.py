@@ -14,8 +14,8 @@ from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.onnx_model.file import load_model, metadata
 from segdeploy.deploy.system.checksums import differences
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.verification.found import Findings
-from segdeploy.deploy.workspace import MANIFEST, Entry, read_manifest
+from segdeploy.pipeline.workspace import MANIFEST, Entry, read_manifest
+from segdeploy.verify.found import Findings
 
 MARK = MANIFEST
 POINTS = 1e-9

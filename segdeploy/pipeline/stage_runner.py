@@ -25,18 +25,18 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.channel_activity import channel_activity
-from segdeploy.deploy.debug_stage import debug_stage
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.rewrite import rewrite
-from segdeploy.deploy.run_config import RunConfig
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
-from segdeploy.deploy.stage_check import CHECK_IMAGES, StageChecks
 from segdeploy.deploy.system.memory_limit import working_on
 from segdeploy.deploy.system.progress import bar, share_bar
-from segdeploy.deploy.workspace import Workspace, key_of
+from segdeploy.pipeline.debug_stage import debug_stage
+from segdeploy.pipeline.run_config import RunConfig
+from segdeploy.pipeline.stage_check import CHECK_IMAGES, StageChecks
+from segdeploy.pipeline.workspace import Workspace, key_of
 
 log = logging.getLogger(__name__)
 
