@@ -28,7 +28,7 @@ from segdeploy.benchmarks.peers_parser import build_parser
 from segdeploy.benchmarks.peers_speed_page import speed_page
 from segdeploy.benchmarks.peers_tools import STANDARD, Tool
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.cli import guarded, print_json
+from segdeploy.cli.main import guarded, print_json
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set, require_disjoint
 from segdeploy.deploy.onnx_model.artifact import Artifact

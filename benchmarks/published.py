@@ -23,7 +23,7 @@ from segdeploy.benchmarks.published_page import published_page
 from segdeploy.benchmarks.published_rows import PublishedRow
 from segdeploy.benchmarks.report import load_report
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.cli import guarded, print_json
+from segdeploy.cli.main import guarded, print_json
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.shown_command import shown_command
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 
 sys.exit(main())

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 
 TIME_LIMIT_S = 60.0
 MEMORY_LIMIT = 512 << 20

@@ -37,7 +37,7 @@ WARM = (
     "segdeploy.benchmarks.report",
     "segdeploy.benchmarks.speed_run",
     "segdeploy.benchmarks.worst_images",
-    "segdeploy.deploy.cli",
+    "segdeploy.cli.main",
     "segdeploy.deploy.export",
     "segdeploy.deploy.packaging.registry",
     "segdeploy.deploy.prediction.run",
@@ -188,7 +188,7 @@ def _child(command: Command) -> int:
     os.chdir(command.folder)
     os.environ["PWD"] = command.folder
     sys.argv = ["segdeploy", *command.argv]
-    from segdeploy.deploy.cli import main
+    from segdeploy.cli.main import main
 
     if command.reuse:
         _reuse(Path(command.reuse))

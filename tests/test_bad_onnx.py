@@ -46,7 +46,7 @@ from bad_onnx import (
 )
 from onnx import TensorProto
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.system.errors import InputError
 

@@ -21,7 +21,7 @@ import pytest
 from conftest import TINY, write_image_set
 from report_builders import bare_report
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
 from segdeploy.deploy.prediction.settings import Write

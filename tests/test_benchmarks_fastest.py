@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from segdeploy.benchmarks import fastest as module
 from segdeploy.benchmarks.fastest import Fastest, fastest
-from segdeploy.deploy.cli_inputs import runtimes_of
+from segdeploy.cli.inputs import runtimes_of
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.runtimes.base import Availability, Executed, Execution, Feeds, Results
@@ -168,7 +168,7 @@ class TestFlag:
             return Fastest(p50_ms={ORT: 2.5, OPENVINO: 1.25}, refused={})
 
         monkeypatch.setattr(module, "fastest", measured)
-        with caplog.at_level(logging.INFO, logger="segdeploy.deploy.cli_inputs"):
+        with caplog.at_level(logging.INFO, logger="segdeploy.cli.inputs"):
             found = runtimes_of(self.options("auto", model=[artifact.path], **flags))
         assert found == (OPENVINO,)
         assert {name: getattr(asked[0], name) for name in execution} == execution
@@ -182,7 +182,7 @@ class TestFlag:
         from segdeploy.deploy.models.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(tiny_unet_checkpoint, head=1)
-        with caplog.at_level(logging.INFO, logger="segdeploy.deploy.cli_inputs"):
+        with caplog.at_level(logging.INFO, logger="segdeploy.cli.inputs"):
             found = runtimes_of(self.options("auto", threads=1), checkpoint)
         assert found is not None
         assert found[0] in (ORT, OPENVINO)

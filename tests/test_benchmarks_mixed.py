@@ -24,8 +24,8 @@ from segdeploy.benchmarks.mixed_search import fewest_within, next_count
 from segdeploy.benchmarks.mixed_state import SearchState, Trial
 from segdeploy.benchmarks.parity import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.cli.main import main
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export

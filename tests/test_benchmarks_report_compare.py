@@ -15,7 +15,7 @@ from report_builders import bare_report, full_report, sample_report
 from segdeploy.benchmarks.report import write_report
 from segdeploy.benchmarks.report_compare import compare_reports
 from segdeploy.benchmarks.report_compare_page import MACHINES, warnings, write_comparison
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.system.errors import InputError
 
 INT8 = "int8 ort-x86 on ONNX Runtime"

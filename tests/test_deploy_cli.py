@@ -18,10 +18,12 @@ from onnx import numpy_helper
 from PIL import Image
 
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy import cli_flags, cli_train_flags, cli_verbs
-from segdeploy.deploy.cli import main
-from segdeploy.deploy.cli_config import with_config
-from segdeploy.deploy.cli_parser import build_parser, verbs
+from segdeploy.cli import flags as cli_flags
+from segdeploy.cli import train_flags as cli_train_flags
+from segdeploy.cli import verbs as cli_verbs
+from segdeploy.cli.config import with_config
+from segdeploy.cli.main import main
+from segdeploy.cli.parser import build_parser, verbs
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.layouts.registry import LAYOUT_NAMES
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -138,7 +140,7 @@ class TestHelp:
     def test_help_does_not_wait_for_torch(self) -> None:
         script = (
             "import sys, contextlib, io\n"
-            "from segdeploy.deploy.cli import main\n"
+            "from segdeploy.cli.main import main\n"
             "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
             "    main(['run', '-h'])\n"
             "print([name for name in ('torch', 'onnx', 'onnxruntime') if name in sys.modules])\n"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from segdeploy.deploy.cli_align import align
-from segdeploy.deploy.cli_align_flags import FLAGS_OF, STEPS, align_flags
+from segdeploy.cli.align import align
+from segdeploy.cli.align_flags import FLAGS_OF, STEPS, align_flags
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.align_dump import Step
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from segdeploy.benchmarks import parity_run
-from segdeploy.deploy.cli_inputs import GATE_FAILED
-from segdeploy.deploy.cli_parity import parity
-from segdeploy.deploy.cli_parity_flags import VALUES, parity_flags
+from segdeploy.cli.inputs import GATE_FAILED
+from segdeploy.cli.parity import parity
+from segdeploy.cli.parity_flags import VALUES, parity_flags
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export

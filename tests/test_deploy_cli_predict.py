@@ -16,9 +16,9 @@ from PIL import Image
 
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
-from segdeploy.deploy import cli_predict_flags
+from segdeploy.cli import predict_flags as cli_predict_flags
+from segdeploy.cli.main import main
 from segdeploy.deploy.activations import quantized_activations
-from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export

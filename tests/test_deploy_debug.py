@@ -21,9 +21,9 @@ from PIL import Image
 
 from segdeploy.benchmarks.parity import stage_check
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.cli.main import main
 from segdeploy.deploy import layer_errors
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess

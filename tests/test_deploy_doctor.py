@@ -12,8 +12,8 @@ import pytest
 
 from segdeploy.benchmarks.environment import ISA_FLAGS
 from segdeploy.benchmarks.environment import describe as describe_environment
-from segdeploy.deploy import cli_doctor
-from segdeploy.deploy.cli_doctor import default_precision, doctor
+from segdeploy.cli import doctor as cli_doctor
+from segdeploy.cli.doctor import default_precision, doctor
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.isa import ARM, X86, findings
@@ -50,7 +50,7 @@ def test_what_is_not_known_is_not_guessed(machine: str, isa: tuple[str, ...]) ->
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="segdeploy.deploy.cli_doctor")
+    caplog.set_level(logging.INFO, logger="segdeploy.cli.doctor")
     return caplog
 
 

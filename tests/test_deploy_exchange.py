@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.cli.main import main
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, import_table
 from segdeploy.deploy.export import export

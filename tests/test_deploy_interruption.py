@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.interruption import Interrupted, begun, held_back, interruptible
 
 SLOW = """
 import os, signal, sys, time
-from segdeploy.deploy.cli import guarded
+from segdeploy.cli.main import guarded
 class Lost:
     def __del__(self):
         {finalizer}
@@ -96,7 +96,7 @@ def test_overwriting_is_not_told_again_once_the_output_is_its_own(
         with begun():
             raise Interrupted
 
-    monkeypatch.setattr("segdeploy.deploy.cli_verbs.VERBS", {"run": interrupted})
+    monkeypatch.setattr("segdeploy.cli.verbs.VERBS", {"run": interrupted})
     assert main(["run", "--overwrite", "-o", str(tmp_path)]) == 130
     flag = "" if started else "--overwrite "
     assert capsys.readouterr().err.endswith(f"To go on: segdeploy run {flag}-o {tmp_path}\n")

@@ -22,7 +22,7 @@ from segdeploy.benchmarks.latency import Candidate, measure
 from segdeploy.benchmarks.layer_time_run import layer_time_section
 from segdeploy.benchmarks.process import run_process
 from segdeploy.benchmarks.throughput import measure_throughput
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.runtimes import isolated
@@ -376,7 +376,7 @@ def abort(*arguments: object, **named: object) -> None:
 
 
 def test_a_limit_of_the_flag_is_that_of_the_functions() -> None:
-    from segdeploy.deploy.cli_parser import build_parser
+    from segdeploy.cli.parser import build_parser
 
     for words in ("run", "parity -m a --reference b", "benchmark -m a"):
         assert build_parser().parse_args(words.split()).time_limit == TIME_LIMIT_S

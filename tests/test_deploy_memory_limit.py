@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
-from segdeploy.deploy import cli
-from segdeploy.deploy.cli import main
-from segdeploy.deploy.cli_flags import memory_size
-from segdeploy.deploy.cli_parser import LIMITED, build_parser, verbs
+from segdeploy.cli import main as cli
+from segdeploy.cli.flags import memory_size
+from segdeploy.cli.main import main
+from segdeploy.cli.parser import LIMITED, build_parser, verbs
 from segdeploy.deploy.system import memory_limit
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.memory_limit import memory_limited, used_bytes, working_on
@@ -169,7 +169,7 @@ class TestCommand:
                 yield item
 
         monkeypatch.setattr(
-            "segdeploy.deploy.cli_artifacts.bar", slow
+            "segdeploy.cli.artifacts.bar", slow
         )  # or the work is done before a look
         model = small_onnx(tmp_path / "net.onnx")
         output = tmp_path / "net.calib.json"
@@ -197,7 +197,7 @@ class TestCommand:
 
 
 def cli_verbs() -> Any:
-    from segdeploy.deploy import cli_verbs as module
+    from segdeploy.cli import verbs as module
 
     assert cli.MEMORY_FLAGS
     return module

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segdeploy.calibration.files import atomic_writer
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import is_empty, writing_file, writing_folder
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from segdeploy import benchmarks
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.prediction import ray_engine

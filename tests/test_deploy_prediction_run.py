@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
@@ -195,7 +195,7 @@ class TestTheSameFiles:
         script = textwrap.dedent(
             """
             import os, signal, sys
-            from segdeploy.deploy.cli import main
+            from segdeploy.cli.main import main
             from segdeploy.deploy.prediction import journal
             append, noted = journal.Journal.append, []
             def killing(self, row):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.system.checksums import CHECKSUMS, files_of, update_checksums
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.verify.verify import verify

@@ -23,7 +23,7 @@ from segdeploy.deploy.models.checkpoint import save_checkpoint
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from kill_zygote import _reuse
 for argv in json.loads(sys.argv[1]):
     if argv[0] == "run":

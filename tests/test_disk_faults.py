@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 
 import segdeploy.calibration.files
 from segdeploy.calibration.files import atomic_writer, remove_partial, write_atomic
-from segdeploy.deploy.cli import main
-from segdeploy.deploy.cli_verbs import VERBS as VERBS_OF_THE_COMMAND
+from segdeploy.cli.main import main
+from segdeploy.cli.verbs import VERBS as VERBS_OF_THE_COMMAND
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
@@ -370,7 +370,7 @@ def test_a_fault_of_ours_without_a_temporary_folder(
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", none)
-    monkeypatch.setattr("segdeploy.deploy.cli_artifacts.convert", broken)
+    monkeypatch.setattr("segdeploy.cli.artifacts.convert", broken)
     monkeypatch.setitem(VERBS_OF_THE_COMMAND, "convert", broken)
     outcome = verb("convert")
     message = "internal error .ZeroDivisionError: ours.*traceback could not be written: Read-only"

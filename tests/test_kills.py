@@ -19,7 +19,7 @@ from kill_zygote import Zygote
 from kills import Bench, Tally, finish, interrupted_at, killed_at, killed_before
 
 from segdeploy.calibration.files import remove_partial
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.training.folder import FILES, claim
 from segdeploy.training.history import EpochFigures
 from segdeploy.training.state import Progress, load_progress, save_progress

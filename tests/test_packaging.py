@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.deploy import cli_package_flags
-from segdeploy.deploy.cli import main
+from segdeploy.cli import package_flags as cli_package_flags
+from segdeploy.cli.main import main
 from segdeploy.deploy.onnx_model.file import load_model, metadata, save_model, set_metadata
 from segdeploy.deploy.packaging.base import (
     COMMANDS,

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.external_data_helper import convert_model_to_external_data
 
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize

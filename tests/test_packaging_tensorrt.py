@@ -14,8 +14,8 @@ import pytest
 
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.cli.main import main
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.cli import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.base import Request, Source

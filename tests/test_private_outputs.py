@@ -19,7 +19,7 @@ from PIL import Image
 
 import segdeploy
 from segdeploy.benchmarks.cold_start import ColdStart
-from segdeploy.deploy.cli import main
+from segdeploy.cli.main import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint

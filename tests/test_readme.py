@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.deploy.cli_parser import build_parser, verbs
+from segdeploy.cli.parser import build_parser, verbs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

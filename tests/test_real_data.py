@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from real_data import DSB2018, FP32_DIFFERENCE, require_kept
 
 from segdeploy.benchmarks.accuracy import score
+from segdeploy.cli.main import main
 from segdeploy.deploy.channel_activity import channel_activity
-from segdeploy.deploy.cli import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.export import export

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from segdeploy import training
-from segdeploy.deploy.cli_config import with_config
-from segdeploy.deploy.cli_parser import build_parser
+from segdeploy.cli.config import with_config
+from segdeploy.cli.parser import build_parser
 from segdeploy.deploy.data.preprocess import Preprocess
 
 FOLDER = Path(training.__file__).parent / "recipes"

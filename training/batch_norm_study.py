@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segdeploy.deploy.cli import guarded, print_json
-from segdeploy.deploy.cli_flags import count, positive_int
+from segdeploy.cli.flags import count, positive_int
+from segdeploy.cli.main import guarded, print_json
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import load_checkpoint

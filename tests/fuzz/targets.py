@@ -41,9 +41,9 @@ from segdeploy.calibration.exchange import (
 )
 from segdeploy.calibration.files import read_text
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.cli_config import with_config
-from segdeploy.deploy.cli_parser import build_parser
-from segdeploy.deploy.cli_train import recipe_of
+from segdeploy.cli.config import with_config
+from segdeploy.cli.parser import build_parser
+from segdeploy.cli.train import recipe_of
 from segdeploy.deploy.data.prepared_files import Prepared, write_splits
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.splits import read_splits

@@ -11,7 +11,7 @@ from segdeploy.benchmarks.report import PAGES, load_report, verdict_text, write_
 from segdeploy.benchmarks.report_compare import compare_reports
 from segdeploy.benchmarks.report_compare_page import warnings, write_comparison
 from segdeploy.benchmarks.report_rows import figure, interval
-from segdeploy.deploy.cli_inputs import Options, Result
+from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.checksums import CHECKSUMS, update_checksums
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import writing_folder

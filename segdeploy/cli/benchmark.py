@@ -21,8 +21,8 @@ from segdeploy.benchmarks.resolution import noise_lines
 from segdeploy.benchmarks.speed_run import speed_section
 from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, Subject
 from segdeploy.benchmarks.sweep import Sweep
-from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
-from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
+from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
+from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess

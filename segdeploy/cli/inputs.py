@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from segdeploy.deploy.cli_flags import AUTO
+from segdeploy.cli.flags import AUTO
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision

@@ -13,20 +13,18 @@ from collections.abc import Callable, Sequence
 from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.benchmarks.report_rows import failed_rows
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy import (
-    cli_align,
-    cli_artifacts,
-    cli_benchmark,
-    cli_debug,
-    cli_doctor,
-    cli_package,
-    cli_parity,
-    cli_predict,
-    cli_report,
-    cli_train,
-    cli_verify,
-)
-from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
+from segdeploy.cli import align as cli_align
+from segdeploy.cli import artifacts as cli_artifacts
+from segdeploy.cli import benchmark as cli_benchmark
+from segdeploy.cli import debug as cli_debug
+from segdeploy.cli import doctor as cli_doctor
+from segdeploy.cli import package as cli_package
+from segdeploy.cli import parity as cli_parity
+from segdeploy.cli import predict as cli_predict
+from segdeploy.cli import report as cli_report
+from segdeploy.cli import train as cli_train
+from segdeploy.cli import verify as cli_verify
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.prepare import prepare_raw

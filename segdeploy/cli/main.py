@@ -22,8 +22,8 @@ from pathlib import Path
 
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.files import naming
-from segdeploy.deploy.cli_config import with_config
-from segdeploy.deploy.cli_parser import build_parser
+from segdeploy.cli.config import with_config
+from segdeploy.cli.parser import build_parser
 from segdeploy.deploy.system.errors import InputError, MemoryLimitError, RunError, SegdeployError
 from segdeploy.deploy.system.interruption import Interrupted, interruptible
 from segdeploy.deploy.system.refusals import refusal
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser()
         options = parser.parse_args(with_config(arguments, parser))
         # Each verb imports what it needs: `segdeploy -h` must not wait for torch.
-        from segdeploy.deploy import cli_verbs
+        from segdeploy.cli import verbs as cli_verbs
         from segdeploy.deploy.system.memory_limit import memory_limited, working_on
 
         flags = vars(options)

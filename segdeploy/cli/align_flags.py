@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from segdeploy.deploy.cli_flags import (
+from segdeploy.cli.flags import (
     RUNTIMES,
     Group,
     checkpoint_flags,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from segdeploy.benchmarks.process import peak_bytes
-from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, runtimes_of
-from segdeploy.deploy.cli_predict_flags import PYTORCH
+from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
+from segdeploy.cli.predict_flags import PYTORCH
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.prediction.model import (
     ONNX_SUFFIX,

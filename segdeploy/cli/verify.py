@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from segdeploy.calibration.errors import printable_line
-from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result
 from segdeploy.verify.verify import verify
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.cli_debug_flags import DEFAULT_SAMPLES
-from segdeploy.deploy.cli_inputs import Options, Result, output_file
+from segdeploy.cli.debug_flags import DEFAULT_SAMPLES
+from segdeploy.cli.inputs import Options, Result, output_file
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.layer_errors import LayerError, compare_layers, layer_errors

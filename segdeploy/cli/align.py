@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from segdeploy.deploy.cli_align_flags import FLAGS_OF
-from segdeploy.deploy.cli_align_layers import layers
-from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
+from segdeploy.cli.align_flags import FLAGS_OF
+from segdeploy.cli.align_layers import layers
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.runtimes.registry import usable_cores

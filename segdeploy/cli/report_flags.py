@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.cli_flags import Group, output_flag
+from segdeploy.cli.flags import Group, output_flag
 
 
 def report_flags(verb: Group) -> None:

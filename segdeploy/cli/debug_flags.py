@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.cli_flags import (
-    TARGETS,
-    Group,
-    output_flag,
-    positive_int,
-    seed_flag,
-    threads_flag,
-)
+from segdeploy.cli.flags import TARGETS, Group, output_flag, positive_int, seed_flag, threads_flag
 
 DEFAULT_SAMPLES = 16
 

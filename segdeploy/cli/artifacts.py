@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.cli.inputs import Options, Result, checkpoint_of, output_file
+from segdeploy.cli.mixed import kept_beside, quantize_mixed, wants_search
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.channel_activity import channel_activity
-from segdeploy.deploy.cli_inputs import Options, Result, checkpoint_of, output_file
-from segdeploy.deploy.cli_mixed import kept_beside, quantize_mixed, wants_search
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, exported_file, import_table

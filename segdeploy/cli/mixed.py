@@ -21,10 +21,10 @@ from segdeploy.benchmarks.mixed_precision import (
 )
 from segdeploy.benchmarks.mixed_state import SearchState, Trial
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.cli.compare import require_same_inputs
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of
+from segdeploy.cli.mixed_flags import DEFAULT_TIME_BUDGET, duration
 from segdeploy.deploy import __version__
-from segdeploy.deploy.cli_compare import require_same_inputs
-from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of
-from segdeploy.deploy.cli_mixed_flags import DEFAULT_TIME_BUDGET, duration
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set, read_splits
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of

@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segdeploy.deploy import __version__
-from segdeploy.deploy.cli_align_flags import align_flags
-from segdeploy.deploy.cli_debug_flags import debug_flags
-from segdeploy.deploy.cli_flags import (
+from segdeploy.cli.align_flags import align_flags
+from segdeploy.cli.debug_flags import debug_flags
+from segdeploy.cli.flags import (
     LAYOUTS,
     REWRITES,
     TARGETS,
@@ -35,12 +34,13 @@ from segdeploy.deploy.cli_flags import (
     time_limit_flag,
     timing_flags,
 )
-from segdeploy.deploy.cli_mixed_flags import quantize_flags
-from segdeploy.deploy.cli_package_flags import package_flags
-from segdeploy.deploy.cli_parity_flags import parity_flags
-from segdeploy.deploy.cli_predict_flags import predict_flags
-from segdeploy.deploy.cli_report_flags import report_flags
-from segdeploy.deploy.cli_train_flags import train_flags
+from segdeploy.cli.mixed_flags import quantize_flags
+from segdeploy.cli.package_flags import package_flags
+from segdeploy.cli.parity_flags import parity_flags
+from segdeploy.cli.predict_flags import predict_flags
+from segdeploy.cli.report_flags import report_flags
+from segdeploy.cli.train_flags import train_flags
+from segdeploy.deploy import __version__
 
 LIMITED = ("run", "calibrate", "quantize", "train", "predict", "parity", "benchmark", "debug")
 """Verbs whose memory grows with what they are given."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from segdeploy.benchmarks.environment import describe as describe_environment
-from segdeploy.deploy.cli_inputs import Options, Result
+from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, usable_cores

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from segdeploy.deploy.cli_flags import (
+from segdeploy.cli.flags import (
     TARGETS,
     Group,
     checkpoint_details,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.cli_flags import (
+from segdeploy.cli.flags import (
     Group,
     checkpoint_details,
     evaluation_data,

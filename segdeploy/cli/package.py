@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result
 from segdeploy.deploy.data.image_set import open_set, require_disjoint
 from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.onnx_model.file import load_model

@@ -11,8 +11,8 @@ from segdeploy.benchmarks.entries import Entry, entries_everywhere, entries_for
 from segdeploy.benchmarks.parity_run import gate_passed, parity_section
 from segdeploy.benchmarks.predictions import Predictions, Values, read_predictions
 from segdeploy.benchmarks.report_rows import compared_rows, figure
-from segdeploy.deploy.cli_compare import artifacts_of, common_contract, require_same_inputs
-from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
+from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from segdeploy.deploy.cli_compare import require_same_inputs
-from segdeploy.deploy.cli_inputs import GATE_FAILED, Options, Result, given_or_bundled
+from segdeploy.cli.compare import require_same_inputs
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy.deploy.cli_inputs import Options, Result, contract_in
+from segdeploy.cli.inputs import Options, Result, contract_in
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.runtimes.registry import usable_cores
