@@ -216,9 +216,9 @@ def _exported(
     given: Path | None, folder: Path, *, head: int | None = None
 ) -> tuple[Checkpoint, Artifact]:
     """A checkpoint, the bundled one unless another is given, and its simplified export."""
-    from segdeploy.deploy.export import export
     from segdeploy.deploy.models.checkpoint import load_checkpoint
-    from segdeploy.deploy.simplify import simplify
+    from segdeploy.deploy.stages.export import export
+    from segdeploy.deploy.stages.simplify import simplify
 
     path = given or bundled.checkpoint("unet_plus_plus")
     checkpoint = load_checkpoint(path, head=head)

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-import segdeploy.deploy.simplify
+import segdeploy.deploy.stages.simplify
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
@@ -128,7 +128,7 @@ class Reuse:
         self.folder = folder
         self.enabled = True
         self._export = torch.onnx.export
-        self._simplify = segdeploy.deploy.simplify._run_onnxsim
+        self._simplify = segdeploy.deploy.stages.simplify._run_onnxsim
         self._run = subprocess.run
 
     def export(self, network: nn.Module, *arguments: object, **options: object) -> object:
@@ -154,7 +154,8 @@ class Reuse:
             return self._simplify(source, time_limit_s)
 
         usual = (
-            time_limit_s == segdeploy.deploy.simplify.TIME_LIMIT_S and subprocess.run is self._run
+            time_limit_s == segdeploy.deploy.stages.simplify.TIME_LIMIT_S
+            and subprocess.run is self._run
         )
         if not self.enabled or not usual:
             return make()
@@ -177,7 +178,7 @@ def _reuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reuse]:
     reuse = Reuse(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.onnx.export", reuse.export)
-        patch.setattr("segdeploy.deploy.simplify._run_onnxsim", reuse.simplify)
+        patch.setattr("segdeploy.deploy.stages.simplify._run_onnxsim", reuse.simplify)
         yield reuse
 
 
@@ -402,10 +403,10 @@ def tiny_models(
     """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target."""
     from segdeploy.deploy.calibrate import calibrate
     from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.export import export
     from segdeploy.deploy.models.checkpoint import load_checkpoint
+    from segdeploy.deploy.stages.export import export
+    from segdeploy.deploy.stages.to_fp16 import to_fp16
     from segdeploy.deploy.targets.profiles import PROFILES
-    from segdeploy.deploy.to_fp16 import to_fp16
     from segdeploy.deploy.to_int8 import to_int8
 
     folder = tmp_path_factory.mktemp("tiny_models")

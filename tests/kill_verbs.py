@@ -14,9 +14,9 @@ import torch
 
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.stages.export import export
 
 TERMINAL = "terminal.txt"
 INPUTS = "in"

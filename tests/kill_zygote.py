@@ -38,13 +38,13 @@ WARM = (
     "segdeploy.benchmarks.speed_run",
     "segdeploy.benchmarks.worst_images",
     "segdeploy.cli.main",
-    "segdeploy.deploy.export",
+    "segdeploy.deploy.stages.export",
     "segdeploy.deploy.packaging.registry",
     "segdeploy.deploy.prediction.run",
     "segdeploy.deploy.data.prepare",
-    "segdeploy.deploy.rewrite",
-    "segdeploy.deploy.simplify",
-    "segdeploy.deploy.to_fp16",
+    "segdeploy.deploy.stages.rewrite",
+    "segdeploy.deploy.stages.simplify",
+    "segdeploy.deploy.stages.to_fp16",
     "segdeploy.deploy.to_int8",
     "segdeploy.training.loop",
 )
@@ -238,11 +238,11 @@ def _reuse(folder: Path) -> None:
     from conftest import Reuse
 
     import segdeploy.benchmarks.cold_start
-    import segdeploy.deploy.simplify
+    import segdeploy.deploy.stages.simplify
 
     reuse = Reuse(folder)
     torch.onnx.export = reuse.export  # type: ignore[assignment]  # a stand-in
-    segdeploy.deploy.simplify._run_onnxsim = reuse.simplify
+    segdeploy.deploy.stages.simplify._run_onnxsim = reuse.simplify
     segdeploy.benchmarks.cold_start.call_worker = lambda module, request, **_: {  # type: ignore[assignment]
         "load_s": 1.0,
         "first_inference_s": 1.0,

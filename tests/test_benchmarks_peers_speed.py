@@ -28,12 +28,12 @@ from segdeploy.benchmarks.peers_speed_rows import Lap, comparisons_of, fastest, 
 from segdeploy.benchmarks.peers_timing import Timed, settings_of, time_in_turn
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.models.unet_plus_plus import UNetPlusPlus
 from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
 from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Runtime
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, RunError
 
 Randomise = Callable[[UNetPlusPlus], UNetPlusPlus]

@@ -19,12 +19,12 @@ from segdeploy.cli.parity import parity
 from segdeploy.cli.parity_flags import VALUES, parity_flags
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 # jsonschema ships no type stubs.

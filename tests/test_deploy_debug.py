@@ -27,7 +27,6 @@ from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.layer_errors import LayerError, compare_layers
 from segdeploy.deploy.layers.section import (
     debug_section,
@@ -41,7 +40,8 @@ from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
 from segdeploy.deploy.to_int8 import to_int8

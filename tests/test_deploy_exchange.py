@@ -17,10 +17,10 @@ from segdeploy.cli.main import main
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, import_table
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
+from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError
 
 

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -27,9 +26,10 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.simplify import simplify
+from segdeploy.deploy.stages.to_fp16 import FP16_MAX, to_fp16
 from segdeploy.deploy.system.errors import InputError, RunError
-from segdeploy.deploy.to_fp16 import FP16_MAX, to_fp16
 
 TINY = Preprocess(size=(32, 32))
 
@@ -133,8 +133,10 @@ class TestSimplify:
         behaviour: str,
         reason: str,
     ) -> None:
-        monkeypatch.setattr("segdeploy.deploy.simplify.subprocess.run", broken_onnxsim(behaviour))
-        with caplog.at_level(logging.WARNING, logger="segdeploy.deploy.simplify"):
+        monkeypatch.setattr(
+            "segdeploy.deploy.stages.simplify.subprocess.run", broken_onnxsim(behaviour)
+        )
+        with caplog.at_level(logging.WARNING, logger="segdeploy.deploy.stages.simplify"):
             made = simplify(exported, tmp_path / "net.sim.onnx")
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
@@ -148,7 +150,7 @@ class TestSimplify:
     def test_an_onnxsim_that_really_hangs_is_stopped(
         self, exported: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.WARNING, logger="segdeploy.deploy.simplify"):
+        with caplog.at_level(logging.WARNING, logger="segdeploy.deploy.stages.simplify"):
             made = simplify(exported, tmp_path / "net.sim.onnx", time_limit_s=0.05)
         assert "timed out after 0.05" in caplog.text
         assert load_model(made.path).graph == load_model(exported.path).graph

@@ -21,7 +21,6 @@ from segdeploy.benchmarks.parity_run import parity_section
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
@@ -36,9 +35,10 @@ from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.rewrites.image_interface import arithmetic, image_interface
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86
-from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8
 
 Pixels = NDArray[np.uint8]

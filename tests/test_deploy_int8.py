@@ -33,7 +33,6 @@ from segdeploy.deploy.activations import (
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, sha256_of
@@ -41,7 +40,8 @@ from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, save_model
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import (
     DENSE_OPERATORS,

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.layer_time_run import layer_time_section
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.executed import Kernel
@@ -26,6 +25,7 @@ from segdeploy.deploy.runtimes.layer_times import (
 )
 from segdeploy.deploy.runtimes.ort_profile import read_trace
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import RunError, UsageError
 
 ONE = Execution(threads=1)

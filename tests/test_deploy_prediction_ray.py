@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from segdeploy.cli.main import main
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.prediction import ray_engine
 from segdeploy.deploy.prediction.model import OnnxModel, onnx_model
@@ -27,6 +26,7 @@ from segdeploy.deploy.prediction.settings import Settings, Write
 from segdeploy.deploy.prediction.sources import sources_of
 from segdeploy.deploy.runtimes.base import Execution, Feeds, Results
 from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, RunError
 
 pytestmark = pytest.mark.usefixtures("own_logging")

@@ -22,7 +22,6 @@ from PIL import Image
 
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction import run as run_module
@@ -33,6 +32,7 @@ from segdeploy.deploy.prediction.run import Summary, predict
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import Source, sources_of
 from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]

@@ -20,10 +20,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from segdeploy.cli.main import main
-from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -36,14 +34,16 @@ from segdeploy.deploy.onnx_model.file import (
     set_metadata,
 )
 from segdeploy.deploy.onnx_model.graph import GraphIndex, rebuilt
-from segdeploy.deploy.rewrite import RewriteName, rewrite, summary
+from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.rewrites.channel_groups import channel_groups
 from segdeploy.deploy.rewrites.dead_channels import CHANNEL_BLOCK, dead_channels
 from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
 from segdeploy.deploy.rewrites.upsample_convolution import parity_weights, upsample_convolution
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.rewrite import RewriteName, rewrite, summary
+from segdeploy.deploy.stages.simplify import simplify
+from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.deploy.to_fp16 import to_fp16
 
 TINY = Preprocess(size=(32, 32))
 TOLERANCE = 1e-6

@@ -28,7 +28,6 @@ from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.activations import quantized_activations
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -45,9 +44,10 @@ from segdeploy.deploy.runtimes.registry import (
     default_runtimes,
     open_runtime,
 )
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
-from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8
 
 BF16_HERE = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe_environment().isa))

@@ -11,14 +11,14 @@ import pytest
 from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.openvino import OPENVINO
 from segdeploy.deploy.packaging.openvino_ir import compile_model, infer
 from segdeploy.deploy.packaging.openvino_models import IR_FILE
 from segdeploy.deploy.packaging.package import package
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU
 from segdeploy.deploy.to_int8 import to_int8
 

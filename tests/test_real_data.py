@@ -13,17 +13,17 @@ from real_data import DSB2018, FP32_DIFFERENCE, require_kept
 
 from segdeploy.benchmarks.accuracy import score
 from segdeploy.cli.main import main
-from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import load_model, save_model
-from segdeploy.deploy.rewrite import RewriteName, rewrite
+from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
 
 SLIM_LOSS = {120: 0.10, 64: 0.30}
 """Likewise, by number of images: the bundled sample is smaller, and chance larger."""

@@ -12,19 +12,19 @@ from segdeploy.benchmarks.entries import entries_for
 from segdeploy.benchmarks.parity_run import parity_section
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.artifact import sha256_of
-from segdeploy.deploy.rewrite import rewrite, summary
+from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.rewrite import rewrite, summary
+from segdeploy.deploy.stages.simplify import simplify
+from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.targets.profiles import PROFILES
-from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8
 
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.align_layer_rows import LayerAlignment
 from segdeploy.training.align_layers import DEFAULT_TOLERANCE, align_layers

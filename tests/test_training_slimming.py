@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import (
     Network,
     build_network,
@@ -21,7 +19,9 @@ from segdeploy.deploy.models.checkpoint import (
 )
 from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.onnx_model.cost import onnx_cost
-from segdeploy.deploy.rewrite import RewriteName, rewrite
+from segdeploy.deploy.rewrites.channel_activity import channel_activity
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
 from segdeploy.training.batch_norm import batch_norms
 from segdeploy.training.loop import Settings, train
 from segdeploy.training.recipe import Recipe

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segdeploy.deploy.export import OUTPUT_NAME
 from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.stages.export import OUTPUT_NAME
 
 _CONVOLUTIONS = ("conv2d", "convolution")
 _NORMS = ("batch_norm", "native_batch_norm")
@@ -34,7 +34,7 @@ _OPERATORS = {
 class PyTorchValues:
     """A checkpoint in PyTorch as the reference: fp32, evaluation mode, BatchNorm not folded.
 
-    Names are those of ``segdeploy.deploy.export.name_layers``: ``conv0_0.conv.0`` is the convolution with
+    Names are those of ``segdeploy.deploy.stages.export.name_layers``: ``conv0_0.conv.0`` is the convolution with
     its BatchNorm, which the file folds into it; ``@2`` its second use, as in R2U-Net's
     recurrence. So the export's folding is compared as well.
 

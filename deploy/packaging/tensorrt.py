@@ -27,10 +27,10 @@ from segdeploy.deploy.packaging.tensorrt_commands import (
     trtexec_with_cache,
     write_loader,
 )
+from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import TENSORRT as PROFILE
 from segdeploy.deploy.targets.tensorrt_rules import WHY, Finding, check_qdq, rejected
-from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8
 
 _SHAPE = re.compile(r"--(?:min|opt|max)Shapes=(?P<name>[^:\s]+):(?P<shape>\d+(?:x\d+)*)")

@@ -91,7 +91,7 @@ def _sides(
         )
     import torch
 
-    from segdeploy.deploy.export import export
+    from segdeploy.deploy.stages.export import export
     from segdeploy.training.align_pytorch import PyTorchValues
 
     torch.set_num_threads(execution.threads)

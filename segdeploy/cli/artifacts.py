@@ -12,20 +12,20 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.inputs import Options, Result, checkpoint_of, output_file
 from segdeploy.cli.mixed import kept_beside, quantize_mixed, wants_search
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.exchange import ExchangeFormat, export_table, exported_file, import_table
 from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
 from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
-from segdeploy.deploy.rewrite import LESS_WORK, RewriteName, rewrite, summary
+from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.sharding import shard_from_environment
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.rewrite import LESS_WORK, RewriteName, rewrite, summary
+from segdeploy.deploy.stages.simplify import simplify
+from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.only_writer import writing_file
 from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import profile_named
-from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def export_model(options: Options, arguments: Sequence[str]) -> Result:
     """Export a checkpoint."""
-    from segdeploy.deploy.export import export
+    from segdeploy.deploy.stages.export import export
 
     output = output_file(options, options.checkpoint)
     with writing_file(output):

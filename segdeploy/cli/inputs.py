@@ -105,7 +105,7 @@ def runtimes_of(
         )
     if checkpoint is None:
         return (_measured(options, [describe(path) for path in options.model]),)
-    from segdeploy.deploy.export import export
+    from segdeploy.deploy.stages.export import export
 
     with TemporaryDirectory(prefix="segdeploy-") as folder:
         return (_measured(options, [export(checkpoint, Path(folder) / "model.onnx")]),)

@@ -11,16 +11,16 @@ from segdeploy.benchmarks.parity_report import FEWEST_IMAGES
 from segdeploy.benchmarks.parity_run import gate_passed
 from segdeploy.benchmarks.report import PAGES, verdict_text, write_report
 from segdeploy.deploy.data.image_set import require_disjoint
-from segdeploy.deploy.export import export
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
-from segdeploy.deploy.rewrite import changed_sites, summary
-from segdeploy.deploy.simplify import simplify
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.stages.rewrite import changed_sites, summary
+from segdeploy.deploy.stages.simplify import simplify
+from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.targets.profiles import TargetProfile
-from segdeploy.deploy.to_fp16 import to_fp16
 from segdeploy.deploy.to_int8 import to_int8
 from segdeploy.pipeline.run_config import RunConfig
 from segdeploy.pipeline.run_report import assemble

@@ -24,13 +24,13 @@ from segdeploy.benchmarks.worst_images import worst_images
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.calibrate import calibrate
-from segdeploy.deploy.channel_activity import channel_activity
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
-from segdeploy.deploy.rewrite import rewrite
+from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
+from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.memory_limit import working_on
 from segdeploy.deploy.system.progress import bar, share_bar
 from segdeploy.pipeline.debug_stage import debug_stage
