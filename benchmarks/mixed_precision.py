@@ -21,12 +21,12 @@ from segdeploy.benchmarks.mixed_search import fewest_within, next_count
 from segdeploy.benchmarks.mixed_state import SearchState, Trial
 from segdeploy.benchmarks.parity import ParityReport
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.float_region import float_region
 from segdeploy.deploy.layer_errors import layer_errors
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
+from segdeploy.deploy.quantize.float_region import float_region
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.targets.profiles import TargetProfile
-from segdeploy.deploy.to_int8 import to_int8
 
 log = logging.getLogger(__name__)
 

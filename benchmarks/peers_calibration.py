@@ -24,10 +24,10 @@ from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
 from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.targets.profiles import ORT_X86
-from segdeploy.deploy.to_int8 import to_int8
 
 NAMES = {
     Tool.OURS: "segdeploy {version}, entropy",
@@ -78,7 +78,7 @@ def compare_tools(
 ) -> tuple[float, list[Row]]:
     """Run tools on the subject, each in a process of its own; the first is the measure of all.
 
-    For ONNX Runtime and ours ``segdeploy.deploy.to_int8`` writes the int8 model from the tool's ranges, so
+    For ONNX Runtime and ours ``segdeploy.deploy.quantize.to_int8`` writes the int8 model from the tool's ranges, so
     that only the ranges differ. NNCF quantizes by itself.
 
     Returns:

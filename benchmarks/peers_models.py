@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 from segdeploy.benchmarks.environment import describe as describe_machine
 from segdeploy.benchmarks.peers_quantize import Recipe
 from segdeploy.benchmarks.process import call_worker
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, sha256_of
 from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.errors import RunError, SegdeployError
 from segdeploy.deploy.system.shown_command import shown_text
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
-from segdeploy.deploy.to_int8 import to_int8
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from segdeploy.deploy.models.checkpoint import Checkpoint

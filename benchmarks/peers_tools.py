@@ -106,8 +106,8 @@ def candidates_searched(collector: Any) -> int:
 
 def _ours() -> Run:
     from segdeploy.calibration.estimate import Method
-    from segdeploy.deploy.calibrate import calibrate
     from segdeploy.deploy.onnx_model.file import describe
+    from segdeploy.deploy.quantize.calibrate import calibrate
 
     def run(job: Job) -> Found:
         table = calibrate(

@@ -16,11 +16,11 @@ from segdeploy.deploy.layers.rows import Bins, LayerError, RoundingError
 from segdeploy.deploy.layers.together import Together, TogetherNetworks
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, require_fp32
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.look_ahead import run_ahead
 from segdeploy.deploy.targets.profiles import TargetProfile
-from segdeploy.deploy.to_int8 import to_int8
 
 __all__ = ["Bins", "LayerError", "RoundingError", "compare_layers", "layer_errors"]
 

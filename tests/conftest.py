@@ -401,13 +401,13 @@ def tiny_models(
     tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus
 ) -> dict[str, Path]:
     """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target."""
-    from segdeploy.deploy.calibrate import calibrate
     from segdeploy.deploy.data.image_set import open_set
     from segdeploy.deploy.models.checkpoint import load_checkpoint
+    from segdeploy.deploy.quantize.calibrate import calibrate
+    from segdeploy.deploy.quantize.to_int8 import to_int8
     from segdeploy.deploy.stages.export import export
     from segdeploy.deploy.stages.to_fp16 import to_fp16
     from segdeploy.deploy.targets.profiles import PROFILES
-    from segdeploy.deploy.to_int8 import to_int8
 
     folder = tmp_path_factory.mktemp("tiny_models")
     save_checkpoint(_tiny_unet, folder / "net.safetensors", preprocess=TINY)

@@ -12,10 +12,10 @@ import conftest
 import numpy as np
 import torch
 
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.stages.export import export
 
 TERMINAL = "terminal.txt"
@@ -97,7 +97,7 @@ def _files(folder: Path) -> str:
 def _run(checkpoint: str, name: str) -> Verb:
     argv = f"run -c in/{checkpoint}.safetensors --data in/set -o out --threads 1 --batch 1 "
     argv += "--warmup 1 --duration 0.01 --max-drop 100 --runtime onnxruntime --target " + TARGET
-    patches = {"segdeploy.deploy.calibrate:SAVE_EVERY_S": 0.0}
+    patches = {"segdeploy.deploy.quantize.calibrate:SAVE_EVERY_S": 0.0}
     return Verb(name=name, argv=tuple(argv.split()), progress=_last_stage, patches=patches)
 
 
@@ -120,7 +120,7 @@ VERBS = {
                 *("-o", "out/net.calib.json", "--export", "tensorrt"),
             ),
             progress=_state,
-            patches={"segdeploy.deploy.calibrate:SAVE_EVERY_S": 0.0},
+            patches={"segdeploy.deploy.quantize.calibrate:SAVE_EVERY_S": 0.0},
         ),
         _train("train"),
         _train("train workers", "--workers", "2"),

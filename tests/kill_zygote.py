@@ -45,7 +45,7 @@ WARM = (
     "segdeploy.deploy.stages.rewrite",
     "segdeploy.deploy.stages.simplify",
     "segdeploy.deploy.stages.to_fp16",
-    "segdeploy.deploy.to_int8",
+    "segdeploy.deploy.quantize.to_int8",
     "segdeploy.training.loop",
 )
 """Imported before the fork. ONNX Runtime starts a thread when it is imported: the child does."""

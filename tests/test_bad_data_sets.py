@@ -291,7 +291,7 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Callab
     """Function (name) -> outcome, on the prepared folder ``set`` of one image a split."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "segdeploy.deploy.calibrate.return_freed_memory", lambda: None
+        "segdeploy.deploy.quantize.calibrate.return_freed_memory", lambda: None
     )  # takes a second
     for seed, split in enumerate(("train", "val", "test")):
         save(tmp_path / "set" / "images" / f"{split}.png", seed=seed)

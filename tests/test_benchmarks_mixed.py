@@ -25,19 +25,19 @@ from segdeploy.benchmarks.mixed_state import SearchState, Trial
 from segdeploy.benchmarks.parity import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.float_region import float_region
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, metadata
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.float_region import float_region
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
-from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 MAX_DROP = 0.5

@@ -18,7 +18,6 @@ from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.cli import predict_flags as cli_predict_flags
 from segdeploy.cli.main import main
-from segdeploy.deploy.activations import quantized_activations
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
@@ -29,13 +28,14 @@ from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.prediction.fitting import resized
 from segdeploy.deploy.prediction.run import Engine
 from segdeploy.deploy.prediction.settings import Fit, Write
+from segdeploy.deploy.quantize.activations import quantized_activations
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
-from segdeploy.deploy.to_int8 import to_int8
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 TINY = Preprocess(size=(32, 32))

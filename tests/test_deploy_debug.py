@@ -23,7 +23,6 @@ from segdeploy.benchmarks.parity import stage_check
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
 from segdeploy.deploy import layer_errors
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -38,13 +37,14 @@ from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
-from segdeploy.deploy.to_int8 import to_int8
 from segdeploy.pipeline.debug_stage import images_to_take
 from segdeploy.training.align_layers import align_layers
 from segdeploy.training.align_onnx import OnnxValues

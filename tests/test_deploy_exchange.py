@@ -14,12 +14,12 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.exchange import ExchangeFormat, export_table, import_table
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.exchange import ExchangeFormat, export_table, import_table
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError
 

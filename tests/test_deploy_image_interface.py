@@ -18,7 +18,6 @@ from PIL import Image
 
 from segdeploy.benchmarks.entries import entries_for
 from segdeploy.benchmarks.parity_run import parity_section
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.models import UNetPlusPlus
@@ -32,6 +31,8 @@ from segdeploy.deploy.onnx_model.file import (
     set_metadata,
 )
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.image_interface import arithmetic, image_interface
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
@@ -39,7 +40,6 @@ from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86
-from segdeploy.deploy.to_int8 import to_int8
 
 Pixels = NDArray[np.uint8]
 Probability = NDArray[np.float32]

@@ -24,13 +24,6 @@ from segdeploy.benchmarks.parity import stage_check
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.qparams import dequantize
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.activations import (
-    followed_ranges,
-    plan_observation,
-    quantized_activations,
-    unfused_outputs,
-)
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
@@ -38,6 +31,14 @@ from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_ch
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, sha256_of
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, save_model
+from segdeploy.deploy.quantize.activations import (
+    followed_ranges,
+    plan_observation,
+    quantized_activations,
+    unfused_outputs,
+)
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import activation_params, to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.export import export
@@ -52,7 +53,6 @@ from segdeploy.deploy.targets.profiles import (
     native_profile,
     profile_named,
 )
-from segdeploy.deploy.to_int8 import activation_params, to_int8
 
 TINY = Preprocess(size=(32, 32))
 NETWORKS = ("unet", "r2u")
@@ -660,7 +660,7 @@ class TestCalibrate:
         monkeypatch: pytest.MonkeyPatch,
         counted: int,
     ) -> None:
-        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.quantize.calibrate.SAVE_EVERY_S", -1.0)
         chain, state = chains["unet"], tmp_path / "state.npz"
 
         def interrupted(samples: Iterable[Sample]) -> Iterator[Sample]:
@@ -696,7 +696,7 @@ class TestCalibrate:
     def test_a_state_that_holds_everything_needs_no_image(
         self, chains: dict[str, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.quantize.calibrate.SAVE_EVERY_S", -1.0)
         monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
         chain, state = chains["unet"], tmp_path / "state.npz"
 
@@ -707,13 +707,13 @@ class TestCalibrate:
 
         first = run()
         assert state.is_file()
-        monkeypatch.setattr("segdeploy.deploy.calibrate._observing_session", None)
+        monkeypatch.setattr("segdeploy.deploy.quantize.calibrate._observing_session", None)
         assert run() == first
 
     def test_a_state_of_another_model_or_image_set_is_refused(
         self, chains: dict[str, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.quantize.calibrate.SAVE_EVERY_S", -1.0)
         chain, state = chains["unet"], tmp_path / "state.npz"
         with monkeypatch.context() as kept:
             kept.setattr(Path, "unlink", lambda *_, **__: None)

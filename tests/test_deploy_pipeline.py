@@ -244,7 +244,7 @@ class TestReuse:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         output = tmp_path / "out"
-        monkeypatch.setattr("segdeploy.deploy.calibrate.SAVE_EVERY_S", -1.0)
+        monkeypatch.setattr("segdeploy.deploy.quantize.calibrate.SAVE_EVERY_S", -1.0)
 
         def interrupted_bar(items: Iterable[Any], label: str, *, unit: str) -> Iterator[Any]:
             for number, item in enumerate(items):

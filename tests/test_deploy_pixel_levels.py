@@ -18,7 +18,8 @@ from segdeploy.deploy.layers.pairs import constants_of, pair_layers
 from segdeploy.deploy.layers.parts import GraphView
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model, set_metadata
-from segdeploy.deploy.pixel_levels import pixel_levels, takes_pixels
+from segdeploy.deploy.quantize.pixel_levels import pixel_levels, takes_pixels
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from segdeploy.deploy.targets.profiles import (
@@ -29,7 +30,6 @@ from segdeploy.deploy.targets.profiles import (
     TENSORRT,
     TargetProfile,
 )
-from segdeploy.deploy.to_int8 import to_int8
 
 SIDE = 16
 HALF = Preprocess(size=(SIDE, SIDE))

@@ -14,7 +14,6 @@ from onnx import TensorProto, helper
 
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
-from segdeploy.deploy.activations import quantized_activations
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -22,6 +21,8 @@ from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.onnx_model.graph import constant
+from segdeploy.deploy.quantize.activations import quantized_activations
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.any_size import any_size
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers
@@ -31,7 +32,6 @@ from segdeploy.deploy.stages.rewrite import RewriteName, rewrite, summary
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
-from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 OTHER_SIZES = ((16, 16), (48, 80))

@@ -25,7 +25,6 @@ from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject
 from segdeploy.benchmarks.sweep import Sweep
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
-from segdeploy.deploy.activations import quantized_activations
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
@@ -33,6 +32,8 @@ from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.quantize.activations import quantized_activations
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes import ort
 from segdeploy.deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers
@@ -48,7 +49,6 @@ from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
-from segdeploy.deploy.to_int8 import to_int8
 
 BF16_HERE = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe_environment().isa))
 ONE_THREAD = Execution(threads=1)

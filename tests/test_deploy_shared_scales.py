@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segdeploy.deploy.shared_scales import Span, share_spans, sqnr_cost_db
+from segdeploy.deploy.quantize.shared_scales import Span, share_spans, sqnr_cost_db
 
 NAMES = "abcdefgh"
 ends = st.floats(0.01, 100)

@@ -157,7 +157,7 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: Path) -> Calla
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "segdeploy.deploy.calibrate.return_freed_memory", lambda: None
+        "segdeploy.deploy.quantize.calibrate.return_freed_memory", lambda: None
     )  # takes a second
 
     def verb(name: str, *flags: str, output: str = "out") -> Outcome:

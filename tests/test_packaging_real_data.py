@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import load_checkpoint
@@ -17,10 +16,11 @@ from segdeploy.deploy.packaging.openvino import OPENVINO
 from segdeploy.deploy.packaging.openvino_ir import compile_model, infer
 from segdeploy.deploy.packaging.openvino_models import IR_FILE
 from segdeploy.deploy.packaging.package import package
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU
-from segdeploy.deploy.to_int8 import to_int8
 
 DSB2018 = os.environ.get("SEGDEPLOY_DSB2018")
 FLOAT_IMAGES = 20

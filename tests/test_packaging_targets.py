@@ -13,7 +13,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet
@@ -43,11 +42,12 @@ from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.plain_model import OPSET, plain_model
 from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS, verify_package
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
-from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 NEEDS = {

@@ -15,7 +15,6 @@ import pytest
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
@@ -23,10 +22,11 @@ from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.tensorrt import TENSORRT
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
 from segdeploy.deploy.targets.tensorrt_rules import check_qdq, rejected
-from segdeploy.deploy.to_int8 import to_int8
 
 TINY = Preprocess(size=(32, 32))
 

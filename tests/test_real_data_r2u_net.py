@@ -11,11 +11,12 @@ from real_data import DSB2018, FP32_DIFFERENCE, INT8_LOWER_END, require_kept
 from segdeploy.benchmarks.entries import entries_for
 from segdeploy.benchmarks.parity_run import parity_section
 from segdeploy.calibration.estimate import Method
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
@@ -25,7 +26,6 @@ from segdeploy.deploy.stages.rewrite import rewrite, summary
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.targets.profiles import PROFILES
-from segdeploy.deploy.to_int8 import to_int8
 
 
 @pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")

@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of, describe, load_model
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.targets.profiles import PROFILES
 from segdeploy.deploy.targets.tensorrt_rules import WHY, Finding, Rule, check_qdq, rejected
-from segdeploy.deploy.to_int8 import to_int8
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ SHARED_BATCH_NORM = """
 import json, sys
 import torch
 from torch import nn
-from segdeploy.deploy.sharding import shard_from_environment
+from segdeploy.deploy.quantize.sharding import shard_from_environment
 from segdeploy.training.batch_norm import share_statistics
 
 torch.manual_seed(0)
@@ -60,7 +60,7 @@ import json, sys
 import torch
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.sharding import WHOLE, shard_from_environment
+from segdeploy.deploy.quantize.sharding import WHOLE, shard_from_environment
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.step import Stepper
 from segdeploy.training.views import Batch
@@ -160,7 +160,7 @@ from pathlib import Path
 import torch
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import Architecture
-from segdeploy.deploy.sharding import shard_from_environment
+from segdeploy.deploy.quantize.sharding import shard_from_environment
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.step import Stepper
 from segdeploy.training.views import Batch

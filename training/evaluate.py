@@ -14,7 +14,7 @@ from segdeploy.benchmarks.accuracy import iou_per_image
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
-from segdeploy.deploy.sharding import WHOLE, Shard
+from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.training.losses import LossFunction
 
 PIXELS_AT_ONCE = 16 * 96 * 96

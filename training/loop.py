@@ -24,7 +24,7 @@ from segdeploy.deploy.models.checkpoint import (
     build_network,
     load_checkpoint,
 )
-from segdeploy.deploy.sharding import WHOLE, Shard
+from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from segdeploy.deploy.models.checkpoint import Network
-from segdeploy.deploy.sharding import Shard
+from segdeploy.deploy.quantize.sharding import Shard
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.training.batch_norm import freeze_statistics, share_statistics
 from segdeploy.training.losses import LOSSES

@@ -11,7 +11,6 @@ import numpy as np
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.files import read_text
-from segdeploy.deploy.exchange import ExchangeFormat, export_table
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
@@ -27,11 +26,12 @@ from segdeploy.deploy.packaging.tensorrt_commands import (
     trtexec_with_cache,
     write_loader,
 )
+from segdeploy.deploy.quantize.exchange import ExchangeFormat, export_table
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import TENSORRT as PROFILE
 from segdeploy.deploy.targets.tensorrt_rules import WHY, Finding, check_qdq, rejected
-from segdeploy.deploy.to_int8 import to_int8
 
 _SHAPE = re.compile(r"--(?:min|opt|max)Shapes=(?P<name>[^:\s]+):(?P<shape>\d+(?:x\d+)*)")
 

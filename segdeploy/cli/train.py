@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from segdeploy.cli.inputs import Options, Result, contract_in
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.quantize.sharding import shard_from_environment
 from segdeploy.deploy.runtimes.registry import usable_cores
-from segdeploy.deploy.sharding import shard_from_environment
 from segdeploy.deploy.system.errors import UsageError
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from segdeploy.benchmarks.report import PAGES, verdict_text, write_report
 from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import changed_sites, summary
 from segdeploy.deploy.stages.simplify import simplify
@@ -21,7 +22,6 @@ from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.targets.profiles import TargetProfile
-from segdeploy.deploy.to_int8 import to_int8
 from segdeploy.pipeline.run_config import RunConfig
 from segdeploy.pipeline.run_report import assemble
 from segdeploy.pipeline.stage_runner import StageRunner

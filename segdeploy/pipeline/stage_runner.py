@@ -23,10 +23,10 @@ from segdeploy.benchmarks.sweep import Sweep
 from segdeploy.benchmarks.worst_images import worst_images
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
-from segdeploy.deploy.calibrate import calibrate
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime

@@ -20,15 +20,15 @@ from segdeploy.calibration.estimate import Method, estimate
 from segdeploy.calibration.files import naming
 from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.activations import Observation, plan_observation
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, require_fp32
+from segdeploy.deploy.quantize.activations import Observation, plan_observation
+from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
 from segdeploy.deploy.runtimes.reasons import ort_reason
 from segdeploy.deploy.runtimes.registry import usable_cores
-from segdeploy.deploy.sharding import WHOLE, Shard
 from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.look_ahead import run_ahead
 from segdeploy.deploy.system.memory import return_freed_memory

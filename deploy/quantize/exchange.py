@@ -19,9 +19,13 @@ from segdeploy.calibration.exchange import (
 )
 from segdeploy.calibration.files import read_text, write_atomic
 from segdeploy.calibration.table import CalibrationTable, imported_table
-from segdeploy.deploy.activations import followed_ranges, quantized_activations, unfused_outputs
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
+from segdeploy.deploy.quantize.activations import (
+    followed_ranges,
+    quantized_activations,
+    unfused_outputs,
+)
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
 

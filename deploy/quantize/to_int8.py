@@ -14,7 +14,6 @@ import onnx
 
 from segdeploy.calibration.qparams import QuantParams, from_range
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.activations import followed_ranges, quantized_activations
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
     contract_in,
@@ -25,9 +24,10 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
-from segdeploy.deploy.pixel_levels import PixelLevels, pixel_levels, takes_pixels
-from segdeploy.deploy.qdq_writer import QdqWriter
-from segdeploy.deploy.shared_scales import Span, share_spans
+from segdeploy.deploy.quantize.activations import followed_ranges, quantized_activations
+from segdeploy.deploy.quantize.pixel_levels import PixelLevels, pixel_levels, takes_pixels
+from segdeploy.deploy.quantize.qdq_writer import QdqWriter
+from segdeploy.deploy.quantize.shared_scales import Span, share_spans
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import TargetProfile
 
