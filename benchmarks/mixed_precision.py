@@ -21,11 +21,11 @@ from segdeploy.benchmarks.mixed_search import fewest_within, next_count
 from segdeploy.benchmarks.mixed_state import SearchState, Trial
 from segdeploy.benchmarks.parity import ParityReport
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.layer_errors import layer_errors
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.quantize.float_region import float_region
 from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.sensitivity.layer_errors import layer_errors
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 log = logging.getLogger(__name__)

@@ -22,17 +22,9 @@ from PIL import Image
 from segdeploy.benchmarks.parity import stage_check
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
-from segdeploy.deploy import layer_errors
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.layer_errors import LayerError, compare_layers
-from segdeploy.deploy.layers.section import (
-    debug_section,
-    first_departure,
-    noise_power,
-    worth_excluding,
-)
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -41,6 +33,14 @@ from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.sensitivity import layer_errors
+from segdeploy.deploy.sensitivity.layer_errors import LayerError, compare_layers
+from segdeploy.deploy.sensitivity.section import (
+    debug_section,
+    first_departure,
+    noise_power,
+    worth_excluding,
+)
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, UsageError

@@ -14,14 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from segdeploy.calibration.estimate import CalibrationRange, Method
 from segdeploy.calibration.table import CalibrationTable, imported_table
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.layers.pairs import constants_of, pair_layers
-from segdeploy.deploy.layers.parts import GraphView
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model, set_metadata
 from segdeploy.deploy.quantize.pixel_levels import pixel_levels, takes_pixels
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.sensitivity.pairs import constants_of, pair_layers
+from segdeploy.deploy.sensitivity.parts import GraphView
 from segdeploy.deploy.targets.profiles import (
     OPENVINO_CPU,
     ORT_ARM,

@@ -13,16 +13,16 @@ from segdeploy.cli.debug_flags import DEFAULT_SAMPLES
 from segdeploy.cli.inputs import Options, Result, output_file
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
-from segdeploy.deploy.layer_errors import LayerError, compare_layers, layer_errors
-from segdeploy.deploy.layers.section import (
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import contract_of, describe
+from segdeploy.deploy.sensitivity.layer_errors import LayerError, compare_layers, layer_errors
+from segdeploy.deploy.sensitivity.section import (
     DEPARTED_DB,
     debug_section,
     first_departure,
     noise_power,
     worth_excluding,
 )
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import profile_named

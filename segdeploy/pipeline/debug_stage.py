@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from segdeploy.deploy.layer_errors import compare_layers
-from segdeploy.deploy.layers.parts import Values
-from segdeploy.deploy.layers.section import debug_section
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.sensitivity.layer_errors import compare_layers
+from segdeploy.deploy.sensitivity.parts import Values
+from segdeploy.deploy.sensitivity.section import debug_section
 from segdeploy.deploy.system.progress import bar
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from segdeploy.deploy.layers.pairs import layer_name, sole_relu
-from segdeploy.deploy.layers.parts import GraphView
+from segdeploy.deploy.sensitivity.pairs import layer_name, sole_relu
+from segdeploy.deploy.sensitivity.parts import GraphView
 from segdeploy.deploy.system.errors import InputError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from segdeploy.deploy.layers.parts import GraphPart, GraphView, Values
+from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.system.errors import InputError
 
 BIAS = 2

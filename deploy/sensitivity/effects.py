@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from segdeploy.calibration.noise import SILENCE, Noise
-from segdeploy.deploy.layers.alone import Alone
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.sensitivity.one_layer import Alone
 
 
 @dataclass(frozen=True, kw_only=True)

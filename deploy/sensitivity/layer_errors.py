@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.layers.alone import AloneNetwork
-from segdeploy.deploy.layers.assemble import rows_of
-from segdeploy.deploy.layers.effects import Effect, effects_of
-from segdeploy.deploy.layers.pairs import pair_layers, rounding_parts
-from segdeploy.deploy.layers.parts import GraphView, Values
-from segdeploy.deploy.layers.rows import Bins, LayerError, RoundingError
-from segdeploy.deploy.layers.together import Together, TogetherNetworks
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, require_fp32
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.sensitivity.all_layers import Together, TogetherNetworks
+from segdeploy.deploy.sensitivity.assemble import rows_of
+from segdeploy.deploy.sensitivity.effects import Effect, effects_of
+from segdeploy.deploy.sensitivity.one_layer import AloneNetwork
+from segdeploy.deploy.sensitivity.pairs import pair_layers, rounding_parts
+from segdeploy.deploy.sensitivity.parts import GraphView, Values
+from segdeploy.deploy.sensitivity.rows import Bins, LayerError, RoundingError
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.look_ahead import run_ahead
 from segdeploy.deploy.targets.profiles import TargetProfile

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from segdeploy.calibration.noise import SILENCE, Noise
 from segdeploy.calibration.weight_spread import WeightSpread, weight_spread
-from segdeploy.deploy.layers.pairs import LayerPair, constants_of
-from segdeploy.deploy.layers.parts import GraphView
+from segdeploy.deploy.sensitivity.pairs import LayerPair, constants_of
+from segdeploy.deploy.sensitivity.parts import GraphView
 
 
 class Constants:

@@ -11,8 +11,8 @@ from segdeploy.calibration.counter import TensorCounter
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.histogram import TensorHistogram
 from segdeploy.calibration.noise import Noise
-from segdeploy.deploy.layers.pairs import LayerPair, Rounding, shift_of
-from segdeploy.deploy.layers.parts import GraphPart, GraphView, Values
+from segdeploy.deploy.sensitivity.pairs import LayerPair, Rounding, shift_of
+from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.system.errors import RunError
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segdeploy.calibration.noise import Noise
-from segdeploy.deploy.layers.pairs import LayerPair, layer_name, shift_of
-from segdeploy.deploy.layers.parts import GraphPart, GraphView, Values
-from segdeploy.deploy.layers.steps import Step, behind_the_last_convolution, steps_of
+from segdeploy.deploy.sensitivity.pairs import LayerPair, layer_name, shift_of
+from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
+from segdeploy.deploy.sensitivity.steps import Step, behind_the_last_convolution, steps_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from segdeploy.calibration.baselines import reachable_noise
 from segdeploy.calibration.histogram import TensorHistogram
 from segdeploy.calibration.noise import SILENCE, Noise
-from segdeploy.deploy.layers.constants import Constants
-from segdeploy.deploy.layers.effects import Effect
-from segdeploy.deploy.layers.pairs import BIAS, IntegerRange, LayerPair, Rounding, integer_range
-from segdeploy.deploy.layers.parts import GraphView, Values
-from segdeploy.deploy.layers.rows import Bins, LayerError, RoundingError
-from segdeploy.deploy.layers.together import Together
 from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.sensitivity.all_layers import Together
+from segdeploy.deploy.sensitivity.constants import Constants
+from segdeploy.deploy.sensitivity.effects import Effect
+from segdeploy.deploy.sensitivity.pairs import (
+    BIAS,
+    IntegerRange,
+    LayerPair,
+    Rounding,
+    integer_range,
+)
+from segdeploy.deploy.sensitivity.parts import GraphView, Values
+from segdeploy.deploy.sensitivity.rows import Bins, LayerError, RoundingError
 
 HISTOGRAM_BINS = 128
 

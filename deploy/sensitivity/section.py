@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.deploy.layers.rows import LayerError
+from segdeploy.deploy.sensitivity.rows import LayerError
 
 DEPARTED_DB = 20.0
 """Accumulated SQNR below which a layer has departed: noise above a tenth of the signal."""
