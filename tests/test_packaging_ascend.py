@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.packaging.ascend import ASCEND, aipp_error
-from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
-from segdeploy.deploy.packaging.ascend_amct import SCHEMA, long_form, short_form
+from segdeploy.deploy.packaging.ascend.aipp import Aipp, read_aipp
+from segdeploy.deploy.packaging.ascend.amct import SCHEMA, long_form, short_form
+from segdeploy.deploy.packaging.ascend.package import ASCEND, aipp_error
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf

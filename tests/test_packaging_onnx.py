@@ -28,7 +28,7 @@ from segdeploy.deploy.onnx_model.file import (
     set_metadata,
 )
 from segdeploy.deploy.packaging.base import Package, Request, Source
-from segdeploy.deploy.packaging.onnx_package import ONNX
+from segdeploy.deploy.packaging.onnx.package import ONNX
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.rewrites.image_interface import image_interface

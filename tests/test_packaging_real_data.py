@@ -12,9 +12,9 @@ from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.packaging.base import Request, Source
-from segdeploy.deploy.packaging.openvino import OPENVINO
-from segdeploy.deploy.packaging.openvino_ir import compile_model, infer
-from segdeploy.deploy.packaging.openvino_models import IR_FILE
+from segdeploy.deploy.packaging.openvino.ir import compile_model, infer
+from segdeploy.deploy.packaging.openvino.models import IR_FILE
+from segdeploy.deploy.packaging.openvino.package import OPENVINO
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8

@@ -20,14 +20,15 @@ from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.onnx_model.file import describe
-from segdeploy.deploy.packaging import openvino_models, triton
 from segdeploy.deploy.packaging.base import Package, Request, Source
-from segdeploy.deploy.packaging.openvino_ir import read_ir
+from segdeploy.deploy.packaging.openvino import models as openvino_models
+from segdeploy.deploy.packaging.openvino.ir import read_ir
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
-from segdeploy.deploy.packaging.triton import REPOSITORY, TRITON
-from segdeploy.deploy.packaging.triton_config import new_config, read_config
-from segdeploy.deploy.packaging.triton_model import CONFIG, WARMUP
+from segdeploy.deploy.packaging.triton import package as triton
+from segdeploy.deploy.packaging.triton.config import new_config, read_config
+from segdeploy.deploy.packaging.triton.model import CONFIG, WARMUP
+from segdeploy.deploy.packaging.triton.package import REPOSITORY, TRITON
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.system.errors import InputError
 

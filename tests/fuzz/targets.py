@@ -49,9 +49,9 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.splits import read_splits
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import Architecture, describe_misfit, detect, unwrap
-from segdeploy.deploy.packaging.ascend_aipp import read_aipp
+from segdeploy.deploy.packaging.ascend.aipp import read_aipp
 from segdeploy.deploy.packaging.package import read_manifest
-from segdeploy.deploy.packaging.triton_config import config_text, read_config
+from segdeploy.deploy.packaging.triton.config import config_text, read_config
 from segdeploy.deploy.prediction.journal import JOURNAL, Journal
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.prediction.sources import sources_of

@@ -78,7 +78,7 @@ def write_ir_model(
         InputError: OpenVINO does not accept the model, or the masks differ though nothing was
             compressed.
     """
-    from segdeploy.deploy.packaging.openvino_ir import write_ir
+    from segdeploy.deploy.packaging.openvino.ir import write_ir
 
     source = model.source
     write_ir(
@@ -102,7 +102,7 @@ def write_ir_model(
 
 def masks_of_ir(xml: Path, preprocess: Preprocess, check: MaskCheck) -> Masks:
     """The masks of an IR, from raw images where its contract is inside."""
-    from segdeploy.deploy.packaging.openvino_ir import compile_model, infer, read_ir
+    from segdeploy.deploy.packaging.openvino.ir import compile_model, infer, read_ir
 
     ir, compiled = read_ir(xml), compile_model(xml, batch=check.batch)
     whole = sides(ir.input)[1] < 0
@@ -122,7 +122,7 @@ def verify_ir(xml: Path) -> None:
     Raises:
         InputError: they are not, or it is no IR.
     """
-    from segdeploy.deploy.packaging.openvino_ir import read_ir
+    from segdeploy.deploy.packaging.openvino.ir import read_ir
 
     ir = read_ir(xml)
     contract = Preprocess.from_json(ir.facts.get("preprocess", ""), source=str(xml))

@@ -15,7 +15,7 @@ from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, St
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides
 from segdeploy.deploy.packaging.masks import mask_check
-from segdeploy.deploy.packaging.openvino_models import (
+from segdeploy.deploy.packaging.openvino.models import (
     INT8_NOTE,
     IR_FILE,
     IrModel,

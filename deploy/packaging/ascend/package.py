@@ -14,9 +14,9 @@ from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import save_model
-from segdeploy.deploy.packaging.ascend_aipp import Aipp, read_aipp
-from segdeploy.deploy.packaging.ascend_amct import SCHEMA as AMCT_SCHEMA
-from segdeploy.deploy.packaging.ascend_amct import long_form, short_form
+from segdeploy.deploy.packaging.ascend.aipp import Aipp, read_aipp
+from segdeploy.deploy.packaging.ascend.amct import SCHEMA as AMCT_SCHEMA
+from segdeploy.deploy.packaging.ascend.amct import long_form, short_form
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, shared_weights
 from segdeploy.deploy.packaging.images import write_evaluation, write_tensors

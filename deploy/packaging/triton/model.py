@@ -13,9 +13,9 @@ from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.forms import sides
-from segdeploy.deploy.packaging.onnx_package import verify_model
-from segdeploy.deploy.packaging.openvino_models import IR_FILE, require_openvino, verify_ir
-from segdeploy.deploy.packaging.triton_config import DATA_TYPES, Config, new_config, read_config
+from segdeploy.deploy.packaging.onnx.package import verify_model
+from segdeploy.deploy.packaging.openvino.models import IR_FILE, require_openvino, verify_ir
+from segdeploy.deploy.packaging.triton.config import DATA_TYPES, Config, new_config, read_config
 from segdeploy.deploy.system.errors import InputError
 
 CONFIG = "config.pbtxt"
@@ -109,7 +109,7 @@ def ends_of(folder: Path, backend: str) -> tuple[TensorSpec, TensorSpec]:
     """Input and output of a written model, from the file itself."""
     if backend == OPENVINO:
         require_openvino()
-        from segdeploy.deploy.packaging.openvino_ir import read_ir
+        from segdeploy.deploy.packaging.openvino.ir import read_ir
 
         ir = read_ir(folder / IR_FILE)
         return ir.input, ir.output

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.packaging.vacc_numbers import unit_range
+from segdeploy.deploy.packaging.vacc.numbers import unit_range
 
 OPERATOR = "FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR"
 OLDER_OPERATOR = "RGB_RESIZE_CVTCOLOR_NORMALIZATION_TENSORIZATION_U8"

@@ -14,7 +14,7 @@ from segdeploy.calibration.files import read_text
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
-from segdeploy.deploy.packaging.tensorrt_commands import (
+from segdeploy.deploy.packaging.tensorrt.commands import (
     BUILD,
     BUILD_IMPLICIT,
     CACHE,

@@ -13,16 +13,16 @@ from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, So
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique
 from segdeploy.deploy.packaging.masks import MaskCheck, mask_check
-from segdeploy.deploy.packaging.onnx_package import onnx_model
-from segdeploy.deploy.packaging.openvino_models import (
+from segdeploy.deploy.packaging.onnx.package import onnx_model
+from segdeploy.deploy.packaging.openvino.models import (
     INT8_NOTE,
     IrModel,
     require_openvino,
     write_ir_model,
 )
 from segdeploy.deploy.packaging.served import IMAGE_ENDING, served_name
-from segdeploy.deploy.packaging.triton_config import config_text
-from segdeploy.deploy.packaging.triton_model import (
+from segdeploy.deploy.packaging.triton.config import config_text
+from segdeploy.deploy.packaging.triton.model import (
     CONFIG,
     MODEL_FILES,
     ONNXRUNTIME,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
-from segdeploy.deploy.packaging.openvino_preprocess import embed
+from segdeploy.deploy.packaging.openvino.preprocess import embed
 from segdeploy.deploy.system.errors import InputError, RunError
 
 FACTS = "segdeploy"

@@ -1,0 +1,1 @@
+"""Packages for Ascend processors: ATC, AIPP and AMCT."""

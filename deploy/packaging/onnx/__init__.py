@@ -1,0 +1,1 @@
+"""Packages for anything that runs ONNX."""

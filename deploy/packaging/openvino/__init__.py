@@ -1,0 +1,1 @@
+"""Packages for OpenVINO: IR with the input contract inside."""

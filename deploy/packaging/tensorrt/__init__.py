@@ -1,0 +1,1 @@
+"""Packages for TensorRT: strongly typed ONNX, a calibration cache, command lines."""

@@ -1,0 +1,1 @@
+"""Packages for NVIDIA Triton: a model repository."""

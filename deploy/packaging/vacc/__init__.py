@@ -1,0 +1,1 @@
+"""Packages for Vastai VACC: build files, VDSP parameters, images."""
