@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.accuracy import classify, iou_per_image, score
-from segdeploy.benchmarks.confusion import pixels_per_image, within
 from segdeploy.benchmarks.parity_report import ImageParity, ParityReport
+from segdeploy.benchmarks.scores.accuracy import classify, iou_per_image, score
+from segdeploy.benchmarks.scores.confusion import pixels_per_image, within
 from segdeploy.deploy.system.errors import InputError
 
 __all__ = ["ImageParity", "ParityReport", "StageCheck", "compare", "stage_check"]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.accuracy import Scores, score
-from segdeploy.benchmarks.accuracy_images import ImageScores, PerImage, score_images
-from segdeploy.benchmarks.definitions import PER_IMAGE
 from segdeploy.benchmarks.parity_report import ImageParity, ParityReport
+from segdeploy.benchmarks.scores.accuracy import Scores, score
+from segdeploy.benchmarks.scores.definitions import PER_IMAGE
+from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage, score_images
 from segdeploy.benchmarks.verdict import lines_reached
 
 Row = dict[str, Any]

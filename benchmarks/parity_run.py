@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.accuracy_images import score_images
 from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.parity import compare
 from segdeploy.benchmarks.parity_rows import (
@@ -20,6 +19,7 @@ from segdeploy.benchmarks.parity_rows import (
     skipped_row,
 )
 from segdeploy.benchmarks.predictions import Predictions
+from segdeploy.benchmarks.scores.image_scores import score_images
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from segdeploy.benchmarks.accuracy import PROBABILITY_SLACK
+from segdeploy.benchmarks.scores.accuracy import PROBABILITY_SLACK
 from segdeploy.deploy.data.image_files import image_size, read_mask
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD
 from segdeploy.deploy.system.errors import InputError

@@ -10,8 +10,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from segdeploy.benchmarks.accuracy import DEFINITIONS, Scores, area_under_roc, iou_per_image, score
-from segdeploy.benchmarks.definitions import POOLED
+from segdeploy.benchmarks.scores.accuracy import (
+    DEFINITIONS,
+    Scores,
+    area_under_roc,
+    iou_per_image,
+    score,
+)
+from segdeploy.benchmarks.scores.definitions import POOLED
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import directed_hausdorff
 from sklearn import metrics
 
-from segdeploy.benchmarks.accuracy import iou_per_image, score
-from segdeploy.benchmarks.accuracy_images import ImageScores, PerImage, score_images
-from segdeploy.benchmarks.definitions import DEFINITIONS, PER_IMAGE, POOLED
+from segdeploy.benchmarks.scores.accuracy import iou_per_image, score
+from segdeploy.benchmarks.scores.definitions import DEFINITIONS, PER_IMAGE, POOLED
+from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage, score_images
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 

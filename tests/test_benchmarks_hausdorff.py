@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, directed_hausdorff
 
-from segdeploy.benchmarks.hausdorff import Apart, hausdorff
+from segdeploy.benchmarks.scores.hausdorff import Apart, hausdorff
 
 Mask = NDArray[np.bool_]
 

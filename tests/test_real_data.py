@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 from real_data import DSB2018, FP32_DIFFERENCE, require_kept
 
-from segdeploy.benchmarks.accuracy import score
+from segdeploy.benchmarks.scores.accuracy import score
 from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set

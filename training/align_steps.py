@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segdeploy.benchmarks.accuracy import iou_per_image
+from segdeploy.benchmarks.scores.accuracy import iou_per_image
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.models import UNetPlusPlus

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segdeploy.benchmarks.accuracy import iou_per_image
+from segdeploy.benchmarks.scores.accuracy import iou_per_image
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY

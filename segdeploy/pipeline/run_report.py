@@ -7,12 +7,12 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from segdeploy.benchmarks.accuracy import DEFINITIONS
 from segdeploy.benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
 from segdeploy.benchmarks.environment import describe
 from segdeploy.benchmarks.report import SCHEMA_VERSION
 from segdeploy.benchmarks.report_published import PUBLISHED
 from segdeploy.benchmarks.resolution import within_noise
+from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet

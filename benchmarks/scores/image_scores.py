@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.accuracy import area_under_roc, classify
-from segdeploy.benchmarks.confusion import Confusion, Percents, within
-from segdeploy.benchmarks.hausdorff import hausdorff
+from segdeploy.benchmarks.scores.accuracy import area_under_roc, classify
+from segdeploy.benchmarks.scores.confusion import Confusion, Percents, within
+from segdeploy.benchmarks.scores.hausdorff import hausdorff
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class PerImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
-    """Scores of each image; ``segdeploy.benchmarks.definitions`` says what their means are.
+    """Scores of each image; ``segdeploy.benchmarks.scores.definitions`` says what their means are.
 
     All in percent, but ``hausdorff`` and ``hausdorff95``, in pixels. Only those two and
     ``auc_per_image`` can be without a value. The mean of ``iou`` is ``Scores.iou``.

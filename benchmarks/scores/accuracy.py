@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from segdeploy.benchmarks.confusion import Confusion
-from segdeploy.benchmarks.definitions import DEFINITIONS
+from segdeploy.benchmarks.scores.confusion import Confusion
+from segdeploy.benchmarks.scores.definitions import DEFINITIONS
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 

@@ -1,0 +1,1 @@
+"""Segmentation scores: one definition for each name."""
