@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.mixed_search import fewest_within, next_count
 from segdeploy.benchmarks.mixed_state import SearchState, Trial
-from segdeploy.benchmarks.parity import ParityReport
+from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.parity import ParityReport
+from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.system.errors import InputError

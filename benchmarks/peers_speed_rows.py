@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.parity import compare
-from segdeploy.benchmarks.parity_report import ParityReport
+from segdeploy.benchmarks.parity.evidence import compare
+from segdeploy.benchmarks.parity.report import ParityReport
 from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group
 from segdeploy.benchmarks.peers_ratios import paired_ratio
 from segdeploy.benchmarks.peers_timing import Timed

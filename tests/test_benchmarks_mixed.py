@@ -22,7 +22,7 @@ from onnx import helper
 from segdeploy.benchmarks.mixed_precision import MixedResult, MixedSearch
 from segdeploy.benchmarks.mixed_search import fewest_within, next_count
 from segdeploy.benchmarks.mixed_state import SearchState, Trial
-from segdeploy.benchmarks.parity import ParityReport, compare
+from segdeploy.benchmarks.parity.evidence import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set

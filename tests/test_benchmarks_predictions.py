@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.benchmarks.predictions import Values, read_predictions
+from segdeploy.benchmarks.parity.predictions import Values, read_predictions
 from segdeploy.deploy.system.errors import InputError
 
 SIZE = (4, 6)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from segdeploy.benchmarks.verdict import Evidence, Verdict, kept_percent, lines_reached
+from segdeploy.benchmarks.parity.verdict import Evidence, Verdict, kept_percent, lines_reached
 
 points = st.floats(-5, 5)
 budgets = st.floats(0, 5)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.benchmarks.worst_images import (
+from segdeploy.benchmarks.parity.worst_images import (
     GAINED,
     LONGEST_SIDE,
     LOST,

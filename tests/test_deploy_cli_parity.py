@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segdeploy.benchmarks import parity_run
+from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.cli.inputs import GATE_FAILED
 from segdeploy.cli.parity import parity
 from segdeploy.cli.parity_flags import VALUES, parity_flags
@@ -206,6 +206,6 @@ def test_a_reference_of_other_inputs_is_refused(
 
 
 def test_the_parser_knows_what_arrays_may_hold() -> None:
-    from segdeploy.benchmarks.predictions import Values
+    from segdeploy.benchmarks.parity.predictions import Values
 
     assert tuple(value.value for value in Values) == VALUES

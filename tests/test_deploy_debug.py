@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from PIL import Image
 
-from segdeploy.benchmarks.parity import stage_check
+from segdeploy.benchmarks.parity.evidence import stage_check
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled

@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdeploy.benchmarks.cost_torch import torch_cost
-from segdeploy.benchmarks.parity import stage_check
+from segdeploy.benchmarks.parity.evidence import stage_check
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.qparams import dequantize
 from segdeploy.calibration.table import CalibrationTable

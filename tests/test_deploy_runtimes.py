@@ -19,7 +19,7 @@ from torch import nn
 
 from segdeploy.benchmarks.entries import entries_everywhere, entries_for, require_ready
 from segdeploy.benchmarks.environment import describe as describe_environment
-from segdeploy.benchmarks.parity_run import gate_passed, parity_section
+from segdeploy.benchmarks.parity.run import gate_passed, parity_section
 from segdeploy.benchmarks.speed_run import speed_section
 from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject
 from segdeploy.benchmarks.sweep import Sweep

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.benchmarks.entries import entries_for, require_ready
-from segdeploy.benchmarks.parity_report import FEWEST_IMAGES
-from segdeploy.benchmarks.parity_run import gate_passed
+from segdeploy.benchmarks.parity.report import FEWEST_IMAGES
+from segdeploy.benchmarks.parity.run import gate_passed
 from segdeploy.benchmarks.report import PAGES, verdict_text, write_report
 from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.models.checkpoint import Checkpoint

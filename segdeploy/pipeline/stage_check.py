@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.parity import StageCheck, stage_check
+from segdeploy.benchmarks.parity.evidence import StageCheck, stage_check
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import open_isolated

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.entries import Entry
-from segdeploy.benchmarks.parity import compare
-from segdeploy.benchmarks.parity_rows import (
+from segdeploy.benchmarks.parity.evidence import compare
+from segdeploy.benchmarks.parity.predictions import Predictions
+from segdeploy.benchmarks.parity.rows import (
     Row,
     candidate_row,
     failed_row,
     reference_row,
     skipped_row,
 )
-from segdeploy.benchmarks.predictions import Predictions
 from segdeploy.benchmarks.scores.image_scores import score_images
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each

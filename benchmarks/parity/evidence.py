@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.parity_report import ImageParity, ParityReport
+from segdeploy.benchmarks.parity.report import ImageParity, ParityReport
 from segdeploy.benchmarks.scores.accuracy import classify, iou_per_image, score
 from segdeploy.benchmarks.scores.confusion import pixels_per_image, within
 from segdeploy.deploy.system.errors import InputError

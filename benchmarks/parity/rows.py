@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.parity_report import ImageParity, ParityReport
+from segdeploy.benchmarks.parity.report import ImageParity, ParityReport
+from segdeploy.benchmarks.parity.verdict import lines_reached
 from segdeploy.benchmarks.scores.accuracy import Scores, score
 from segdeploy.benchmarks.scores.definitions import PER_IMAGE
 from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage, score_images
-from segdeploy.benchmarks.verdict import lines_reached
 
 Row = dict[str, Any]
 """A ``parity_row`` of ``report.schema.json``."""

@@ -1,0 +1,1 @@
+"""A candidate beside a reference on the same images: interval, verdict, rows."""
