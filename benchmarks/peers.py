@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdeploy.benchmarks import peers_chart
-from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.benchmarks.peers_calibration import Subject, compare_tools, measure_growth
 from segdeploy.benchmarks.peers_markdown import calibration_page, growth_page
 from segdeploy.benchmarks.peers_models import SpeedSubject
 from segdeploy.benchmarks.peers_parser import build_parser
 from segdeploy.benchmarks.peers_speed_page import speed_page
 from segdeploy.benchmarks.peers_tools import STANDARD, Tool
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.files import write_atomic
 from segdeploy.cli.main import guarded, print_json
 from segdeploy.deploy.data import bundled

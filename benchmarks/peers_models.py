@@ -10,9 +10,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy.benchmarks.environment import describe as describe_machine
 from segdeploy.benchmarks.peers_quantize import Recipe
-from segdeploy.benchmarks.process import call_worker
+from segdeploy.benchmarks.speed.environment import describe as describe_machine
+from segdeploy.benchmarks.speed.process import call_worker
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, sha256_of

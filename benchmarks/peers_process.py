@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from segdeploy.benchmarks.peers_tools import Job, Tool
 from segdeploy.benchmarks.peers_worker import Measurement, write_request
-from segdeploy.benchmarks.process import Finished, run_process
+from segdeploy.benchmarks.speed.process import Finished, run_process
 from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.shown_command import shown_text
 

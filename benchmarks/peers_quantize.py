@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.process import Progress, serve
+from segdeploy.benchmarks.speed.process import Progress, serve
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.preprocess import Preprocess
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.latency import REST_S
 from segdeploy.benchmarks.peers_markdown import page, table
 from segdeploy.benchmarks.peers_quantize import SETTINGS
 from segdeploy.benchmarks.report_rows import ABSENT, figure, interval
+from segdeploy.benchmarks.speed.latency import REST_S
 
 Row = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.latency import Candidate, measure
-from segdeploy.benchmarks.throughput import measure_throughput
+from segdeploy.benchmarks.speed.latency import Candidate, measure
+from segdeploy.benchmarks.speed.throughput import measure_throughput
 from segdeploy.deploy.runtimes.base import Execution, Hint, Runtime
 
 Progress = Callable[[float], None]

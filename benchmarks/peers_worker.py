@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from segdeploy.benchmarks.peers_tools import Job, Range, Tool, load
-from segdeploy.benchmarks.process import peak_bytes
+from segdeploy.benchmarks.speed.process import peak_bytes
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.deploy.data.image_set import Sample
 from segdeploy.deploy.data.preprocess import Preprocess

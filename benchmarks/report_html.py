@@ -33,7 +33,7 @@ from segdeploy.benchmarks.report_scores import (
 )
 from segdeploy.benchmarks.report_series import scored, series_of
 from segdeploy.benchmarks.report_verdict import headline, telling_rows
-from segdeploy.benchmarks.resolution import noise_lines
+from segdeploy.benchmarks.speed.timing_noise import noise_lines
 
 PANELS = (
     ("Input", "input_png_base64"),

@@ -26,7 +26,7 @@ from segdeploy.benchmarks.report_scores import (
     per_image_rows,
     pooled_rows,
 )
-from segdeploy.benchmarks.resolution import noise_lines
+from segdeploy.benchmarks.speed.timing_noise import noise_lines
 
 Columns = tuple[tuple[str, str, str | None], ...]
 """Heading, dotted path into the row, and a key of ``FIGURES`` or ``None`` for text."""

@@ -35,7 +35,7 @@ WARM = (
     "torch.utils.data",
     "segdeploy.benchmarks.parity.run",
     "segdeploy.benchmarks.report",
-    "segdeploy.benchmarks.speed_run",
+    "segdeploy.benchmarks.speed.run",
     "segdeploy.benchmarks.parity.worst_images",
     "segdeploy.cli.main",
     "segdeploy.deploy.stages.export",
@@ -237,13 +237,13 @@ def _reuse(folder: Path) -> None:
     import torch
     from conftest import Reuse
 
-    import segdeploy.benchmarks.cold_start
+    import segdeploy.benchmarks.speed.cold_start
     import segdeploy.deploy.stages.simplify
 
     reuse = Reuse(folder)
     torch.onnx.export = reuse.export  # type: ignore[assignment]  # a stand-in
     segdeploy.deploy.stages.simplify._run_onnxsim = reuse.simplify
-    segdeploy.benchmarks.cold_start.call_worker = lambda module, request, **_: {  # type: ignore[assignment]
+    segdeploy.benchmarks.speed.cold_start.call_worker = lambda module, request, **_: {  # type: ignore[assignment]
         "load_s": 1.0,
         "first_inference_s": 1.0,
         "peak_bytes": 2,

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.benchmarks.end_to_end_run import image_files, require_apart
-from segdeploy.benchmarks.end_to_end_worker import (
+from segdeploy.benchmarks.speed.end_to_end import image_files, require_apart
+from segdeploy.benchmarks.speed.end_to_end_worker import (
     MIN_IMAGES,
     EndToEnd,
     masks_flow,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.benchmarks import environment
-from segdeploy.benchmarks.environment import ISA_FLAGS, describe, parse_cpuinfo
+from segdeploy.benchmarks.speed import environment
+from segdeploy.benchmarks.speed.environment import ISA_FLAGS, describe, parse_cpuinfo
 
 X86 = """\
 processor\t: 0

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from segdeploy.benchmarks import fastest as module
-from segdeploy.benchmarks.fastest import Fastest, fastest
+from segdeploy.benchmarks.speed import fastest as module
+from segdeploy.benchmarks.speed.fastest import Fastest, fastest
 from segdeploy.cli.inputs import runtimes_of
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model

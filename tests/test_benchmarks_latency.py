@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.latency import REST_S, BenchmarkResult, Candidate, measure
-from segdeploy.benchmarks.sweep import Sweep
-from segdeploy.benchmarks.throughput import MIN_SLICES, ThroughputResult, measure_throughput
+from segdeploy.benchmarks.speed.latency import REST_S, BenchmarkResult, Candidate, measure
+from segdeploy.benchmarks.speed.sweep import Sweep
+from segdeploy.benchmarks.speed.throughput import MIN_SLICES, ThroughputResult, measure_throughput
 from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
 from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Hint, Layer, infer_threaded
 from segdeploy.deploy.system.errors import RunError, UsageError

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare, stage_check
 from segdeploy.benchmarks.parity.predictions import Predictions
@@ -23,6 +22,7 @@ from segdeploy.benchmarks.parity.verdict import Verdict
 from segdeploy.benchmarks.scores.accuracy import iou_per_image, score
 from segdeploy.benchmarks.scores.definitions import PER_IMAGE
 from segdeploy.benchmarks.scores.image_scores import PerImage, score_images
+from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.runtimes.base import Executed, Execution

@@ -26,7 +26,7 @@ from segdeploy.benchmarks.peers_process import Attempt, attempt, unavailable
 from segdeploy.benchmarks.peers_ranges import activation_ranges, compare_widths
 from segdeploy.benchmarks.peers_tools import STANDARD, Job, Tool, candidates_searched, load
 from segdeploy.benchmarks.peers_worker import Measurement
-from segdeploy.benchmarks.process import peak_bytes
+from segdeploy.benchmarks.speed.process import peak_bytes
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.file import set_metadata

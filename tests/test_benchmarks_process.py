@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from segdeploy.benchmarks import cold_start as module
-from segdeploy.benchmarks.cold_start import ColdStart, cold_start
-from segdeploy.benchmarks.entries import Entry
-from segdeploy.benchmarks.process import Finished, call_worker, peak_bytes, run_process
-from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, read_request
+from segdeploy.benchmarks.speed import cold_start as module
+from segdeploy.benchmarks.speed.cold_start import ColdStart, cold_start
+from segdeploy.benchmarks.speed.entries import Entry
+from segdeploy.benchmarks.speed.process import Finished, call_worker, peak_bytes, run_process
+from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject, read_request
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
@@ -97,7 +97,8 @@ class TestRunProcess:
         assert peak_bytes() >= len(held)
         lines: list[str] = []
         python(
-            "from segdeploy.benchmarks.process import peak_bytes; print(peak_bytes())", lines.append
+            "from segdeploy.benchmarks.speed.process import peak_bytes; print(peak_bytes())",
+            lines.append,
         )
         assert 5_000_000 < int(lines[0]) < len(held)
 
@@ -121,7 +122,7 @@ class TestColdStart:
 
     def test_a_worker_that_breaks_off_is_an_error(self) -> None:
         with pytest.raises(RunError, match="failed: KeyError"):
-            call_worker("segdeploy.benchmarks.cold_start", {})
+            call_worker("segdeploy.benchmarks.speed.cold_start", {})
 
     @pytest.mark.parametrize("wrong", [{"load_s": 0.0}, {"peak_bytes": 3}, {"imports_bytes": 0}])
     def test_figures_that_cannot_be_are_refused(self, wrong: dict[str, float]) -> None:

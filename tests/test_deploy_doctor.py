@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from segdeploy.benchmarks.environment import ISA_FLAGS
-from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.benchmarks.speed.environment import ISA_FLAGS
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.cli import doctor as cli_doctor
 from segdeploy.cli.doctor import default_precision, doctor
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from segdeploy.benchmarks.entries import entries_for
 from segdeploy.benchmarks.parity.run import parity_section
+from segdeploy.benchmarks.speed.entries import entries_for
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.models import UNetPlusPlus

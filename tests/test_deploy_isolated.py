@@ -17,11 +17,11 @@ import psutil
 import pytest
 from broken_backends import DOES_NOT_HARM, LIMIT_S, REASONS, open_broken
 
-from segdeploy.benchmarks.fastest import fastest
-from segdeploy.benchmarks.latency import Candidate, measure
-from segdeploy.benchmarks.layer_time_run import layer_time_section
-from segdeploy.benchmarks.process import run_process
-from segdeploy.benchmarks.throughput import measure_throughput
+from segdeploy.benchmarks.speed.fastest import fastest
+from segdeploy.benchmarks.speed.latency import Candidate, measure
+from segdeploy.benchmarks.speed.layer_times import layer_time_section
+from segdeploy.benchmarks.speed.process import run_process
+from segdeploy.benchmarks.speed.throughput import measure_throughput
 from segdeploy.cli.main import main
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
@@ -362,9 +362,9 @@ class TestVerbs:
 def test_a_profile_that_crashes_is_a_row_with_its_reason(
     artifact: Artifact, feeds: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segdeploy.benchmarks.entries import Entry
+    from segdeploy.benchmarks.speed.entries import Entry
 
-    monkeypatch.setattr("segdeploy.benchmarks.layer_time_run.layer_times", abort)
+    monkeypatch.setattr("segdeploy.benchmarks.speed.layer_times.layer_times", abort)
     entry = Entry(label="net", artifact=artifact, runtime=ORT, skipped=None)
     (row,) = layer_time_section([entry], images=feeds["image"], execution=ONE_THREAD)
     assert row["skipped"] == "ended by SIGABRT in profiling"

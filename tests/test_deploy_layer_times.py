@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segdeploy.benchmarks.entries import Entry
-from segdeploy.benchmarks.layer_time_run import layer_time_section
+from segdeploy.benchmarks.speed.entries import Entry
+from segdeploy.benchmarks.speed.layer_times import layer_time_section
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.executed import Kernel

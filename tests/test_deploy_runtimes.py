@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
-from segdeploy.benchmarks.entries import entries_everywhere, entries_for, require_ready
-from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.benchmarks.parity.run import gate_passed, parity_section
-from segdeploy.benchmarks.speed_run import speed_section
-from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject
-from segdeploy.benchmarks.sweep import Sweep
+from segdeploy.benchmarks.speed.entries import entries_everywhere, entries_for, require_ready
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
+from segdeploy.benchmarks.speed.run import speed_section
+from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
+from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.data.image_set import open_set

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import segdeploy
-from segdeploy.benchmarks.cold_start import ColdStart
+from segdeploy.benchmarks.speed.cold_start import ColdStart
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
@@ -106,7 +106,7 @@ def machine(
             patch.setenv(name, value)
         patch.setattr(tempfile, "tempdir", str(root / "tmp"))
         patch.setattr(socket, "gethostname", lambda: HOST)
-        patch.setattr("segdeploy.benchmarks.speed_run.cold_start", started)
+        patch.setattr("segdeploy.benchmarks.speed.run.cold_start", started)
         for name, command in COMMANDS.items():
             found = main([word.format(**places) for word in command.split()])
             assert found == EXIT_CODES.get(name, 0), name

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from real_data import DSB2018, FP32_DIFFERENCE, INT8_LOWER_END, require_kept
 
-from segdeploy.benchmarks.entries import entries_for
 from segdeploy.benchmarks.parity.run import parity_section
+from segdeploy.benchmarks.speed.entries import entries_for
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.parity.evidence import compare
 from segdeploy.benchmarks.parity.predictions import Predictions
 from segdeploy.benchmarks.parity.rows import (
@@ -20,6 +19,7 @@ from segdeploy.benchmarks.parity.rows import (
     skipped_row,
 )
 from segdeploy.benchmarks.scores.image_scores import score_images
+from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.benchmarks.entries import Entry
 from segdeploy.benchmarks.scores.accuracy import classify
+from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of

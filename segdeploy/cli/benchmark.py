@@ -9,18 +9,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdeploy.benchmarks.end_to_end_run import (
+from segdeploy.benchmarks.report_rows import failed_rows, figure
+from segdeploy.benchmarks.speed.end_to_end import (
     Route,
     end_to_end_section,
     image_files,
     require_apart,
 )
-from segdeploy.benchmarks.entries import Entry, entries_for
-from segdeploy.benchmarks.report_rows import failed_rows, figure
-from segdeploy.benchmarks.resolution import noise_lines
-from segdeploy.benchmarks.speed_run import speed_section
-from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject, Subject
-from segdeploy.benchmarks.sweep import Sweep
+from segdeploy.benchmarks.speed.entries import Entry, entries_for
+from segdeploy.benchmarks.speed.run import speed_section
+from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject, Subject
+from segdeploy.benchmarks.speed.sweep import Sweep
+from segdeploy.benchmarks.speed.timing_noise import noise_lines
 from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled

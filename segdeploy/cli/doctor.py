@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from segdeploy.benchmarks.environment import describe as describe_environment
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability

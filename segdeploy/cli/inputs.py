@@ -113,7 +113,7 @@ def runtimes_of(
 
 def _measured(options: Options, artifacts: Sequence[Artifact]) -> RuntimeName:
     """The fastest runtime here, said with its figures."""
-    from segdeploy.benchmarks.fastest import fastest
+    from segdeploy.benchmarks.speed.fastest import fastest
 
     flags = vars(options)
     threads = flags.get("threads") or usable_cores()

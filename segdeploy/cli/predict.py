@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.benchmarks.process import peak_bytes
+from segdeploy.benchmarks.speed.process import peak_bytes
 from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.cli.predict_flags import PYTORCH
 from segdeploy.deploy.onnx_model.artifact import Precision

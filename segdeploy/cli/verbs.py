@@ -10,8 +10,8 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 
-from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.benchmarks.report_rows import failed_rows
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.estimate import Method
 from segdeploy.cli import align as cli_align
 from segdeploy.cli import artifacts as cli_artifacts

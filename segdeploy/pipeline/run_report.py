@@ -8,11 +8,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from segdeploy.benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
-from segdeploy.benchmarks.environment import describe
 from segdeploy.benchmarks.report import SCHEMA_VERSION
 from segdeploy.benchmarks.report_published import PUBLISHED
-from segdeploy.benchmarks.resolution import within_noise
 from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
+from segdeploy.benchmarks.speed.environment import describe
+from segdeploy.benchmarks.speed.timing_noise import within_noise
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from segdeploy.benchmarks.entries import Entry
-from segdeploy.benchmarks.environment import describe as describe_environment
-from segdeploy.benchmarks.layer_time_run import layer_time_section
 from segdeploy.benchmarks.parity.evidence import StageCheck
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.parity.worst_images import worst_images
-from segdeploy.benchmarks.resolution import noise_lines
-from segdeploy.benchmarks.speed_run import speed_section
-from segdeploy.benchmarks.subjects import CheckpointSubject, FileSubject
-from segdeploy.benchmarks.sweep import Sweep
+from segdeploy.benchmarks.speed.entries import Entry
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
+from segdeploy.benchmarks.speed.layer_times import layer_time_section
+from segdeploy.benchmarks.speed.run import speed_section
+from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
+from segdeploy.benchmarks.speed.sweep import Sweep
+from segdeploy.benchmarks.speed.timing_noise import noise_lines
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.models.checkpoint import Checkpoint

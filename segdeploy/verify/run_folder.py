@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.environment import describe as describe_environment
 from segdeploy.benchmarks.parity.run import gate_passed
 from segdeploy.benchmarks.report import PAGES, load_report, pages_of
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.onnx_model.file import load_model, metadata

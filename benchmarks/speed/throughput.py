@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from segdeploy.benchmarks.latency import NOISY_PERCENT, collector_paused
-from segdeploy.benchmarks.turns import Candidate, OnFailure, Turns
+from segdeploy.benchmarks.speed.latency import NOISY_PERCENT, collector_paused
+from segdeploy.benchmarks.speed.turns import Candidate, OnFailure, Turns
 from segdeploy.deploy.runtimes.timing import completions
 from segdeploy.deploy.system.errors import UsageError
 

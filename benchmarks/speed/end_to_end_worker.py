@@ -12,9 +12,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segdeploy.benchmarks.cold_start import execution_of
-from segdeploy.benchmarks.process import Progress, peak_bytes, serve
-from segdeploy.benchmarks.subjects import import_packages, read_request
+from segdeploy.benchmarks.speed.cold_start import execution_of
+from segdeploy.benchmarks.speed.process import Progress, peak_bytes, serve
+from segdeploy.benchmarks.speed.subjects import import_packages, read_request
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.prediction.flow import Flow, partial_folder

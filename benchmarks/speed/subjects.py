@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks.entries import Entry
+from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.runtimes.base import Runtime

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.entries import Entry
+from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.file_layers import file_layers

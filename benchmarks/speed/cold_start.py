@@ -9,9 +9,9 @@ from itertools import repeat
 from time import perf_counter
 from typing import Any
 
-from segdeploy.benchmarks.process import Progress, call_worker, peak_bytes, serve
-from segdeploy.benchmarks.random_feeds import random_feeds
-from segdeploy.benchmarks.subjects import Subject, import_packages, read_request
+from segdeploy.benchmarks.speed.process import Progress, call_worker, peak_bytes, serve
+from segdeploy.benchmarks.speed.random_feeds import random_feeds
+from segdeploy.benchmarks.speed.subjects import Subject, import_packages, read_request
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import AHEAD
 from segdeploy.deploy.runtimes.execution import Execution, Hint
@@ -61,7 +61,7 @@ def cold_start(
     """
     asked = {"subject": subject.request(), "execution": asdict(execution)}
     return ColdStart(
-        **call_worker("segdeploy.benchmarks.cold_start", asked, silence_s=time_limit_s)
+        **call_worker("segdeploy.benchmarks.speed.cold_start", asked, silence_s=time_limit_s)
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segdeploy.benchmarks.turns import Candidate, OnFailure, Turns
+from segdeploy.benchmarks.speed.turns import Candidate, OnFailure, Turns
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.timing import call_seconds
 from segdeploy.deploy.system.errors import UsageError

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import fsum
 
-from segdeploy.benchmarks.entries import DISPLAY_NAMES
-from segdeploy.benchmarks.latency import BenchmarkResult, measure
-from segdeploy.benchmarks.random_feeds import random_feeds
-from segdeploy.benchmarks.resolution import ratio_interval
-from segdeploy.benchmarks.turns import Candidate, by_place
+from segdeploy.benchmarks.speed.entries import DISPLAY_NAMES
+from segdeploy.benchmarks.speed.latency import BenchmarkResult, measure
+from segdeploy.benchmarks.speed.random_feeds import random_feeds
+from segdeploy.benchmarks.speed.timing_noise import ratio_interval
+from segdeploy.benchmarks.speed.turns import Candidate, by_place
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated

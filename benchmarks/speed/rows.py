@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.benchmarks.subjects import Subject
-from segdeploy.benchmarks.sweep import Point
+from segdeploy.benchmarks.speed.subjects import Subject
+from segdeploy.benchmarks.speed.sweep import Point
 from segdeploy.deploy.runtimes.base import Executed
 from segdeploy.deploy.system.errors import RunError, SegdeployError
 from segdeploy.deploy.system.shown_command import shown_text

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from segdeploy.benchmarks.end_to_end_worker import EndToEnd
-from segdeploy.benchmarks.process import Progress, call_worker
-from segdeploy.benchmarks.subjects import Subject
-from segdeploy.benchmarks.sweep import Point, Sweep
+from segdeploy.benchmarks.speed.end_to_end_worker import EndToEnd
+from segdeploy.benchmarks.speed.process import Progress, call_worker
+from segdeploy.benchmarks.speed.subjects import Subject
+from segdeploy.benchmarks.speed.sweep import Point, Sweep
 from segdeploy.deploy.data.image_set import IMAGE_SUFFIXES
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.runtimes.execution import Execution
@@ -130,7 +130,7 @@ def end_to_end_section(
             asked["paths"] = [str(path.absolute()) for path in paths]
             try:
                 reply = call_worker(
-                    "segdeploy.benchmarks.end_to_end_worker",
+                    "segdeploy.benchmarks.speed.end_to_end_worker",
                     asked,
                     progress=report,
                     silence_s=time_limit_s,

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.cold_start import cold_start
-from segdeploy.benchmarks.contention import OtherLoad
-from segdeploy.benchmarks.latency import BenchmarkResult, measure
-from segdeploy.benchmarks.resolution import resolution_percent
-from segdeploy.benchmarks.speed_rows import (
+from segdeploy.benchmarks.speed.cold_start import cold_start
+from segdeploy.benchmarks.speed.contention import OtherLoad
+from segdeploy.benchmarks.speed.latency import BenchmarkResult, measure
+from segdeploy.benchmarks.speed.rows import (
     baseline_of,
     executed_columns,
     left_out_row,
     open_row,
     speedup_of,
 )
-from segdeploy.benchmarks.subjects import Subject
-from segdeploy.benchmarks.sweep import Point, Sweep
-from segdeploy.benchmarks.throughput import ThroughputResult, measure_throughput
-from segdeploy.benchmarks.turns import Candidate, by_place
+from segdeploy.benchmarks.speed.subjects import Subject
+from segdeploy.benchmarks.speed.sweep import Point, Sweep
+from segdeploy.benchmarks.speed.throughput import ThroughputResult, measure_throughput
+from segdeploy.benchmarks.speed.timing_noise import resolution_percent
+from segdeploy.benchmarks.speed.turns import Candidate, by_place
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Hint

@@ -1,0 +1,1 @@
+"""Time, memory and throughput, the candidates interleaved in one run."""
