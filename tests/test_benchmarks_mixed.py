@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from segdeploy.benchmarks.mixed_precision import MixedResult, MixedSearch
-from segdeploy.benchmarks.mixed_search import fewest_within, next_count
-from segdeploy.benchmarks.mixed_state import SearchState, Trial
+from segdeploy.benchmarks.mixed.next_count import fewest_within, next_count
+from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch
+from segdeploy.benchmarks.mixed.state import SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main

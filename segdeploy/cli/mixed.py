@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.mixed_judge import Judge
-from segdeploy.benchmarks.mixed_precision import (
+from segdeploy.benchmarks.mixed.judge import Judge
+from segdeploy.benchmarks.mixed.search import (
     RANKING_IMAGES,
     RANKING_PARTS,
     MixedResult,
     MixedSearch,
     trial_file,
 )
-from segdeploy.benchmarks.mixed_state import SearchState, Trial
+from segdeploy.benchmarks.mixed.state import SearchState, Trial
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.compare import require_same_inputs
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of

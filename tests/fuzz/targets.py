@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segdeploy.benchmarks.mixed_state import SearchState
+from segdeploy.benchmarks.mixed.state import SearchState
 from segdeploy.benchmarks.parity.predictions import read_predictions
 from segdeploy.benchmarks.published_file import load_rows
 from segdeploy.benchmarks.report import load_report, verdict_text, write_report

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.mixed_search import fewest_within, next_count
-from segdeploy.benchmarks.mixed_state import SearchState, Trial
+from segdeploy.benchmarks.mixed.next_count import fewest_within, next_count
+from segdeploy.benchmarks.mixed.state import SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import Artifact

@@ -1,0 +1,1 @@
+"""The fewest layers in float that keep a budget."""
