@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.benchmarks.peers_chart_places import Box, facing_side, free_place
 from segdeploy.benchmarks.peers_contenders import Group
-from segdeploy.benchmarks.report_published import PUBLISHED
-from segdeploy.benchmarks.report_rows import figure
+from segdeploy.benchmarks.report.published import PUBLISHED
+from segdeploy.benchmarks.report.rows import figure
 from segdeploy.calibration.files import atomic_writer
 
 if TYPE_CHECKING:  # an optional package

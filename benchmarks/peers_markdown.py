@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.benchmarks.report_rows import ABSENT, figure
+from segdeploy.benchmarks.report.rows import ABSENT, figure
 
 Row = dict[str, Any]
 

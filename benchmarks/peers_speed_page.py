@@ -6,7 +6,7 @@ from typing import Any
 
 from segdeploy.benchmarks.peers_markdown import page, table
 from segdeploy.benchmarks.peers_quantize import SETTINGS
-from segdeploy.benchmarks.report_rows import ABSENT, figure, interval
+from segdeploy.benchmarks.report.rows import ABSENT, figure, interval
 from segdeploy.benchmarks.speed.latency import REST_S
 
 Row = dict[str, Any]

@@ -21,7 +21,7 @@ from segdeploy.benchmarks.published_file import load_rows
 from segdeploy.benchmarks.published_ours import OurRow, our_rows
 from segdeploy.benchmarks.published_page import published_page
 from segdeploy.benchmarks.published_rows import PublishedRow
-from segdeploy.benchmarks.report import load_report
+from segdeploy.benchmarks.report.files import load_report
 from segdeploy.calibration.files import write_atomic
 from segdeploy.cli.main import guarded, print_json
 from segdeploy.deploy.system.errors import UsageError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segdeploy.benchmarks.published_rows import NETWORKS
-from segdeploy.benchmarks.report_rows import compared_rows, timed_rows
+from segdeploy.benchmarks.report.rows import compared_rows, timed_rows
 from segdeploy.deploy.system.errors import InputError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from segdeploy.benchmarks.peers_markdown import table
 from segdeploy.benchmarks.published_rows import NETWORKS, PRECISIONS
 from segdeploy.benchmarks.published_rules import PUBLISHED_RULES
-from segdeploy.benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from segdeploy.benchmarks.report_rows import ABSENT, figure
+from segdeploy.benchmarks.report.published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.report.rows import ABSENT, figure
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from segdeploy.benchmarks.report import write_report
+from segdeploy.benchmarks.report.files import write_report
 
 REPORT_TIMINGS = (
     "created_utc",

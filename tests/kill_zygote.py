@@ -34,7 +34,7 @@ WARM = (
     "torch.onnx._internal.exporter._core",
     "torch.utils.data",
     "segdeploy.benchmarks.parity.run",
-    "segdeploy.benchmarks.report",
+    "segdeploy.benchmarks.report.files",
     "segdeploy.benchmarks.speed.run",
     "segdeploy.benchmarks.parity.worst_images",
     "segdeploy.cli.main",

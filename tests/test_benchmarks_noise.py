@@ -16,8 +16,8 @@ import pytest
 from report_builders import sample_report, speed_row
 
 from segdeploy import benchmarks
-from segdeploy.benchmarks.report_html import html
-from segdeploy.benchmarks.report_markdown import escape, markdown
+from segdeploy.benchmarks.report.html import html
+from segdeploy.benchmarks.report.markdown import escape, markdown
 from segdeploy.benchmarks.speed.contention import OtherLoad, Sample, percent_of_others, sample
 from segdeploy.benchmarks.speed.fastest import Fastest
 from segdeploy.benchmarks.speed.timing_noise import (

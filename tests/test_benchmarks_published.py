@@ -19,8 +19,8 @@ from segdeploy.benchmarks.published_file import DATA, load_rows
 from segdeploy.benchmarks.published_ours import our_rows
 from segdeploy.benchmarks.published_page import HEAD, published_page
 from segdeploy.benchmarks.published_rows import NETWORKS
-from segdeploy.benchmarks.report_published import PUBLISHED, PUBLISHED_NOTE
-from segdeploy.benchmarks.report_rows import ABSENT
+from segdeploy.benchmarks.report.published import PUBLISHED, PUBLISHED_NOTE
+from segdeploy.benchmarks.report.rows import ABSENT
 from segdeploy.deploy.system.errors import InputError
 
 ROW: dict[str, Any] = {

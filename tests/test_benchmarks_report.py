@@ -24,14 +24,14 @@ from report_builders import (
     sample_report,
 )
 
-from segdeploy.benchmarks import report as report_module
-from segdeploy.benchmarks import report_html
 from segdeploy.benchmarks.cost_published import published_gflops
-from segdeploy.benchmarks.report import load_report, verdict_text, write_report
-from segdeploy.benchmarks.report_published import PUBLISHED
-from segdeploy.benchmarks.report_rows import FIGURES, figure
-from segdeploy.benchmarks.report_schema import first_fault
-from segdeploy.benchmarks.report_verdict import headline
+from segdeploy.benchmarks.report import files as report_module
+from segdeploy.benchmarks.report import html as report_html
+from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report
+from segdeploy.benchmarks.report.published import PUBLISHED
+from segdeploy.benchmarks.report.rows import FIGURES, figure
+from segdeploy.benchmarks.report.schema import first_fault
+from segdeploy.benchmarks.report.verdict import headline
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.system.errors import InputError, RunError

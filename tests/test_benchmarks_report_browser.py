@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from report_builders import bare_report, full_report
 
-from segdeploy.benchmarks.report import write_report
-from segdeploy.benchmarks.report_compare import compare_reports
-from segdeploy.benchmarks.report_compare_page import write_comparison
+from segdeploy.benchmarks.report.compare import compare_reports
+from segdeploy.benchmarks.report.compare_page import write_comparison
+from segdeploy.benchmarks.report.files import write_report
 
 if sys.platform == "win32":
     pytest.skip("the browser is driven over POSIX pipes", allow_module_level=True)

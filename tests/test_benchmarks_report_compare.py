@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from report_builders import bare_report, full_report, sample_report
 
-from segdeploy.benchmarks.report import write_report
-from segdeploy.benchmarks.report_compare import compare_reports
-from segdeploy.benchmarks.report_compare_page import MACHINES, warnings, write_comparison
+from segdeploy.benchmarks.report.compare import compare_reports
+from segdeploy.benchmarks.report.compare_page import MACHINES, warnings, write_comparison
+from segdeploy.benchmarks.report.files import write_report
 from segdeploy.cli.main import main
 from segdeploy.deploy.system.errors import InputError
 

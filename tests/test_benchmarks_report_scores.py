@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from segdeploy.benchmarks import report as report_module
-from segdeploy.benchmarks.report import load_report, write_report
-from segdeploy.benchmarks.report_rows import ABSENT, figure
-from segdeploy.benchmarks.report_scores import PER_IMAGE as PER_IMAGE_COLUMNS
-from segdeploy.benchmarks.report_scores import POOLED as POOLED_COLUMNS
-from segdeploy.benchmarks.report_scores import per_image_rows
+from segdeploy.benchmarks.report import files as report_module
+from segdeploy.benchmarks.report.files import load_report, write_report
+from segdeploy.benchmarks.report.rows import ABSENT, figure
+from segdeploy.benchmarks.report.scores import PER_IMAGE as PER_IMAGE_COLUMNS
+from segdeploy.benchmarks.report.scores import POOLED as POOLED_COLUMNS
+from segdeploy.benchmarks.report.scores import per_image_rows
 from segdeploy.benchmarks.scores.definitions import DEFINITIONS, PER_IMAGE, POOLED
 
 # jsonschema ships no type stubs.

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segdeploy.benchmarks.report_rows import failed_rows, figure
+from segdeploy.benchmarks.report.rows import failed_rows, figure
 from segdeploy.benchmarks.speed.end_to_end import (
     Route,
     end_to_end_section,

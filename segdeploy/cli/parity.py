@@ -9,7 +9,7 @@ from typing import Any
 
 from segdeploy.benchmarks.parity.predictions import Predictions, Values, read_predictions
 from segdeploy.benchmarks.parity.run import gate_passed, parity_section
-from segdeploy.benchmarks.report_rows import compared_rows, figure
+from segdeploy.benchmarks.report.rows import compared_rows, figure
 from segdeploy.benchmarks.speed.entries import Entry, entries_everywhere, entries_for
 from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.report import PAGES, load_report, verdict_text, write_report
-from segdeploy.benchmarks.report_compare import compare_reports
-from segdeploy.benchmarks.report_compare_page import warnings, write_comparison
-from segdeploy.benchmarks.report_rows import figure, interval
+from segdeploy.benchmarks.report.compare import compare_reports
+from segdeploy.benchmarks.report.compare_page import warnings, write_comparison
+from segdeploy.benchmarks.report.files import PAGES, load_report, verdict_text, write_report
+from segdeploy.benchmarks.report.rows import figure, interval
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.checksums import CHECKSUMS, update_checksums
 from segdeploy.deploy.system.errors import UsageError

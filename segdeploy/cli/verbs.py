@@ -10,7 +10,7 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 
-from segdeploy.benchmarks.report_rows import failed_rows
+from segdeploy.benchmarks.report.rows import failed_rows
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.estimate import Method
 from segdeploy.cli import align as cli_align

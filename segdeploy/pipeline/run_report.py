@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from segdeploy.benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
-from segdeploy.benchmarks.report import SCHEMA_VERSION
-from segdeploy.benchmarks.report_published import PUBLISHED
+from segdeploy.benchmarks.report.files import SCHEMA_VERSION
+from segdeploy.benchmarks.report.published import PUBLISHED
 from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
 from segdeploy.benchmarks.speed.environment import describe
 from segdeploy.benchmarks.speed.timing_noise import within_noise

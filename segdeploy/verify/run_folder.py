@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.benchmarks.parity.run import gate_passed
-from segdeploy.benchmarks.report import PAGES, load_report, pages_of
+from segdeploy.benchmarks.report.files import PAGES, load_report, pages_of
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import sha256_of

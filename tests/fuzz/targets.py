@@ -26,11 +26,11 @@ import torch
 from segdeploy.benchmarks.mixed.state import SearchState
 from segdeploy.benchmarks.parity.predictions import read_predictions
 from segdeploy.benchmarks.published_file import load_rows
-from segdeploy.benchmarks.report import load_report, verdict_text, write_report
-from segdeploy.benchmarks.report_compare import compare_reports
-from segdeploy.benchmarks.report_compare_page import warnings
-from segdeploy.benchmarks.report_markdown import markdown
-from segdeploy.benchmarks.report_verdict import reasons, word_of
+from segdeploy.benchmarks.report.compare import compare_reports
+from segdeploy.benchmarks.report.compare_page import warnings
+from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report
+from segdeploy.benchmarks.report.markdown import markdown
+from segdeploy.benchmarks.report.verdict import reasons, word_of
 from segdeploy.calibration.collection import load_collection, save_collection
 from segdeploy.calibration.errors import LONGEST_MESSAGE, CalibrationError
 from segdeploy.calibration.exchange import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from segdeploy.benchmarks.chart_svg import ONNXRUNTIME, OPENVINO, OTHER, PYTORCH
-from segdeploy.benchmarks.report_rows import section_rows, timed_rows
+from segdeploy.benchmarks.report.chart_svg import ONNXRUNTIME, OPENVINO, OTHER, PYTORCH
+from segdeploy.benchmarks.report.rows import section_rows, timed_rows
 
 MARKERS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^"}
 SIGNS = {"o": "\u25cf", "s": "\u25a0", "D": "\u25c6", "^": "\u25b2"}

@@ -8,11 +8,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from segdeploy.benchmarks.chart_layers import LAYERS, histograms, layer_sqnr
-from segdeploy.benchmarks.chart_speed import accuracy_latency, batch_sweep, latency_distribution
-from segdeploy.benchmarks.report_layers import debug_rows, excluded_percent, layer_table
-from segdeploy.benchmarks.report_published import PUBLISHED, PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from segdeploy.benchmarks.report_rows import (
+from segdeploy.benchmarks.report.chart_layers import LAYERS, histograms, layer_sqnr
+from segdeploy.benchmarks.report.chart_speed import (
+    accuracy_latency,
+    batch_sweep,
+    latency_distribution,
+)
+from segdeploy.benchmarks.report.layers import debug_rows, excluded_percent, layer_table
+from segdeploy.benchmarks.report.published import PUBLISHED, PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.report.rows import (
     ABSENT,
     chosen_row,
     compared_rows,
@@ -23,7 +27,7 @@ from segdeploy.benchmarks.report_rows import (
     skipped_rows,
     timed_rows,
 )
-from segdeploy.benchmarks.report_scores import (
+from segdeploy.benchmarks.report.scores import (
     PER_IMAGE,
     PER_IMAGE_NOTE,
     POOLED,
@@ -31,8 +35,8 @@ from segdeploy.benchmarks.report_scores import (
     per_image_rows,
     pooled_rows,
 )
-from segdeploy.benchmarks.report_series import scored, series_of
-from segdeploy.benchmarks.report_verdict import headline, telling_rows
+from segdeploy.benchmarks.report.series import scored, series_of
+from segdeploy.benchmarks.report.verdict import headline, telling_rows
 from segdeploy.benchmarks.speed.timing_noise import noise_lines
 
 PANELS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.report_published import PUBLISHED
+from segdeploy.benchmarks.report.published import PUBLISHED
 
 ABSENT = "\N{EN DASH}"
 """Shown for a null: not measured, or not applicable."""

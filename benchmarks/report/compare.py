@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segdeploy.benchmarks.parity.paired_interval import paired_interval
-from segdeploy.benchmarks.report_rows import section_rows
+from segdeploy.benchmarks.report.rows import section_rows
 from segdeploy.deploy.system.errors import InputError
 
 Report = dict[str, Any]

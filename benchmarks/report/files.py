@@ -12,10 +12,10 @@ from typing import Any
 
 from jinja2 import UndefinedError
 
-from segdeploy.benchmarks.report_html import html
-from segdeploy.benchmarks.report_markdown import markdown
-from segdeploy.benchmarks.report_schema import first_fault
-from segdeploy.benchmarks.report_verdict import reasons, verdict_text, word_of
+from segdeploy.benchmarks.report.html import html
+from segdeploy.benchmarks.report.markdown import markdown
+from segdeploy.benchmarks.report.schema import first_fault
+from segdeploy.benchmarks.report.verdict import reasons, verdict_text, word_of
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.system.errors import InputError, RunError

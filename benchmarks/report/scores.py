@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.report_rows import compared_rows, figure
+from segdeploy.benchmarks.report.rows import compared_rows, figure
 
 POOLED: tuple[tuple[str, str, str | None], ...] = (
     ("Candidate", "name", None),

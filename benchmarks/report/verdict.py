@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.report_rows import (
+from segdeploy.benchmarks.report.rows import (
     chosen_row,
     compared_rows,
     failed_rows,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdeploy.benchmarks.chart_svg import ACCENT, BAR, FAIL, INK, SOFT, ZONE, both, svg
+from segdeploy.benchmarks.report.chart_svg import ACCENT, BAR, FAIL, INK, SOFT, ZONE, both, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

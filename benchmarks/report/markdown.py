@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from segdeploy.benchmarks.report_layers import debug_rows, slowest_rows
-from segdeploy.benchmarks.report_published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from segdeploy.benchmarks.report_rows import (
+from segdeploy.benchmarks.report.layers import debug_rows, slowest_rows
+from segdeploy.benchmarks.report.published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.report.rows import (
     ABSENT,
     compared_rows,
     figure,
@@ -18,7 +18,7 @@ from segdeploy.benchmarks.report_rows import (
     timed_rows,
     worst_rows,
 )
-from segdeploy.benchmarks.report_scores import (
+from segdeploy.benchmarks.report.scores import (
     PER_IMAGE,
     PER_IMAGE_NOTE,
     POOLED,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.report_html import render
-from segdeploy.benchmarks.report_markdown import Columns, escape, table
-from segdeploy.benchmarks.report_rows import interval
+from segdeploy.benchmarks.report.html import render
+from segdeploy.benchmarks.report.markdown import Columns, escape, table
+from segdeploy.benchmarks.report.rows import interval
 from segdeploy.calibration.files import write_atomic
 
 PARITY: Columns = (

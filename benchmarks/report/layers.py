@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from segdeploy.benchmarks.chart_layers import anchor
-from segdeploy.benchmarks.report_rows import figure
+from segdeploy.benchmarks.report.chart_layers import anchor
+from segdeploy.benchmarks.report.rows import figure
 
 OTHERS_NAMED = 6
 """Operators named of everything that is no layer; ``report.json`` has them all."""

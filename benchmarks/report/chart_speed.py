@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdeploy.benchmarks.chart_svg import ACCENT, FAIL, FONT_SIZE, HALF_INCHES, PAPER, SOFT, both
 from segdeploy.benchmarks.peers_chart_places import Box, facing_side, free_place
-from segdeploy.benchmarks.report_rows import timed_rows
-from segdeploy.benchmarks.report_series import Series, latency_rows, scored, series_of
+from segdeploy.benchmarks.report.chart_svg import (
+    ACCENT,
+    FAIL,
+    FONT_SIZE,
+    HALF_INCHES,
+    PAPER,
+    SOFT,
+    both,
+)
+from segdeploy.benchmarks.report.rows import timed_rows
+from segdeploy.benchmarks.report.series import Series, latency_rows, scored, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

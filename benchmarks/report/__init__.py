@@ -1,0 +1,1 @@
+"""The report: its records, pages and charts, and two reports compared."""
