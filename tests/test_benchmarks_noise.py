@@ -31,7 +31,7 @@ from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 from segdeploy.pipeline.run_report import recommend
 
 jsonschema: Any = importlib.import_module("jsonschema")  # ships no type stubs
-SCHEMA = Path(benchmarks.__path__[0]) / "report.schema.json"
+SCHEMA = Path(benchmarks.__path__[0]) / "report" / "report.schema.json"
 ROUNDS = 60
 
 

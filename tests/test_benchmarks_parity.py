@@ -383,7 +383,7 @@ class TestTable:
     def test_the_schema_of_the_report_accepts_it(
         self, section: Callable[..., dict[str, Any]]
     ) -> None:
-        path = Path(parity_run.__file__).with_name("report.schema.json")
+        path = Path(parity_run.__file__).parents[1].joinpath("report", "report.schema.json")
         whole = json.loads(path.read_text("utf-8"))
         part = whole["properties"]["parity"] | {"$defs": whole["$defs"]}
         returned = Predictions(name="card", folder=Path("o"), probability=blobs(2)[0], ranks=False)

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_builders import full_report
 
-from segdeploy.benchmarks import published
-from segdeploy.benchmarks.published_file import DATA, load_rows
-from segdeploy.benchmarks.published_ours import our_rows
-from segdeploy.benchmarks.published_page import HEAD, published_page
-from segdeploy.benchmarks.published_rows import NETWORKS
+from segdeploy.benchmarks.published import __main__ as published
+from segdeploy.benchmarks.published.file import DATA, load_rows
+from segdeploy.benchmarks.published.ours import our_rows
+from segdeploy.benchmarks.published.page import HEAD, published_page
+from segdeploy.benchmarks.published.rows import NETWORKS
 from segdeploy.benchmarks.report.published import PUBLISHED, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.rows import ABSENT
 from segdeploy.deploy.system.errors import InputError
@@ -316,7 +316,9 @@ class TestCommand:
         assert shown.out == "", "standard output is for JSON"
         text = page.read_text(encoding="utf-8")
         assert text in shown.err
-        assert "python -m segdeploy.benchmarks.published report.json -o published.md" in text
+        assert (
+            "python -m segdeploy.benchmarks.published.__main__ report.json -o published.md" in text
+        )
 
     def test_faults_have_their_exit_code(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -24,7 +24,7 @@ from report_builders import (
     sample_report,
 )
 
-from segdeploy.benchmarks.cost_published import published_gflops
+from segdeploy.benchmarks.published.gflops import published_gflops
 from segdeploy.benchmarks.report import files as report_module
 from segdeploy.benchmarks.report import html as report_html
 from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report

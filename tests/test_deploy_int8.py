@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from segdeploy.benchmarks.cost_torch import torch_cost
 from segdeploy.benchmarks.parity.evidence import stage_check
+from segdeploy.benchmarks.published.torch_cost import torch_cost
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.qparams import dequantize
 from segdeploy.calibration.table import CalibrationTable

@@ -35,7 +35,7 @@ MODELS = ("fp32.onnx", "sim.onnx", "fp16.onnx", "opt.onnx", "int8.ort-x86.onnx")
 MADE = [f"{NAME}.{suffix}" for suffix in (*MODELS, "calib.json")]
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
-SCHEMA = Path(benchmarks.__path__[0]) / "report.schema.json"
+SCHEMA = Path(benchmarks.__path__[0]) / "report" / "report.schema.json"
 
 
 @pytest.fixture(scope="module", autouse=True)

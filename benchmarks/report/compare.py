@@ -43,7 +43,7 @@ def compare_reports(one: Report, other: Report) -> dict[str, Any]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"one of the reports does not have the shape of benchmarks/report.schema.json "
+            f"one of the reports does not have the shape of benchmarks/report/report.schema.json "
             f"({error!r}); `segdeploy run` makes a whole one"
         ) from error
 

@@ -69,7 +69,7 @@ def write_comparison(found: dict[str, Any], output: Path) -> None:
         parts.append(f"## {heading}\n\n{table(columns, rows) or 'None.'}")
         parts += [escape(note)] if note and rows else []
     page = render(
-        "report_page/compare.html.j2",
+        "page/compare.html.j2",
         title=title,
         generator="segdeploy report --compare",
         warnings=warnings(found),

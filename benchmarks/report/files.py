@@ -66,7 +66,7 @@ def pages_of(report: dict[str, Any]) -> dict[str, bytes]:
     except (KeyError, TypeError, AttributeError, UndefinedError) as error:
         raise InputError(
             f"the report does not have the shape of schema version {SCHEMA_VERSION} ({error!r}); "
-            "benchmarks/report.schema.json describes it; `segdeploy run` makes a whole one"
+            "benchmarks/report/report.schema.json describes it; `segdeploy run` makes a whole one"
         ) from error
     return {name: page.encode("utf-8", "backslashreplace") for name, page in pages.items()}
 

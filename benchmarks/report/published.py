@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from segdeploy.benchmarks.published_file import load_rows
-from segdeploy.benchmarks.published_rows import PublishedRow
+from segdeploy.benchmarks.published.file import load_rows
+from segdeploy.benchmarks.published.rows import PublishedRow
 
 
 def _first_rows() -> dict[str, PublishedRow]:

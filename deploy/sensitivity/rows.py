@@ -173,7 +173,7 @@ class LayerError:
         return self.fault is None, alone, -self.disagreement_alone_percent, self.position
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, as ``layer_error`` of ``benchmarks/report.schema.json``."""
+        """All of it, as ``layer_error`` of ``benchmarks/report/report.schema.json``."""
         return asdict(self) | {
             "cause": self.cause,
             "fault": self.fault,

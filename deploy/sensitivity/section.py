@@ -17,7 +17,7 @@ MOST_EXCLUDED = 5
 def debug_section(
     layers: Sequence[LayerError], *, file: str, reference: str, target: str | None, images: int
 ) -> dict[str, Any]:
-    """What was found, in the form of ``benchmarks/report.schema.json``.
+    """What was found, in the form of ``benchmarks/report/report.schema.json``.
 
     Args:
         layers: worst first.

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from segdeploy.benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
+from segdeploy.benchmarks.published.gflops import PUBLISHED_INPUT, published_gflops
 from segdeploy.benchmarks.report.files import SCHEMA_VERSION
 from segdeploy.benchmarks.report.published import PUBLISHED
 from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
@@ -40,7 +40,7 @@ def assemble(
     worst: list[dict[str, Any]],
     passed: bool,
 ) -> dict[str, Any]:
-    """Put the report together in the form of ``benchmarks/report.schema.json``.
+    """Put the report together in the form of ``benchmarks/report/report.schema.json``.
 
     Args:
         config: what was asked for.

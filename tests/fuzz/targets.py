@@ -25,7 +25,7 @@ import torch
 
 from segdeploy.benchmarks.mixed.state import SearchState
 from segdeploy.benchmarks.parity.predictions import read_predictions
-from segdeploy.benchmarks.published_file import load_rows
+from segdeploy.benchmarks.published.file import load_rows
 from segdeploy.benchmarks.report.compare import compare_reports
 from segdeploy.benchmarks.report.compare_page import warnings
 from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report

@@ -1,6 +1,6 @@
 """Published figures beside those of finished runs, as one table with its sources.
 
-``python -m segdeploy.benchmarks.published REPORT.json`` reads ``published.yaml`` and the reports of
+``python -m segdeploy.benchmarks.published.__main__ REPORT.json`` reads ``published.yaml`` and the reports of
 ``segdeploy run``. Exit codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input
 could not be loaded; 4 it failed while running; JSON on standard output with ``--format json``,
 everything else on standard error.
@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.published_file import load_rows
-from segdeploy.benchmarks.published_ours import OurRow, our_rows
-from segdeploy.benchmarks.published_page import published_page
-from segdeploy.benchmarks.published_rows import PublishedRow
+from segdeploy.benchmarks.published.file import load_rows
+from segdeploy.benchmarks.published.ours import OurRow, our_rows
+from segdeploy.benchmarks.published.page import published_page
+from segdeploy.benchmarks.published.rows import PublishedRow
 from segdeploy.benchmarks.report.files import load_report
 from segdeploy.calibration.files import write_atomic
 from segdeploy.cli.main import guarded, print_json
@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ours = [
             row for path in options.reports for row in our_rows(load_report(path), source=str(path))
         ]
-        command = shown_command(["python", "-m", "segdeploy.benchmarks.published"], arguments)
+        command = shown_command(
+            ["python", "-m", "segdeploy.benchmarks.published.__main__"], arguments
+        )
         result = beside(load_rows(), ours, command=command)
         page = published_page(result)
         log.info("%s", page)
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(result)
         return 0
 
-    return guarded("segdeploy.benchmarks.published", run)
+    return guarded("segdeploy.benchmarks.published.__main__", run)
 
 
 def beside(
@@ -92,8 +94,8 @@ def _costs(row: PublishedRow) -> dict[str, Any]:
 @cache
 def _counted(arch: str, size: tuple[int, int]) -> tuple[int, float | None]:
     """True multiply-adds at an input size; the published count where it is the size of that."""
-    from segdeploy.benchmarks.cost_published import PUBLISHED_INPUT, published_gflops
-    from segdeploy.benchmarks.cost_torch import torch_cost
+    from segdeploy.benchmarks.published.gflops import PUBLISHED_INPUT, published_gflops
+    from segdeploy.benchmarks.published.torch_cost import torch_cost
     from segdeploy.deploy.models.checkpoint import build_network
     from segdeploy.deploy.models.families import Architecture
 
@@ -104,9 +106,9 @@ def _counted(arch: str, size: tuple[int, int]) -> tuple[int, float | None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m segdeploy.benchmarks.published",
+        prog="python -m segdeploy.benchmarks.published.__main__",
         description="Published figures of R2U-Net and UNet++ beside those of finished runs.",
-        epilog="example:\n  python -m segdeploy.benchmarks.published out/report.json -o published.md",
+        epilog="example:\n  python -m segdeploy.benchmarks.published.__main__ out/report.json -o published.md",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from segdeploy.benchmarks.published_rows import NETWORKS
+from segdeploy.benchmarks.published.rows import NETWORKS
 from segdeploy.benchmarks.report.rows import compared_rows, timed_rows
 from segdeploy.deploy.system.errors import InputError
 
@@ -80,7 +80,7 @@ def our_rows(report: dict[str, Any], *, source: str) -> tuple[OurRow, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{source} lacks what the table needs ({error!r}); benchmarks/report.schema.json "
+            f"{source} lacks what the table needs ({error!r}); benchmarks/report/report.schema.json "
             "describes a report, `segdeploy run` makes one"
         ) from error
     if arch not in NETWORKS:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.benchmarks.published_fields import Fields
-from segdeploy.benchmarks.published_rows import (
+from segdeploy.benchmarks.published.fields import Fields
+from segdeploy.benchmarks.published.rows import (
     NETWORKS,
     PRECISIONS,
     PublishedRow,

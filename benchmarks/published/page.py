@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from segdeploy.benchmarks.peers_markdown import table
-from segdeploy.benchmarks.published_rows import NETWORKS, PRECISIONS
-from segdeploy.benchmarks.published_rules import PUBLISHED_RULES
+from segdeploy.benchmarks.published.rows import NETWORKS, PRECISIONS
+from segdeploy.benchmarks.published.rules import PUBLISHED_RULES
 from segdeploy.benchmarks.report.published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.rows import ABSENT, figure
 
@@ -30,7 +30,7 @@ is what the source does not state or the run did not measure."""
 
 
 def published_page(result: dict[str, Any]) -> str:
-    """The page of what ``python -m segdeploy.benchmarks.published`` found.
+    """The page of what ``python -m segdeploy.benchmarks.published.__main__`` found.
 
     Args:
         result: ``published`` and ``ours`` as that command writes them in JSON.

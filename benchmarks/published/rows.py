@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segdeploy.benchmarks.published_rules import PUBLISHED_RULES
+from segdeploy.benchmarks.published.rules import PUBLISHED_RULES
 
 NETWORKS = {"unet_plus_plus": "UNet++", "r2u_net": "R2U-Net"}
 PRECISIONS = ("fp32", "fp16", "int8", "unstated")
