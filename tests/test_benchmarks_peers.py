@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from segdeploy.benchmarks import peers, peers_process
-from segdeploy.benchmarks.peers_calibration import repeated
-from segdeploy.benchmarks.peers_process import Attempt, attempt, unavailable
-from segdeploy.benchmarks.peers_ranges import activation_ranges, compare_widths
-from segdeploy.benchmarks.peers_tools import STANDARD, Job, Tool, candidates_searched, load
-from segdeploy.benchmarks.peers_worker import Measurement
+from segdeploy.benchmarks.peers import __main__ as peers
+from segdeploy.benchmarks.peers import process as peers_process
+from segdeploy.benchmarks.peers.calibration import repeated
+from segdeploy.benchmarks.peers.process import Attempt, attempt, unavailable
+from segdeploy.benchmarks.peers.ranges import activation_ranges, compare_widths
+from segdeploy.benchmarks.peers.tools import STANDARD, Job, Tool, candidates_searched, load
+from segdeploy.benchmarks.peers.worker import Measurement
 from segdeploy.benchmarks.speed.process import peak_bytes
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -335,7 +336,7 @@ def test_figures_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_tool_brings_only_itself() -> None:
     assert callable(load(Tool.OURS))
     script = (
-        "import sys; import segdeploy.benchmarks.peers_worker; from segdeploy.benchmarks.peers_tools import Tool, load;"
+        "import sys; import segdeploy.benchmarks.peers.worker; from segdeploy.benchmarks.peers.tools import Tool, load;"
         "[load(tool) for tool in (Tool.OURS, Tool.ORT_ENTROPY, Tool.ORT_MINMAX)];"
         "sys.exit(', '.join({'torch', 'nncf', 'openvino'} & set(sys.modules)))"
     )
@@ -346,7 +347,7 @@ def test_a_tool_brings_only_itself() -> None:
 def test_peak_memory_is_that_of_the_process_alone() -> None:
     held = bytearray(b"1") * 300_000_000
     assert peak_bytes() >= len(held)
-    script = "from segdeploy.benchmarks.peers_worker import peak_bytes; print(peak_bytes())"
+    script = "from segdeploy.benchmarks.peers.worker import peak_bytes; print(peak_bytes())"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert 10_000_000 < int(found.stdout) < len(held)
 

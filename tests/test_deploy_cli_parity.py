@@ -63,7 +63,10 @@ def run(model: Path, image_set: Path, caplog: pytest.LogCaptureFixture) -> Run:
     """Function (words) -> exit code and the section, of the test images; text is in ``caplog``."""
     caplog.set_level(logging.INFO)
     schema = json.loads(
-        Path(parity_run.__file__).parents[1].joinpath("report", "report.schema.json").read_text("utf-8")
+        Path(parity_run.__file__)
+        .parents[1]
+        .joinpath("report", "report.schema.json")
+        .read_text("utf-8")
     )
     part = schema["properties"]["parity"] | {"$defs": schema["$defs"]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.benchmarks.peers_markdown import table
+from segdeploy.benchmarks.peers.markdown import table
 from segdeploy.benchmarks.published.rows import NETWORKS, PRECISIONS
 from segdeploy.benchmarks.published.rules import PUBLISHED_RULES
 from segdeploy.benchmarks.report.published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE

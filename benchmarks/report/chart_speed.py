@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdeploy.benchmarks.peers_chart_places import Box, facing_side, free_place
+from segdeploy.benchmarks.peers.chart_places import Box, facing_side, free_place
 from segdeploy.benchmarks.report.chart_svg import (
     ACCENT,
     FAIL,

@@ -1,6 +1,6 @@
 """Int8 models as other tools make them, one tool in a process of its own.
 
-``segdeploy.benchmarks.peers_models`` has ``python -m segdeploy.benchmarks.peers_quantize`` write them, so that what a
+``segdeploy.benchmarks.peers.models`` has ``python -m segdeploy.benchmarks.peers.quantize`` write them, so that what a
 tool leaves behind in a process, and its memory, do not reach the timing.
 """
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.parity.evidence import compare
 from segdeploy.benchmarks.parity.report import ParityReport
-from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group
-from segdeploy.benchmarks.peers_ratios import paired_ratio
-from segdeploy.benchmarks.peers_timing import Timed
+from segdeploy.benchmarks.peers.contenders import BASELINE, Contender, Group
+from segdeploy.benchmarks.peers.ratios import paired_ratio
+from segdeploy.benchmarks.peers.timing import Timed
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Executed
 from segdeploy.deploy.system.errors import RunError

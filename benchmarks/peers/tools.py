@@ -170,7 +170,7 @@ def _nncf() -> Run:
     import onnx
     from nncf.onnx.statistics.aggregator import ONNXStatisticsAggregator
 
-    from segdeploy.benchmarks.peers_ranges import activation_ranges
+    from segdeploy.benchmarks.peers.ranges import activation_ranges
 
     collect = ONNXStatisticsAggregator.collect_statistics
     spent: list[float] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.peers_markdown import page, table
-from segdeploy.benchmarks.peers_quantize import SETTINGS
+from segdeploy.benchmarks.peers.markdown import page, table
+from segdeploy.benchmarks.peers.quantize import SETTINGS
 from segdeploy.benchmarks.report.rows import ABSENT, figure, interval
 from segdeploy.benchmarks.speed.latency import REST_S
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from segdeploy.benchmarks.peers_tools import Range
+from segdeploy.benchmarks.peers.tools import Range
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """One calibration tool, measured in a process of its own.
 
-``segdeploy.benchmarks.peers_calibration`` runs ``python -m segdeploy.benchmarks.peers_worker FOLDER``: the request lies
+``segdeploy.benchmarks.peers.calibration`` runs ``python -m segdeploy.benchmarks.peers.worker FOLDER``: the request lies
 in the folder, the measurement is written beside it.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from segdeploy.benchmarks.peers_tools import Job, Range, Tool, load
+from segdeploy.benchmarks.peers.tools import Job, Range, Tool, load
 from segdeploy.benchmarks.speed.process import peak_bytes
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.deploy.data.image_set import Sample

@@ -1,6 +1,6 @@
 """Measure this project beside the tools people use today, in one run.
 
-``python -m segdeploy.benchmarks.peers calibration`` compares calibration, ``speed`` accuracy and speed. Exit
+``python -m segdeploy.benchmarks.peers.__main__ calibration`` compares calibration, ``speed`` accuracy and speed. Exit
 codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it
 failed while running; JSON on standard output with ``--format json``, everything else on standard
 error.
@@ -19,13 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks import peers_chart
-from segdeploy.benchmarks.peers_calibration import Subject, compare_tools, measure_growth
-from segdeploy.benchmarks.peers_markdown import calibration_page, growth_page
-from segdeploy.benchmarks.peers_models import SpeedSubject
-from segdeploy.benchmarks.peers_parser import build_parser
-from segdeploy.benchmarks.peers_speed_page import speed_page
-from segdeploy.benchmarks.peers_tools import STANDARD, Tool
+from segdeploy.benchmarks.peers import chart as peers_chart
+from segdeploy.benchmarks.peers.calibration import Subject, compare_tools, measure_growth
+from segdeploy.benchmarks.peers.markdown import calibration_page, growth_page
+from segdeploy.benchmarks.peers.models import SpeedSubject
+from segdeploy.benchmarks.peers.parser import build_parser
+from segdeploy.benchmarks.peers.speed_page import speed_page
+from segdeploy.benchmarks.peers.tools import STANDARD, Tool
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.files import write_atomic
 from segdeploy.cli.main import guarded, print_json
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
-    command = shown_command(["python", "-m", "segdeploy.benchmarks.peers"], arguments)
+    command = shown_command(["python", "-m", "segdeploy.benchmarks.peers.__main__"], arguments)
 
     def run() -> int:
         result = BENCHMARKS[options.benchmark](options, command)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(result)
         return 0
 
-    return guarded("segdeploy.benchmarks.peers", run)
+    return guarded("segdeploy.benchmarks.peers.__main__", run)
 
 
 def calibration(options: Options, command: str) -> Result:
@@ -111,7 +111,7 @@ def calibration(options: Options, command: str) -> Result:
 
 def speed(options: Options, command: str) -> Result:
     """Compare accuracy and speed, and draw them."""
-    from segdeploy.benchmarks.peers_speed import Plan, compare_speed
+    from segdeploy.benchmarks.peers.speed import Plan, compare_speed
 
     _require_folder(options.output)
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy.benchmarks.peers_quantize import Recipe
+from segdeploy.benchmarks.peers.quantize import Recipe
 from segdeploy.benchmarks.speed.environment import describe as describe_machine
 from segdeploy.benchmarks.speed.process import call_worker
 from segdeploy.deploy.data.image_set import SegmentationSet
@@ -29,7 +29,7 @@ from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, nativ
 if TYPE_CHECKING:  # importing torch takes seconds
     from segdeploy.deploy.models.checkpoint import Checkpoint
 
-QUANTIZER = "segdeploy.benchmarks.peers_quantize"
+QUANTIZER = "segdeploy.benchmarks.peers.quantize"
 _NNCF_INSTALL = "nncf is not installed; pip install 'segdeploy[peers]'"
 
 

@@ -6,13 +6,13 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 
-from segdeploy.benchmarks.peers_tools import Job, Tool
-from segdeploy.benchmarks.peers_worker import Measurement, write_request
+from segdeploy.benchmarks.peers.tools import Job, Tool
+from segdeploy.benchmarks.peers.worker import Measurement, write_request
 from segdeploy.benchmarks.speed.process import Finished, run_process
 from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.shown_command import shown_text
 
-COMMAND = (sys.executable, "-m", "segdeploy.benchmarks.peers_worker")
+COMMAND = (sys.executable, "-m", "segdeploy.benchmarks.peers.worker")
 
 PACKAGES = {
     Tool.OURS: "segdeploy",

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.peers_process import PACKAGES, Attempt, attempt
-from segdeploy.benchmarks.peers_ranges import compare_widths
-from segdeploy.benchmarks.peers_tools import STANDARD, Job, Range, Tool
-from segdeploy.benchmarks.peers_worker import Measurement
+from segdeploy.benchmarks.peers.process import PACKAGES, Attempt, attempt
+from segdeploy.benchmarks.peers.ranges import compare_widths
+from segdeploy.benchmarks.peers.tools import STANDARD, Job, Range, Tool
+from segdeploy.benchmarks.peers.worker import Measurement
 from segdeploy.benchmarks.scores.accuracy import score
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.peers_contenders import BASELINE, Contender, Group, contenders
-from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, make_models
-from segdeploy.benchmarks.peers_speed_rows import Lap, comparisons_of, rows_of
-from segdeploy.benchmarks.peers_timing import Progress, Setting, settings_of, time_in_turn
+from segdeploy.benchmarks.peers.contenders import BASELINE, Contender, Group, contenders
+from segdeploy.benchmarks.peers.models import Made, Model, SpeedSubject, make_models
+from segdeploy.benchmarks.peers.speed_rows import Lap, comparisons_of, rows_of
+from segdeploy.benchmarks.peers.timing import Progress, Setting, settings_of, time_in_turn
 from segdeploy.deploy.runtimes.base import Hint, Runtime, infer_each
 from segdeploy.deploy.system.errors import SegdeployError
 from segdeploy.deploy.system.shown_command import shown_text

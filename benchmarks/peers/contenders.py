@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from segdeploy.benchmarks.peers_models import Made, Model, SpeedSubject, native_ort_profile
+from segdeploy.benchmarks.peers.models import Made, Model, SpeedSubject, native_ort_profile
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution

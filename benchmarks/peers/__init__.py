@@ -1,0 +1,1 @@
+"""This project beside the tools people use today, measured in one run."""
