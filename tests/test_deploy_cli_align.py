@@ -15,7 +15,7 @@ import pytest
 from segdeploy.cli.align import align
 from segdeploy.cli.align_flags import FLAGS_OF, STEPS, align_flags
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.training.align_dump import Step
+from segdeploy.training.align.dump import Step
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
 

@@ -46,8 +46,8 @@ from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
 from segdeploy.pipeline.debug_stage import images_to_take
-from segdeploy.training.align_layers import align_layers
-from segdeploy.training.align_onnx import OnnxValues
+from segdeploy.training.align.layers import align_layers
+from segdeploy.training.align.onnx import OnnxValues
 
 TINY = Preprocess(size=(32, 32))
 FACTOR = np.float32(8)

@@ -16,10 +16,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.training.align import NOTHING, Difference, Tolerance, difference
-from segdeploy.training.align_curves import CurveAlignment, align_curves
-from segdeploy.training.align_history import Curve, read_curve
-from segdeploy.training.align_plot import write_plot
+from segdeploy.training.align.curves import CurveAlignment, align_curves
+from segdeploy.training.align.history import Curve, read_curve
+from segdeploy.training.align.plot import write_plot
+from segdeploy.training.align.tolerance import NOTHING, Difference, Tolerance, difference
 
 VALUES = hnp.arrays(np.float64, st.integers(2, 40), elements=st.floats(-1e6, 1e6))
 PAIRS = VALUES.flatmap(

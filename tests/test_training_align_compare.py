@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.training.align import Tolerance
-from segdeploy.training.align_compare import TOLERANCES, compare_dumps
-from segdeploy.training.align_dump import INDEX, TENSORS, Dump, Step, read_dump, write_dump
-from segdeploy.training.align_steps import StepsRecipe, checkpoint_dump
+from segdeploy.training.align.compare import TOLERANCES, compare_dumps
+from segdeploy.training.align.dump import INDEX, TENSORS, Dump, Step, read_dump, write_dump
+from segdeploy.training.align.steps import StepsRecipe, checkpoint_dump
+from segdeploy.training.align.tolerance import Tolerance
 
 # --- dumps -------------------------------------------------------------------------------------
 

@@ -14,13 +14,13 @@ from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.training.align import Tolerance
-from segdeploy.training.align_compare import TOLERANCES, compare_dumps
-from segdeploy.training.align_curves import MAX_ABSOLUTE, MAX_RELATIVE, align_curves
-from segdeploy.training.align_dump import Step, read_dump, write_dump
-from segdeploy.training.align_history import read_curve
-from segdeploy.training.align_plot import require_plots, write_plot
-from segdeploy.training.align_step_rows import StepRow
+from segdeploy.training.align.compare import TOLERANCES, compare_dumps
+from segdeploy.training.align.curves import MAX_ABSOLUTE, MAX_RELATIVE, align_curves
+from segdeploy.training.align.dump import Step, read_dump, write_dump
+from segdeploy.training.align.history import read_curve
+from segdeploy.training.align.plot import require_plots, write_plot
+from segdeploy.training.align.step_rows import StepRow
+from segdeploy.training.align.tolerance import Tolerance
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def dump(options: Options) -> Result:
         raise UsageError("align dump needs -o FOLDER to write to")
     import torch
 
-    from segdeploy.training.align_steps import StepsRecipe, checkpoint_dump
+    from segdeploy.training.align.steps import StepsRecipe, checkpoint_dump
 
     torch.set_num_threads(options.threads or usable_cores())
     given = {

@@ -20,9 +20,9 @@ from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability, usable_cores
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import bar
-from segdeploy.training.align_layer_rows import Layer, LayerAlignment
-from segdeploy.training.align_layers import DEFAULT_TOLERANCE, Reference, align_layers
-from segdeploy.training.align_onnx import PERTURBATION, OnnxValues, perturb
+from segdeploy.training.align.layer_rows import Layer, LayerAlignment
+from segdeploy.training.align.layers import DEFAULT_TOLERANCE, Reference, align_layers
+from segdeploy.training.align.onnx import PERTURBATION, OnnxValues, perturb
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _sides(
     import torch
 
     from segdeploy.deploy.stages.export import export
-    from segdeploy.training.align_pytorch import PyTorchValues
+    from segdeploy.training.align.pytorch import PyTorchValues
 
     torch.set_num_threads(execution.threads)
     checkpoint = given_or_bundled(options)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.system.checksums import differences
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.training.align_history import read_curve
+from segdeploy.training.align.history import read_curve
 from segdeploy.training.folder import BEST_FILE, LAST_FILE
 from segdeploy.training.history import HISTORY_FILE
 from segdeploy.training.state import STATE_FILE

@@ -59,8 +59,8 @@ from segdeploy.deploy.system.checksums import read_checksums
 from segdeploy.deploy.system.errors import InputError, SegdeployError
 from segdeploy.deploy.system.yaml_text import read_yaml
 from segdeploy.pipeline.workspace import MANIFEST, Workspace
-from segdeploy.training.align_dump import INDEX, TENSORS, Dump, read_dump, write_dump
-from segdeploy.training.align_history import read_curve
+from segdeploy.training.align.dump import INDEX, TENSORS, Dump, read_dump, write_dump
+from segdeploy.training.align.history import read_curve
 from segdeploy.training.state import progress_in
 
 OWN_ERRORS = (CalibrationError, SegdeployError)

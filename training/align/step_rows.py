@@ -7,8 +7,8 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from segdeploy.training.align import Difference, Tolerance
-from segdeploy.training.align_dump import Step
+from segdeploy.training.align.dump import Step
+from segdeploy.training.align.tolerance import Difference, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)

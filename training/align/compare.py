@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.training.align import Tolerance, difference
-from segdeploy.training.align_dump import Dump, Step, Tensors
-from segdeploy.training.align_step_rows import StepRow, TensorRow
+from segdeploy.training.align.dump import Dump, Step, Tensors
+from segdeploy.training.align.step_rows import StepRow, TensorRow
+from segdeploy.training.align.tolerance import Tolerance, difference
 
 TOLERANCES: Mapping[Step, Tolerance] = {
     Step.INPUTS: Tolerance(),

@@ -11,7 +11,7 @@ import numpy as np
 from segdeploy.calibration.files import atomic_writer
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.shown_command import shown_path
-from segdeploy.training.align_curves import CurveAlignment
+from segdeploy.training.align.curves import CurveAlignment
 
 if TYPE_CHECKING:  # an optional package
     from matplotlib.figure import Figure

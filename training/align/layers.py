@@ -14,9 +14,9 @@ from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.training.align import NOTHING, Difference, difference
-from segdeploy.training.align_layer_rows import Layer, LayerAlignment
-from segdeploy.training.align_onnx import OnnxValues, activations
+from segdeploy.training.align.layer_rows import Layer, LayerAlignment
+from segdeploy.training.align.onnx import OnnxValues, activations
+from segdeploy.training.align.tolerance import NOTHING, Difference, difference
 
 DEFAULT_TOLERANCE = 2e-5
 """Largest difference that passes, as a share of the layer's largest magnitude.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segdeploy.training.align import Difference, finite
+from segdeploy.training.align.tolerance import Difference, finite
 
 
 @dataclass(frozen=True, kw_only=True)

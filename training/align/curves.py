@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.training.align_history import Curve
+from segdeploy.training.align.history import Curve
 
 MAX_RELATIVE = 0.05
 MAX_ABSOLUTE = 0.0002

@@ -22,7 +22,7 @@ from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, Network
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.training.align_dump import Dump, Step, Tensors
+from segdeploy.training.align.dump import Dump, Step, Tensors
 from segdeploy.training.losses import bce_dice
 
 
@@ -120,7 +120,7 @@ def network_tensors(
     *,
     device: torch.device,
 ) -> Tensors:
-    """Every tensor of a dump, in the order they are computed; named in ``segdeploy.training.align_dump``.
+    """Every tensor of a dump, in the order they are computed; named in ``segdeploy.training.align.dump``.
 
     Args:
         network: left as it is; ``heads`` gives its logits.

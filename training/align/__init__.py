@@ -1,0 +1,1 @@
+"""Two implementations held beside each other, layer by layer and step by step."""
