@@ -67,10 +67,10 @@ NOTES = {
     "programs that use it.",
     "scipy": "Its wheels carry libgfortran, GPL-3.0 with the GCC runtime exception, which frees "
     "programs that use it.",
-    "onnxruntime": "Reports use of it to its maker unless told not to: `deploy/system/no_telemetry.py` "
-    "tells it.",
-    "openvino-telemetry": "Reports use of OpenVINO to its maker; `deploy/system/no_telemetry.py` keeps "
-    "it from being loaded.",
+    "onnxruntime": "Reports use of it to its maker unless told not to: "
+    "`deploy/system/no_telemetry.py` tells it.",
+    "openvino-telemetry": "Reports use of OpenVINO to its maker; "
+    "`deploy/system/no_telemetry.py` keeps it from being loaded.",
 }
 """Every package whose licence is no plain permissive one, or that is to be known, in a line."""
 

@@ -37,7 +37,7 @@ class UniformHistogram:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorHistogram:
-    """Exact extremes and counts of one tensor over the fixed grid of ``segdeploy.calibration.bins``.
+    """Exact extremes and counts of one tensor over the fixed grid of ``calibration.bins``.
 
     Adding two histograms adds integers, so any partition of the data, in any order, gives the
     same histogram. It holds no reference to the data.

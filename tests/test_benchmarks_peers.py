@@ -336,7 +336,8 @@ def test_figures_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_tool_brings_only_itself() -> None:
     assert callable(load(Tool.OURS))
     script = (
-        "import sys; import segdeploy.benchmarks.peers.worker; from segdeploy.benchmarks.peers.tools import Tool, load;"
+        "import sys; import segdeploy.benchmarks.peers.worker; "
+        "from segdeploy.benchmarks.peers.tools import Tool, load;"
         "[load(tool) for tool in (Tool.OURS, Tool.ORT_ENTROPY, Tool.ORT_MINMAX)];"
         "sys.exit(', '.join({'torch', 'nncf', 'openvino'} & set(sys.modules)))"
     )

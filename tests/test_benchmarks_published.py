@@ -316,9 +316,7 @@ class TestCommand:
         assert shown.out == "", "standard output is for JSON"
         text = page.read_text(encoding="utf-8")
         assert text in shown.err
-        assert (
-            "python -m segdeploy.benchmarks.published.__main__ report.json -o published.md" in text
-        )
+        assert "python -m segdeploy.benchmarks.published report.json -o published.md" in text
 
     def test_faults_have_their_exit_code(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,14 +15,14 @@ from segdeploy.training.augment import STRONG, Augmentation
 
 
 class Loss(Enum):
-    """What is minimised; see ``segdeploy.training.losses``."""
+    """What is minimised; see ``training.losses``."""
 
     BCE_DICE = "bce-dice"
     BCE_LOVASZ = "bce-lovasz"
 
 
 class Schedule(Enum):
-    """How the learning rate moves; see ``segdeploy.training.schedule``."""
+    """How the learning rate moves; see ``training.schedule``."""
 
     ONE_CYCLE = "one-cycle"
     COSINE = "cosine"
@@ -59,10 +59,10 @@ class Recipe:
         clip_norm: gradients longer than this (L2, all parameters) are shortened to it.
         ema: decay, per step, of the weight average that is evaluated and saved.
         freeze_statistics_from: epoch (from 1) at whose start the BatchNorm statistics become
-            constants; see ``segdeploy.training.batch_norm``.
+            constants; see ``training.batch_norm``.
         sparsity: weight of the L1 norm of the BatchNorm scales in the loss.
         slim: share of the convolutions' work to silence by whole channels; see
-            ``segdeploy.training.slimming``.
+            ``training.slimming``.
         patience: epochs without a better validation IoU after which training ends.
         recurrence: R2U-Net's t; by default the pretrained checkpoint's, else the published 2.
         width: channels of the first level; by default likewise.

@@ -1,7 +1,7 @@
 """Measure this project beside the tools people use today, in one run.
 
-``python -m segdeploy.benchmarks.peers.__main__ calibration`` compares calibration, ``speed`` accuracy and speed. Exit
-codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it
+``python -m segdeploy.benchmarks.peers calibration`` compares calibration, ``speed`` accuracy and
+speed. Exit codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it
 failed while running; JSON on standard output with ``--format json``, everything else on standard
 error.
 """
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
-    command = shown_command(["python", "-m", "segdeploy.benchmarks.peers.__main__"], arguments)
+    command = shown_command(["python", "-m", "segdeploy.benchmarks.peers"], arguments)
 
     def run() -> int:
         result = BENCHMARKS[options.benchmark](options, command)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(result)
         return 0
 
-    return guarded("segdeploy.benchmarks.peers.__main__", run)
+    return guarded("segdeploy.benchmarks.peers", run)
 
 
 def calibration(options: Options, command: str) -> Result:

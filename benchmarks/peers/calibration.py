@@ -78,8 +78,8 @@ def compare_tools(
 ) -> tuple[float, list[Row]]:
     """Run tools on the subject, each in a process of its own; the first is the measure of all.
 
-    For ONNX Runtime and ours ``segdeploy.deploy.quantize.to_int8`` writes the int8 model from the tool's ranges, so
-    that only the ranges differ. NNCF quantizes by itself.
+    For ONNX Runtime and ours ``deploy.quantize.to_int8`` writes the int8 model from the tool's
+    ranges, so that only the ranges differ. NNCF quantizes by itself.
 
     Returns:
         The float model's IoU in percent, and a row for each tool. A peer that is not installed,

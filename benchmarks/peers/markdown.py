@@ -1,4 +1,4 @@
-"""What ``segdeploy.benchmarks.peers.__main__`` measured, as GitHub tables."""
+"""What ``benchmarks.peers`` measured, as GitHub tables."""
 
 from __future__ import annotations
 

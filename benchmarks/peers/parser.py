@@ -1,4 +1,4 @@
-"""The flags of ``segdeploy.benchmarks.peers.__main__``. Imports nothing heavy."""
+"""The flags of ``benchmarks.peers``. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BUNDLED = "(default: bundled UNet++)"
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m segdeploy.benchmarks.peers.__main__",
+        prog="python -m segdeploy.benchmarks.peers",
         description="Measure this project beside the tools people use today.",
     )
     benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
@@ -34,7 +34,8 @@ def _add_calibration(benchmarks: Subparsers) -> None:
         "calibration",
         help="seconds, memory, candidates, IoU and ranges of calibration tools",
         description="Calibrate one model on the same images with every tool.",
-        epilog="example:\n  python -m segdeploy.benchmarks.peers.__main__ calibration -m net.sim.onnx --data dsb2018",
+        epilog="example:\n  python -m segdeploy.benchmarks.peers calibration -m net.sim.onnx "
+        "--data dsb2018",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = calibration.add_mutually_exclusive_group()
@@ -68,7 +69,7 @@ def _add_speed(benchmarks: Subparsers) -> None:
         "speed",
         help="IoU, latency and throughput of PyTorch, ONNX Runtime, OpenVINO, NNCF and ours",
         description="Quantize one network with every tool and time all of them in turn.",
-        epilog="example:\n  python -m segdeploy.benchmarks.peers.__main__ speed -c best.pth --data dsb2018",
+        epilog="example:\n  python -m segdeploy.benchmarks.peers speed -c best.pth --data dsb2018",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     speed.add_argument("-c", "--checkpoint", type=Path, help=f"checkpoint {_BUNDLED}")

@@ -1,7 +1,7 @@
 """Int8 models as other tools make them, one tool in a process of its own.
 
-``segdeploy.benchmarks.peers.models`` has ``python -m segdeploy.benchmarks.peers.quantize`` write them, so that what a
-tool leaves behind in a process, and its memory, do not reach the timing.
+``benchmarks.peers.models`` has ``python -m segdeploy.benchmarks.peers.quantize`` write
+them, so that what a tool leaves behind in a process, and its memory, do not reach the timing.
 """
 
 from __future__ import annotations

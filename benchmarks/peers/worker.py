@@ -1,7 +1,7 @@
 """One calibration tool, measured in a process of its own.
 
-``segdeploy.benchmarks.peers.calibration`` runs ``python -m segdeploy.benchmarks.peers.worker FOLDER``: the request lies
-in the folder, the measurement is written beside it.
+``benchmarks.peers.calibration`` runs ``python -m segdeploy.benchmarks.peers.worker FOLDER``:
+the request lies in the folder, the measurement is written beside it.
 """
 
 from __future__ import annotations

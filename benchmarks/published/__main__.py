@@ -1,6 +1,6 @@
 """Published figures beside those of finished runs, as one table with its sources.
 
-``python -m segdeploy.benchmarks.published.__main__ REPORT.json`` reads ``published.yaml`` and the reports of
+``python -m segdeploy.benchmarks.published REPORT.json`` reads ``published.yaml`` and the reports of
 ``segdeploy run``. Exit codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input
 could not be loaded; 4 it failed while running; JSON on standard output with ``--format json``,
 everything else on standard error.
@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ours = [
             row for path in options.reports for row in our_rows(load_report(path), source=str(path))
         ]
-        command = shown_command(
-            ["python", "-m", "segdeploy.benchmarks.published.__main__"], arguments
-        )
+        command = shown_command(["python", "-m", "segdeploy.benchmarks.published"], arguments)
         result = beside(load_rows(), ours, command=command)
         page = published_page(result)
         log.info("%s", page)
@@ -64,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_json(result)
         return 0
 
-    return guarded("segdeploy.benchmarks.published.__main__", run)
+    return guarded("segdeploy.benchmarks.published", run)
 
 
 def beside(
@@ -106,9 +104,10 @@ def _counted(arch: str, size: tuple[int, int]) -> tuple[int, float | None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m segdeploy.benchmarks.published.__main__",
+        prog="python -m segdeploy.benchmarks.published",
         description="Published figures of R2U-Net and UNet++ beside those of finished runs.",
-        epilog="example:\n  python -m segdeploy.benchmarks.published.__main__ out/report.json -o published.md",
+        epilog="example:\n  python -m segdeploy.benchmarks.published out/report.json "
+        "-o published.md",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

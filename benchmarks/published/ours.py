@@ -80,8 +80,8 @@ def our_rows(report: dict[str, Any], *, source: str) -> tuple[OurRow, ...]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{source} lacks what the table needs ({error!r}); benchmarks/report/report.schema.json "
-            "describes a report, `segdeploy run` makes one"
+            f"{source} lacks what the table needs ({error!r}); "
+            "benchmarks/report/report.schema.json describes a report, `segdeploy run` makes one"
         ) from error
     if arch not in NETWORKS:
         raise InputError(f"{source} is of network {arch!r}; expected {' or '.join(NETWORKS)}")

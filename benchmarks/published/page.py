@@ -30,7 +30,7 @@ is what the source does not state or the run did not measure."""
 
 
 def published_page(result: dict[str, Any]) -> str:
-    """The page of what ``python -m segdeploy.benchmarks.published.__main__`` found.
+    """The page of what ``python -m segdeploy.benchmarks.published`` found.
 
     Args:
         result: ``published`` and ``ours`` as that command writes them in JSON.

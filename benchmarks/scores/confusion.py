@@ -17,8 +17,8 @@ Percents = NDArray[np.float64]
 class Confusion:
     """Numbers of pixels, int64: (N,) for N images, or () for one pool of pixels.
 
-    Each score is an array of the same shape, in percent; ``segdeploy.benchmarks.scores.definitions`` says what it
-    means. All are defined whatever the counts: a share of nothing is 100, or 0 where the pixels
+    Each score is an array of the same shape, in percent; ``benchmarks.scores.definitions`` says
+    what it means. All are defined whatever the counts: a share of nothing is 100, or 0 where the pixels
     it speaks of are on the other side alone.
 
     Example:

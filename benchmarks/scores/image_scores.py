@@ -53,7 +53,7 @@ class PerImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
-    """Scores of each image; ``segdeploy.benchmarks.scores.definitions`` says what their means are.
+    """Scores of each image; ``benchmarks.scores.definitions`` says what their means are.
 
     All in percent, but ``hausdorff`` and ``hausdorff95``, in pixels. Only those two and
     ``auc_per_image`` can be without a value. The mean of ``iou`` is ``Scores.iou``.

@@ -145,7 +145,7 @@ def call_worker(
     """Let a module's ``serve`` do a piece of work in a fresh process.
 
     Args:
-        module: its full name, e.g. ``segdeploy.benchmarks.speed.cold_start``.
+        module: its full name, e.g. ``benchmarks.speed.cold_start``.
         request: what JSON can hold; paths are absolute.
         progress: told the share done, as the worker reports it.
         silence_s: longest time between two reports; then the worker is killed.

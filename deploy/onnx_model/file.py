@@ -21,8 +21,8 @@ def load_model(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file.
 
     Raises:
-        InputError: missing, truncated, not ONNX, or with what ``segdeploy.deploy.onnx_model.guard`` refuses, as
-            weights outside the file.
+        InputError: missing, truncated, not ONNX, or with what ``deploy.onnx_model.guard`` refuses,
+            as weights outside the file.
     """
     size = require_regular_file(path, what="model", expected="an ONNX file").st_size
     if size > MOST_BYTES:

@@ -13,7 +13,7 @@ def file_layers(path: Path) -> tuple[Layer, ...]:
     """The layers of a model file with their cost, their precision not known yet.
 
     Shapes are inferred on the file itself, not on what a runtime made of it, so that the total is
-    that of ``segdeploy.deploy.onnx_model.cost``. A file whose shapes cannot be inferred gives no layers.
+    that of ``deploy.onnx_model.cost``. A file whose shapes cannot be inferred gives no layers.
     """
     try:
         cost = onnx_cost(path)

@@ -84,7 +84,7 @@ def call_isolated(function: Callable[[], T], *, limit_s: float, doing: str) -> T
 
 
 class IsolatedRuntime:
-    """The contract of ``segdeploy.deploy.runtimes.base``, kept by a runtime in another process.
+    """The contract of ``deploy.runtimes.base``, kept by a runtime in another process.
 
     Args:
         opener: gives the runtime when called in that process; what pickle can take.
@@ -129,7 +129,7 @@ class IsolatedRuntime:
         return found
 
     def infer(self, feeds: Feeds) -> Results:
-        """Run one batch; see the contract in ``segdeploy.deploy.runtimes.base``."""
+        """Run one batch; see the contract in ``deploy.runtimes.base``."""
         found: Results = self._ask("infer", feeds)
         return self._fitting(feeds, found)
 
@@ -144,12 +144,12 @@ class IsolatedRuntime:
                 yield self._fitting(feeds, found)
 
     def call_seconds(self, feeds: Feeds) -> float:
-        """Wall time of one call, taken in the other process; see ``segdeploy.deploy.runtimes.timing``."""
+        """Wall time of one call, taken in the other process; see ``deploy.runtimes.timing``."""
         self._keep(feeds)
         return float(self._ask("call_seconds"))
 
     def completions(self, feeds: Feeds, seconds: float) -> tuple[float, ...]:
-        """When results came, taken in the other process; see ``segdeploy.deploy.runtimes.timing``."""
+        """When results came, taken in the other process; see ``deploy.runtimes.timing``."""
         self._keep(feeds)
         found: tuple[float, ...] = self._ask("completions", seconds, work_s=seconds)
         return found

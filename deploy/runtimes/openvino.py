@@ -96,14 +96,14 @@ class OpenVinoRuntime:
         return list(self._request.get_profiling_info())
 
     def infer(self, feeds: Feeds) -> Results:
-        """Run one batch; see the contract in ``segdeploy.deploy.runtimes.base``."""
+        """Run one batch; see the contract in ``deploy.runtimes.base``."""
         require_fit(self.inputs, feeds)
         with _failures():
             self._request.infer(dict(feeds), share_inputs=True)
         return self._results(self._request)
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
-        """Run many batches; see the contract in ``segdeploy.deploy.runtimes.base``."""
+        """Run many batches; see the contract in ``deploy.runtimes.base``."""
         depth = AHEAD * self.execution.streams
         free = deque(self._compiled.create_infer_request() for _ in range(depth))
         running: deque[openvino.InferRequest] = deque()

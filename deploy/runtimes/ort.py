@@ -98,7 +98,7 @@ class OrtRuntime:
         )
 
     def infer(self, feeds: Feeds) -> Results:
-        """Run one batch; see the contract in ``segdeploy.deploy.runtimes.base``."""
+        """Run one batch; see the contract in ``deploy.runtimes.base``."""
         require_fit(self.inputs, feeds)
         try:
             values = self._session.run(None, dict(feeds))
@@ -107,7 +107,7 @@ class OrtRuntime:
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
-        """Run many batches; see the contract in ``segdeploy.deploy.runtimes.base``."""
+        """Run many batches; see the contract in ``deploy.runtimes.base``."""
         return infer_threaded(self.infer, batches, streams=self.execution.streams)
 
     def __enter__(self) -> Runtime:

@@ -95,7 +95,7 @@ class PyTorchRuntime:
         return {OUTPUT_NAME: output.numpy()}
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
-        """Run many batches; see the contract in ``segdeploy.deploy.runtimes.base``."""
+        """Run many batches; see the contract in ``deploy.runtimes.base``."""
         return infer_threaded(self.infer, batches, streams=self.execution.streams)
 
     def __enter__(self) -> Runtime:

@@ -1,4 +1,4 @@
-"""A process that holds one runtime at a time and does what ``segdeploy.deploy.runtimes.isolated`` asks.
+"""A process that holds one runtime at a time and does what ``deploy.runtimes.isolated`` asks.
 
 What a backend does to its process - a crash, a hang, output of its own - stays in here. The caller
 sees a connection that answers, that ends, or that is silent for too long.

@@ -24,7 +24,7 @@ or the words of any other error."""
 
 
 class WorkerProcess:
-    """A process that runs ``segdeploy.deploy.runtimes.worker``; kept for the next model when it is well."""
+    """A process that runs ``deploy.runtimes.worker``; kept for the next model when it is well."""
 
     _idle: list[WorkerProcess] = []  # noqa: RUF012  # of all of them together
 
@@ -59,7 +59,7 @@ class WorkerProcess:
         """Let the worker do something.
 
         Args:
-            command: a method of ``segdeploy.deploy.runtimes.worker.Worker``.
+            command: a method of ``deploy.runtimes.worker.Worker``.
             arguments: for it.
             limit_s: longest time until it answers; then it is killed.
             work_s: what it is asked to take besides.

@@ -125,7 +125,7 @@ def sole_relu(view: GraphView, node: onnx.NodeProto) -> onnx.NodeProto | None:
 def rounding_of(view: GraphView, name: str) -> str | None:
     """The activation that Q and DQ in front of ``name`` round; ``None`` where they do not.
 
-    A constant added just before Q (see ``segdeploy.deploy.quantize.pixel_levels``) belongs to the rounding.
+    A constant added just before Q (see ``deploy.quantize.pixel_levels``) belongs to the rounding.
     """
     node, source = view.producer.get(name), name
     if node is None or node.op_type != "DequantizeLinear":

@@ -73,7 +73,8 @@ def rewrite(
         source: an ONNX file; float32 for all but the image interface and any size.
         output: where to write.
         names: which to apply; always in the order of ``RewriteName``.
-        activity: what ``segdeploy.deploy.rewrites.channel_activity`` found on ``source``; needed for dead channels.
+        activity: what ``deploy.rewrites.channel_activity`` found on ``source``; needed
+            for dead channels.
 
     Raises:
         InputError: the source is not float32, has no ends that an image interface fits, or may

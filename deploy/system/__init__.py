@@ -1,1 +1,1 @@
-"""What the operating system is asked for: files, memory, signals, progress, checksums, and errors a user can act on."""
+"""What the operating system is asked for: files, memory, signals; and errors to act on."""

@@ -34,8 +34,8 @@ _OPERATORS = {
 class PyTorchValues:
     """A checkpoint in PyTorch as the reference: fp32, evaluation mode, BatchNorm not folded.
 
-    Names are those of ``segdeploy.deploy.stages.export.name_layers``: ``conv0_0.conv.0`` is the convolution with
-    its BatchNorm, which the file folds into it; ``@2`` its second use, as in R2U-Net's
+    Names are those of ``deploy.stages.export.name_layers``: ``conv0_0.conv.0`` is the convolution
+    with its BatchNorm, which the file folds into it; ``@2`` its second use, as in R2U-Net's
     recurrence. So the export's folding is compared as well.
 
     Attributes:

@@ -120,7 +120,7 @@ def network_tensors(
     *,
     device: torch.device,
 ) -> Tensors:
-    """Every tensor of a dump, in the order they are computed; named in ``segdeploy.training.align.dump``.
+    """Every tensor of a dump, in the order they are computed; named in ``training.align.dump``.
 
     Args:
         network: left as it is; ``heads`` gives its logits.

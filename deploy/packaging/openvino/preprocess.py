@@ -57,7 +57,7 @@ def embed(model: openvino.Model, preprocess: Preprocess) -> openvino.Model:
 
 
 def resized(image: Node, size: tuple[int, int]) -> Node:
-    """``segdeploy.deploy.data.preprocess.resize`` without antialiasing, of any size.
+    """``deploy.data.preprocess.resize`` without antialiasing, of any size.
 
     Args:
         image: uint8 (N, H, W, 3).
