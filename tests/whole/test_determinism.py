@@ -61,7 +61,7 @@ def start(
     """Run all commands in a folder, in a process of their own."""
     commands = [line.format(**numbers).split() for line in COMMANDS.splitlines() if line]
     script = [sys.executable, "-c", SCRIPT, json.dumps(commands), str(reuse)]
-    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[1])}
     env = os.environ | dict.fromkeys(ONE_THREAD, "1") | paths | environment
     return subprocess.Popen(script, cwd=folder, env=env, text=True, stderr=subprocess.PIPE)
 

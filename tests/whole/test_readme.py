@@ -10,7 +10,7 @@ import pytest
 
 from segdeploy.cli.parser import build_parser, verbs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 
 

@@ -38,7 +38,7 @@ def test_no_runtime_leaves_a_trace_in_the_home_folder(
     environment |= {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)}
     subprocess.run(
         [sys.executable, "-c", USE, str(small_onnx(tmp_path / "net.onnx"))],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[3],
         env=environment,
         check=True,
     )

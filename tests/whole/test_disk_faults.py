@@ -429,7 +429,7 @@ def test_disks_that_are_full_or_read_only_for_real(inputs: Path, tmp_path: Path)
         for name, words in ON_A_DISK.items()
         for size in SIZES
     ]
-    script = Path(__file__).with_name("small_disk.py")
+    script = Path(__file__).parents[1] / "small_disk.py"
     process = subprocess.run(
         [unshare, "-m", sys.executable, script, tmp_path],
         input=json.dumps(cases),
@@ -473,7 +473,7 @@ def test_streams_that_are_closed_full_or_of_another_language(
 ) -> None:
     line, code, words = STREAMS[streams]
     command = f"{shlex.quote(sys.executable)} -m deploy data prepare {shlex.quote(str(inputs))}/set"
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     found = subprocess.run(
         ["sh", "-c", line.format(command)],
         cwd=tmp_path,
