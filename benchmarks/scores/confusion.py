@@ -18,8 +18,8 @@ class Confusion:
     """Numbers of pixels, int64: (N,) for N images, or () for one pool of pixels.
 
     Each score is an array of the same shape, in percent; ``benchmarks.scores.definitions`` says
-    what it means. All are defined whatever the counts: a share of nothing is 100, or 0 where the pixels
-    it speaks of are on the other side alone.
+    what it means. All are defined whatever the counts: a share of nothing is 100, or 0 where the
+    pixels it speaks of are on the other side alone.
 
     Example:
         One image with 1 hit and 1 false alarm, one with 3 hits and 1 miss:
