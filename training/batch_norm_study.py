@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segdeploy.cli.flags import count, positive_int
-from segdeploy.cli.main import guarded, print_json
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.system.command import guarded, print_json
+from segdeploy.deploy.system.flag_values import count, positive_int
 from segdeploy.training.augment import MILD
 from segdeploy.training.batch_norm import reestimate_statistics
 from segdeploy.training.evaluate import ValidationSet, evaluate

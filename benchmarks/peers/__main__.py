@@ -1,9 +1,8 @@
 """Measure this project beside the tools people use today, in one run.
 
 ``python -m segdeploy.benchmarks.peers calibration`` compares calibration, ``speed`` accuracy and
-speed. Exit codes and streams are those of ``segdeploy``: 0 done; 2 usage; 3 an input could not be loaded; 4 it
-failed while running; JSON on standard output with ``--format json``, everything else on standard
-error.
+speed. Exit codes and streams are those of ``segdeploy``: JSON on standard output with ``--format
+json``, everything else on standard error.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from segdeploy.benchmarks.peers.speed_page import speed_page
 from segdeploy.benchmarks.peers.tools import STANDARD, Tool
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.files import write_atomic
-from segdeploy.cli.main import guarded, print_json
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set, require_disjoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
 from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.system.command import guarded, print_json
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import bar, share_bar
 from segdeploy.deploy.system.shown_command import shown_command

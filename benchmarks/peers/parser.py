@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from segdeploy.deploy.system.flag_values import not_negative, positive_int
 
 if TYPE_CHECKING:  # a private class with a type parameter
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -44,13 +45,13 @@ def _add_calibration(benchmarks: Subparsers) -> None:
     amount = calibration.add_mutually_exclusive_group()
     amount.add_argument(
         "--num-samples",
-        type=_positive,
+        type=positive_int,
         default=DEFAULT_SAMPLES,
         help=f"calibration images (default: {DEFAULT_SAMPLES})",
     )
     amount.add_argument(
         "--growth",
-        type=_positive,
+        type=positive_int,
         nargs=2,
         metavar=("FEW", "MANY"),
         help="measure our memory alone, with so many images; a smaller set is repeated",
@@ -75,29 +76,31 @@ def _add_speed(benchmarks: Subparsers) -> None:
     speed.add_argument("-c", "--checkpoint", type=Path, help=f"checkpoint {_BUNDLED}")
     speed.add_argument(
         "--num-samples",
-        type=_positive,
+        type=positive_int,
         default=DEFAULT_SAMPLES,
         help=f"calibration images (default: {DEFAULT_SAMPLES})",
     )
     speed.add_argument(
-        "--eval-samples", type=_positive, help="evaluation images (default: the whole test split)"
+        "--eval-samples",
+        type=positive_int,
+        help="evaluation images (default: the whole test split)",
     )
     speed.add_argument(
         "--batch",
-        type=_positive,
+        type=positive_int,
         default=DEFAULT_BATCH,
         help=f"images of one call, beside 1, for throughput (default: {DEFAULT_BATCH})",
     )
     speed.add_argument(
         "--duration",
-        type=_seconds,
+        type=not_negative,
         default=DEFAULT_DURATION_S,
         help="seconds for each contender and setting, at least a few rounds (default: "
         f"{DEFAULT_DURATION_S:g})",
     )
     speed.add_argument(
         "--warmup",
-        type=_positive,
+        type=positive_int,
         default=DEFAULT_WARMUP,
         help=f"untimed calls of each (default: {DEFAULT_WARMUP})",
     )
@@ -116,30 +119,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="prepared folder: its train split calibrates, its test split judges (default: "
         "bundled sample)",
     )
-    parser.add_argument("--threads", type=_positive, help="default: all this process may use")
+    parser.add_argument("--threads", type=positive_int, help="default: all this process may use")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("peers-out"), help="folder (default: peers-out)"
     )
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="json: results on stdout"
     )
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from error
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be 0 or more seconds")
-    return value

@@ -23,7 +23,7 @@ from segdeploy.benchmarks.published.page import published_page
 from segdeploy.benchmarks.published.rows import PublishedRow
 from segdeploy.benchmarks.report.files import load_report
 from segdeploy.calibration.files import write_atomic
-from segdeploy.cli.main import guarded, print_json
+from segdeploy.deploy.system.command import guarded, print_json
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.shown_command import shown_command
 

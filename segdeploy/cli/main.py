@@ -7,35 +7,15 @@ else to standard error.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import os
 import shlex
-import signal
 import sys
-import tempfile
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from segdeploy.calibration.errors import CalibrationError
-from segdeploy.calibration.files import naming
 from segdeploy.cli.config import with_config
 from segdeploy.cli.parser import build_parser
-from segdeploy.deploy.system.errors import InputError, MemoryLimitError, RunError, SegdeployError
-from segdeploy.deploy.system.interruption import Interrupted, interruptible
-from segdeploy.deploy.system.refusals import refusal
-
-log = logging.getLogger("segdeploy")
+from segdeploy.deploy.system.command import guarded, print_json
 
 OVERWRITE = "--overwrite"
-
-
-class _Terminated(KeyboardInterrupt):
-    """The system asks this process to end."""
-
 
 MEMORY_FLAGS = ("batch", "num_samples", "threads", "streams", "workers")
 """With a smaller value of these a verb needs less memory."""
@@ -72,117 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return shlex.join(["segdeploy", *(w for w in arguments if not begun or w != OVERWRITE)])
 
     return guarded("segdeploy", run, again=again, to_the_end=argv is None)
-
-
-def guarded(
-    program: str,
-    run: Callable[[], int],
-    *,
-    again: Callable[[bool], str] = lambda begun: "the same command",
-    to_the_end: bool = False,
-) -> int:
-    """Call what a command does; turn each error into one message and its exit code.
-
-    Args:
-        program: its name, for the message.
-        run: returns the exit code.
-        again: the command that goes on after an interruption, for the message; told whether the
-            output is this command's own already.
-        to_the_end: this process ends with the command.
-    """
-    open_standard_streams()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for package in ("segdeploy", "__main__"):
-        logging.getLogger(package).setLevel(logging.INFO)
-    with interruptible(to_the_end=to_the_end) as interruption, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is said by us
-        try:
-            return run()
-        except MemoryLimitError as error:  # it interrupts the command by a signal, too
-            return _told(program, error)
-        except (Exception, KeyboardInterrupt) as error:
-            if not isinstance(error, KeyboardInterrupt) and interruption.number is None:
-                return _told(program, error)
-            # Interrupted native code may raise something else.
-            begun = isinstance(error, Interrupted) and error.begun
-            log.error("interrupted; what was finished is kept. To go on: %s", again(begun))
-            return 128 + (interruption.number or signal.SIGINT)
-
-
-def _told(program: str, error: BaseException) -> int:
-    """One message for what went wrong, and its exit code."""
-    if isinstance(error, CalibrationError):
-        return _say(program, InputError(str(error)))
-    if isinstance(error, SegdeployError):
-        return _say(program, error)
-    if isinstance(error, BrokenPipeError):  # whoever read our output has gone; so does the rest
-        _drop_output()
-        return RunError.exit_code
-    if isinstance(error, OSError):
-        return _say(program, refusal(error))
-    if isinstance(error, MemoryError):
-        from segdeploy.deploy.system.memory_limit import out_of_memory
-
-        return _say(program, out_of_memory(error))
-    return _say(program, _our_fault(error))
-
-
-def print_json(result: object) -> None:
-    """Write a result to standard output.
-
-    Raises:
-        OSError: it cannot be written; what is left of it goes nowhere.
-    """
-    try:
-        with naming(Path("standard output")):
-            json.dump(result, sys.stdout, indent=2, sort_keys=True, default=str)
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-    except OSError:
-        _drop_output()
-        raise
-
-
-def open_standard_streams() -> None:
-    """Give a process whose standard streams are closed ones that lead nowhere.
-
-    Else the next file that is opened would take their place, and get what is written to them.
-    """
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-        if getattr(sys, name) is None:
-            mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # kept
-
-
-def _drop_output() -> None:
-    """What is still to be written to standard output goes nowhere."""
-    with contextlib.suppress(OSError, ValueError):  # a stream without a file has nothing to drop
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(program: str, error: SegdeployError) -> int:
-    log.error("%s: error: %s", program, error)
-    return error.exit_code
-
-
-def _our_fault(error: BaseException) -> RunError:
-    """A message for what nobody foresaw; the traceback goes to a file, for the report."""
-    words = " ".join(f"{type(error).__name__}: {error}".split())
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", prefix="segdeploy-", suffix=".txt", delete=False
-        ) as stream:
-            traceback.print_exception(error, file=stream)
-        report = f"please report it with {stream.name}"
-    except OSError as refused:
-        report = f"please report it (its traceback could not be written: {refused.strerror})"
-    return RunError(
-        f"internal error ({words:.200}): a fault of this program, not of your input; {report}"
-    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from segdeploy.deploy.system.interruption import Interrupted, begun, held_back, 
 
 SLOW = """
 import os, signal, sys, time
-from segdeploy.cli.main import guarded
+from segdeploy.deploy.system.command import guarded
 class Lost:
     def __del__(self):
         {finalizer}

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from segdeploy.cli import main as cli
-from segdeploy.cli.flags import memory_size
 from segdeploy.cli.main import main
 from segdeploy.cli.parser import LIMITED, build_parser, verbs
 from segdeploy.deploy.system import memory_limit
 from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.flag_values import memory_size
 from segdeploy.deploy.system.memory_limit import memory_limited, used_bytes, working_on
 
 MIB = 2**20
@@ -108,7 +108,7 @@ def test_a_thread_that_does_not_come_back_ends_the_process_and_its_workers(tmp_p
     script = f"""if True:
         import subprocess, sys, time
         from ctypes import CDLL
-        from deploy import memory_limit
+        from segdeploy.deploy.system import memory_limit
         memory_limit.GRACE_S = 0.2
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
