@@ -14,7 +14,7 @@ from segdeploy.calibration.files import atomic_writer
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.history import EpochFigures
 from segdeploy.training.recipe import Recipe

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from segdeploy.benchmarks.parity.paired_interval import paired_interval
 from segdeploy.benchmarks.parity.verdict import Evidence, Verdict, kept_percent
 from segdeploy.benchmarks.scores.accuracy import Scores
+from segdeploy.benchmarks.scores.paired_interval import paired_interval
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 FEWEST_IMAGES = 2

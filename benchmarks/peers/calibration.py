@@ -14,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.peers.process import PACKAGES, Attempt, attempt
-from segdeploy.benchmarks.peers.ranges import compare_widths
-from segdeploy.benchmarks.peers.tools import STANDARD, Job, Range, Tool
+from segdeploy.benchmarks.peers.ranges import Range, compare_widths
+from segdeploy.benchmarks.peers.tools import STANDARD, Job, Tool
 from segdeploy.benchmarks.peers.worker import Measurement
 from segdeploy.benchmarks.scores.accuracy import score
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.targets.profiles import ORT_X86
 
 NAMES = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks.peers.chart_places import Box, facing_side, free_place
+from segdeploy.benchmarks.literature.file import PUBLISHED
 from segdeploy.benchmarks.peers.contenders import Group
-from segdeploy.benchmarks.report.published import PUBLISHED
+from segdeploy.benchmarks.report.label_places import Box, facing_side, free_place
 from segdeploy.benchmarks.report.rows import figure
 from segdeploy.calibration.files import atomic_writer
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.benchmarks.report.rows import ABSENT, figure
+from segdeploy.benchmarks.report.rows import ABSENT, figure, table
 
 Row = dict[str, Any]
 
@@ -100,13 +99,6 @@ def _beside(row: Row, first: Row, key: str, kind: str) -> str:
     """A figure and, for the peers, how many times the first row's it is."""
     shown = figure(row[key], kind)
     return shown if row is first else f"{shown} ({figure(row[key] / first[key], 'rate')}x)"
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A GitHub table; every column but the first is aligned to the right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    lines = [" | ".join(cells) for cells in (head, rule, *body)]
-    return "\n".join(f"| {line} |" for line in lines)
 
 
 def page(title: str, subject: str, rows: str, notes: list[str], result: dict[str, Any]) -> str:

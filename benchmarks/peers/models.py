@@ -15,13 +15,14 @@ from segdeploy.benchmarks.speed.environment import describe as describe_machine
 from segdeploy.benchmarks.speed.process import call_worker
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.stages.rewrite import rewrite
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import RunError, SegdeployError
 from segdeploy.deploy.system.shown_command import shown_text
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile

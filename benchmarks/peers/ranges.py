@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from segdeploy.benchmarks.peers.tools import Range
+if TYPE_CHECKING:
+    import onnx
+
+Range = tuple[float, float]
+"""Lower and upper end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ def activation_ranges(graph: onnx.GraphProto) -> dict[str, Range]:
             zero point is unsigned, as ONNX defines it. Scales of several values are left out:
             they belong to no single range.
     """
+    from onnx import numpy_helper  # whoever has a graph has loaded it
+
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ranges: dict[str, Range] = {}
     for node in graph.node:

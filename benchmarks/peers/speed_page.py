@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.peers.markdown import page, table
+from segdeploy.benchmarks.peers.markdown import page
 from segdeploy.benchmarks.peers.quantize import SETTINGS
-from segdeploy.benchmarks.report.rows import ABSENT, figure, interval
+from segdeploy.benchmarks.report.rows import ABSENT, figure, interval, table
 from segdeploy.benchmarks.speed.latency import REST_S
 
 Row = dict[str, Any]

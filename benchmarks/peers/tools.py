@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.benchmarks.peers.ranges import Range, activation_ranges
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 
-Range = tuple[float, float]
 Feeds = dict[str, NDArray[np.float32]]
 
 
@@ -169,8 +169,6 @@ def _nncf() -> Run:
     import nncf.onnx.quantization.quantize_model
     import onnx
     from nncf.onnx.statistics.aggregator import ONNXStatisticsAggregator
-
-    from segdeploy.benchmarks.peers.ranges import activation_ranges
 
     collect = ONNXStatisticsAggregator.collect_statistics
     spent: list[float] = []

@@ -15,7 +15,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from segdeploy.benchmarks.peers.tools import Job, Range, Tool, load
+from segdeploy.benchmarks.peers.ranges import Range
+from segdeploy.benchmarks.peers.tools import Job, Tool, load
 from segdeploy.benchmarks.speed.process import peak_bytes
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.deploy.data.image_set import Sample

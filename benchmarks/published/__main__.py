@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.published.file import load_rows
+from segdeploy.benchmarks.literature.file import load_rows
+from segdeploy.benchmarks.literature.rows import PublishedRow
 from segdeploy.benchmarks.published.ours import OurRow, our_rows
 from segdeploy.benchmarks.published.page import published_page
-from segdeploy.benchmarks.published.rows import PublishedRow
 from segdeploy.benchmarks.report.files import load_report
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.system.command import guarded, print_json
@@ -92,8 +92,8 @@ def _costs(row: PublishedRow) -> dict[str, Any]:
 @cache
 def _counted(arch: str, size: tuple[int, int]) -> tuple[int, float | None]:
     """True multiply-adds at an input size; the published count where it is the size of that."""
-    from segdeploy.benchmarks.published.gflops import PUBLISHED_INPUT, published_gflops
-    from segdeploy.benchmarks.published.torch_cost import torch_cost
+    from segdeploy.benchmarks.literature.gflops import PUBLISHED_INPUT, published_gflops
+    from segdeploy.benchmarks.literature.torch_cost import torch_cost
     from segdeploy.deploy.models.checkpoint import build_network
     from segdeploy.deploy.models.families import Architecture
 

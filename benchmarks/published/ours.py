@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from segdeploy.benchmarks.published.rows import NETWORKS
+from segdeploy.benchmarks.literature.rows import NETWORKS
 from segdeploy.benchmarks.report.rows import compared_rows, timed_rows
 from segdeploy.deploy.system.errors import InputError
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.benchmarks.peers.markdown import table
-from segdeploy.benchmarks.published.rows import NETWORKS, PRECISIONS
-from segdeploy.benchmarks.published.rules import PUBLISHED_RULES
-from segdeploy.benchmarks.report.published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from segdeploy.benchmarks.report.rows import ABSENT, figure
+from segdeploy.benchmarks.literature.file import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.literature.rows import NETWORKS, PRECISIONS, PUBLISHED_RULES
+from segdeploy.benchmarks.report.rows import ABSENT, figure, table
 
 Row = dict[str, Any]
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdeploy.benchmarks.peers.chart_places import Box, facing_side, free_place
 from segdeploy.benchmarks.report.chart_svg import (
     ACCENT,
     FAIL,
@@ -17,6 +16,7 @@ from segdeploy.benchmarks.report.chart_svg import (
     SOFT,
     both,
 )
+from segdeploy.benchmarks.report.label_places import Box, facing_side, free_place
 from segdeploy.benchmarks.report.rows import timed_rows
 from segdeploy.benchmarks.report.series import Series, latency_rows, scored, series_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.parity.paired_interval import paired_interval
 from segdeploy.benchmarks.report.rows import section_rows
+from segdeploy.benchmarks.scores.paired_interval import paired_interval
 from segdeploy.deploy.system.errors import InputError
 
 Report = dict[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from segdeploy.benchmarks.literature.file import PUBLISHED, PUBLISHED_COST_NOTE, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.chart_layers import LAYERS, histograms, layer_sqnr
 from segdeploy.benchmarks.report.chart_speed import (
     accuracy_latency,
@@ -15,7 +16,6 @@ from segdeploy.benchmarks.report.chart_speed import (
     latency_distribution,
 )
 from segdeploy.benchmarks.report.layers import debug_rows, excluded_percent, layer_table
-from segdeploy.benchmarks.report.published import PUBLISHED, PUBLISHED_COST_NOTE, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.rows import (
     ABSENT,
     chosen_row,

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from segdeploy.benchmarks.literature.file import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.layers import debug_rows, slowest_rows
-from segdeploy.benchmarks.report.published import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.rows import (
     ABSENT,
     compared_rows,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from segdeploy.benchmarks.report.published import PUBLISHED
+from segdeploy.benchmarks.literature.file import PUBLISHED
 
 ABSENT = "\N{EN DASH}"
 """Shown for a null: not measured, or not applicable."""
@@ -67,6 +68,13 @@ def interval(ends: list[float] | None) -> str:
         '-0.085 to +0.022'
     """
     return ABSENT if ends is None else " to ".join(figure(end, "points") for end in ends)
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A GitHub table; every column but the first is aligned to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    lines = [" | ".join(cells) for cells in (head, rule, *body)]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def failed_rows(report: dict[str, Any], section: str) -> list[dict[str, Any]]:

@@ -11,15 +11,11 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.runtimes.executed import file_layers
 from segdeploy.deploy.runtimes.execution import Execution
-from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, call_isolated
-from segdeploy.deploy.runtimes.layer_times import (
-    PROFILED_CALLS,
-    WARMUP_CALLS,
-    LayerTimes,
-    layer_times,
-)
+from segdeploy.deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, LayerTimes
+from segdeploy.deploy.runtimes.registry import time_layers
 from segdeploy.deploy.system.errors import SegdeployError
 from segdeploy.deploy.system.shown_command import shown_text
 
@@ -57,7 +53,7 @@ def _row(
             inputs = {entry.artifact.inputs[0].name: feeds}
             found = call_isolated(
                 partial(
-                    layer_times, entry.runtime, entry.artifact, execution=execution, feeds=inputs
+                    time_layers, entry.runtime, entry.artifact, execution=execution, feeds=inputs
                 ),
                 limit_s=time_limit_s * (1 + WARMUP_CALLS + PROFILED_CALLS),
                 doing="in profiling",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segdeploy.benchmarks.parity.paired_interval import paired_interval
+from segdeploy.benchmarks.scores.paired_interval import paired_interval
 
 Row = dict[str, Any]
 """A ``benchmark_row`` of ``report.schema.json``."""

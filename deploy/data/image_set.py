@@ -20,7 +20,6 @@ from segdeploy.deploy.data.image_files import (
 from segdeploy.deploy.data.image_opening import image_bytes
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Preprocess
 from segdeploy.deploy.data.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
-from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.system.errors import InputError
 
 __all__ = [
@@ -122,9 +121,7 @@ class SegmentationSet:
 
     def pixels(self, preprocess: Preprocess) -> NDArray[np.uint8]:
         """Every image resized, as a model that takes pixels wants it: (N, height, width, 3)."""
-        return np.stack(
-            [Interface.IMAGE.prepared(sample.image(), preprocess) for sample in self.samples]
-        ).astype(np.uint8, copy=False)
+        return np.stack([preprocess.resized(sample.image()) for sample in self.samples])
 
     def truths(self, preprocess: Preprocess) -> NDArray[np.bool_]:
         """Every mask through the contract: bool (N, height, width)."""

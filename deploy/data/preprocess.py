@@ -77,8 +77,11 @@ class Preprocess:
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn one RGB image (H, W, 3) uint8 into the input (3, height, width) float32."""
-        resized = resize(image, self.size, antialias=self.antialias)
-        return self.normalise(resized)
+        return self.normalise(self.resized(image))
+
+    def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """One RGB image (H, W, 3) uint8 at the contract's size, (height, width, 3) uint8."""
+        return resize(image, self.size, antialias=self.antialias)
 
     def normalise(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Channel order, scale, mean and std on an image that already has the right size."""

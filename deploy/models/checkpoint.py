@@ -25,7 +25,7 @@ from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, requir
 from segdeploy.deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
 from segdeploy.deploy.models.r2u_net import R2UNet
 from segdeploy.deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
-from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError, one_line
 
 Network = R2UNet | UNetPlusPlus

@@ -10,9 +10,10 @@ from google.protobuf.message import DecodeError
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.guard import MOST_BYTES, require_plain
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.regular_file import require_regular_file
 

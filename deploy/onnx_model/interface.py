@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.system.errors import InputError, one_line
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "probability"
+"""Of the tensors that a network exported here takes and gives."""
 
 METADATA_KEY = "interface"
 """Where a model file says that it is of another form than ``tensor-probability``."""
@@ -45,7 +49,7 @@ class Interface(str, Enum):
         """
         if self is Interface.TENSOR:
             return preprocess.apply(image)
-        return resize(image, preprocess.size, antialias=preprocess.antialias)
+        return preprocess.resized(image)
 
     def foreground(self, output: NDArray[Any]) -> NDArray[np.float32]:
         """The probability of the foreground, (N, h, w); of a mask, 0 or 1.

@@ -11,7 +11,6 @@ from typing import Any
 
 from segdeploy.calibration.files import naming
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.packaging.base import (
     MANIFEST,
     README,
@@ -23,7 +22,13 @@ from segdeploy.deploy.packaging.base import (
     Step,
 )
 from segdeploy.deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
-from segdeploy.deploy.system.checksums import CHECKSUMS, differences, files_of, write_checksums
+from segdeploy.deploy.system.checksums import (
+    CHECKSUMS,
+    differences,
+    files_of,
+    sha256_of,
+    write_checksums,
+)
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import writing_file
 

@@ -9,7 +9,6 @@ from enum import Enum
 from pathlib import Path
 from time import perf_counter
 
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.prediction.flow import (
     Flow,
     partial_folder,
@@ -22,6 +21,7 @@ from segdeploy.deploy.prediction.model import Model, decides, require_possible
 from segdeploy.deploy.prediction.settings import Settings, Write
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder

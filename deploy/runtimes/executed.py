@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.system.errors import InputError
 
 UNKNOWN = "unknown"
 """Precision of a layer that the runtime's own graph does not show."""
@@ -97,6 +99,25 @@ class Kernel:
     names: tuple[str, ...]
     operator: str
     precision: str
+
+
+def file_layers(path: Path) -> tuple[Layer, ...]:
+    """The layers of a model file with their cost, their precision not known yet.
+
+    Shapes are inferred on the file itself, not on what a runtime made of it, so that the total is
+    that of ``deploy.onnx_model.cost``. A file whose shapes cannot be inferred gives no layers.
+    """
+    from segdeploy.deploy.onnx_model.cost import onnx_cost  # loads onnx, which a row does not need
+
+    try:
+        cost = onnx_cost(path)
+    except InputError:
+        return ()
+    return tuple(
+        Layer(name=layer.name, operator=layer.op, precision=UNKNOWN, macs=layer.macs)
+        for layer in cost.layers
+        if layer.macs
+    )
 
 
 def executed_of(

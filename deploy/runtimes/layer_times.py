@@ -6,13 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel, owners
-from segdeploy.deploy.runtimes.execution import Execution
-from segdeploy.deploy.runtimes.file_layers import file_layers
-from segdeploy.deploy.runtimes.registry import RuntimeName
-from segdeploy.deploy.system.errors import RunError, UsageError
+from segdeploy.deploy.system.errors import RunError
 
 PROFILED_CALLS = 10
 """Calls behind a layer's time: few, because a profiler shows shares, not the speed of a model."""
@@ -58,35 +53,6 @@ class LayerTimes:
         for name, times in {**self.layers, **self.others}.items():
             if times is not None and (len(times) != self.calls or min(times, default=0.0) < 0):
                 raise RunError(f"{times} is no measurement of {self.calls} calls of {name}")
-
-
-def layer_times(
-    name: RuntimeName, artifact: Artifact, *, execution: Execution, feeds: Feeds
-) -> LayerTimes:
-    """Profile a few calls of a model.
-
-    Args:
-        name: the runtime.
-        artifact: the ONNX file.
-        execution: how to run it.
-        feeds: one batch.
-
-    Raises:
-        InputError: the runtime does not accept the file.
-        UsageError: this runtime has no profiler that this project reads.
-        RunError: the runtime failed.
-    """
-    if name is RuntimeName.ONNXRUNTIME:
-        from segdeploy.deploy.runtimes.ort_profile import profile as ort_profile
-
-        names = [layer.name for layer in file_layers(artifact.path)]
-        return sorted_out(names, ort_profile(artifact, execution, feeds, names))
-    if name is RuntimeName.OPENVINO:
-        from segdeploy.deploy.runtimes.openvino_profile import profile as openvino_profile
-
-        names = [layer.name for layer in file_layers(artifact.path)]
-        return sorted_out(names, openvino_profile(artifact, execution, feeds))
-    raise UsageError(f"the time of single layers is not read from {name.value}")
 
 
 def sorted_out(layers: Sequence[str], ran: Iterable[TimedKernel]) -> LayerTimes:

@@ -11,9 +11,8 @@ import openvino
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
-from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of
+from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
-from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.reasons import openvino_reason
 from segdeploy.deploy.system.errors import InputError, RunError
 

@@ -13,9 +13,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
-from segdeploy.deploy.runtimes.executed import Executed, executed_of
+from segdeploy.deploy.runtimes.executed import Executed, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
-from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.ort_kernels import kernels_of
 from segdeploy.deploy.runtimes.reasons import ort_reason
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError

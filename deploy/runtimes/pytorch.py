@@ -16,11 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
 from segdeploy.deploy.onnx_model.cost_formulas import conv_macs
+from segdeploy.deploy.onnx_model.interface import INPUT_NAME, OUTPUT_NAME
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, Layer
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.pytorch_ready import require_ready
-from segdeploy.deploy.stages.export import INPUT_NAME, OUTPUT_NAME
 from segdeploy.deploy.system.errors import InputError, RunError
 
 _DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

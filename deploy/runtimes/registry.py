@@ -1,4 +1,4 @@
-"""Which runtimes exist, which are ready here, and how to open a model file in one."""
+"""Which runtimes exist, which are ready here, and how to open or profile a model file in one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.runtimes.base import Availability, Execution, Runtime
-from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.runtimes.base import Availability, Execution, Feeds, Runtime
+from segdeploy.deploy.runtimes.executed import file_layers
+from segdeploy.deploy.runtimes.layer_times import LayerTimes, sorted_out
+from segdeploy.deploy.system.errors import InputError, UsageError
 
 
 class RuntimeName(str, Enum):
@@ -112,6 +114,34 @@ def open_runtime(name: RuntimeName, artifact: Artifact, *, execution: Execution)
     return OrtRuntime(
         artifact, execution=execution, name=name.value, provider=_BACKENDS[name].provider
     )
+
+
+def time_layers(
+    name: RuntimeName, artifact: Artifact, *, execution: Execution, feeds: Feeds
+) -> LayerTimes:
+    """Profile a few calls of a model.
+
+    Args:
+        name: the runtime.
+        artifact: the ONNX file.
+        execution: how to run it.
+        feeds: one batch.
+
+    Raises:
+        InputError: the runtime does not accept the file.
+        UsageError: this runtime has no profiler that this project reads.
+        RunError: the runtime failed.
+    """
+    if name not in CPU_RUNTIMES:
+        raise UsageError(f"the time of single layers is not read from {name.value}")
+    names = [layer.name for layer in file_layers(artifact.path)]
+    if name is RuntimeName.OPENVINO:
+        from segdeploy.deploy.runtimes.openvino_profile import profile as openvino_profile
+
+        return sorted_out(names, openvino_profile(artifact, execution, feeds))
+    from segdeploy.deploy.runtimes.ort_profile import profile as ort_profile
+
+    return sorted_out(names, ort_profile(artifact, execution, feeds, names))
 
 
 def _missing(name: RuntimeName, backend: _Backend) -> str | None:

@@ -20,11 +20,10 @@ from segdeploy.deploy import __version__
 from segdeploy.deploy.models.checkpoint import Checkpoint, Probability
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata
+from segdeploy.deploy.onnx_model.interface import INPUT_NAME, OUTPUT_NAME
 from segdeploy.deploy.system.errors import RunError
 
 OPSET = 18
-INPUT_NAME = "image"
-OUTPUT_NAME = "probability"
 CLASS_NAMES = ("nucleus",)
 TRACE_BATCH = 2
 """Batch of the traced example; torch.export would specialise on 0 or 1."""

@@ -1,14 +1,14 @@
-"""Checksums of a folder, in the format that ``sha256sum -c`` reads."""
+"""Digests of files, and those of a folder in the format that ``sha256sum -c`` reads."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segdeploy.calibration.files import write_atomic
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.system.errors import InputError
 
 CHECKSUMS = "checksums.sha256"
@@ -31,6 +31,15 @@ class Differences:
     changed: tuple[str, ...]
     missing: tuple[str, ...]
     unlisted: tuple[str, ...]
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def files_of(folder: Path) -> list[str]:

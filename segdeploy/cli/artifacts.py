@@ -13,7 +13,7 @@ from segdeploy.cli.inputs import Options, Result, checkpoint_of, output_file
 from segdeploy.cli.mixed import kept_beside, quantize_mixed, wants_search
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.exchange import (
@@ -29,6 +29,7 @@ from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.stages.rewrite import LESS_WORK, RewriteName, rewrite, summary
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.only_writer import writing_file
 from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import profile_named

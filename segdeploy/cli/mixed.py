@@ -27,10 +27,11 @@ from segdeploy.cli.mixed_flags import DEFAULT_TIME_BUDGET, duration
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set, read_splits
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import profile_named

@@ -12,13 +12,12 @@ from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result
 from segdeploy.deploy.data.image_set import open_set, require_disjoint
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.packaging.base import PackageTarget, Request, Source
 from segdeploy.deploy.packaging.package import package, require_free
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.packaging.registry import package_target
-from segdeploy.deploy.system.checksums import CHECKSUMS
+from segdeploy.deploy.system.checksums import CHECKSUMS, sha256_of
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.targets.tensorrt_rules import rejected
 

@@ -12,12 +12,13 @@ from segdeploy.benchmarks.report.files import PAGES, verdict_text, write_report
 from segdeploy.benchmarks.speed.entries import entries_for, require_ready
 from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.models.checkpoint import Checkpoint
-from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import changed_sites, summary
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from segdeploy.benchmarks.published.gflops import PUBLISHED_INPUT, published_gflops
+from segdeploy.benchmarks.literature.file import PUBLISHED
+from segdeploy.benchmarks.literature.gflops import PUBLISHED_INPUT, published_gflops
 from segdeploy.benchmarks.report.files import SCHEMA_VERSION
-from segdeploy.benchmarks.report.published import PUBLISHED
 from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
 from segdeploy.benchmarks.speed.environment import describe
 from segdeploy.benchmarks.speed.timing_noise import within_noise

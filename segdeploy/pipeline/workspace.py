@@ -11,8 +11,7 @@ from typing import Any
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.onnx_model.artifact import sha256_of
-from segdeploy.deploy.system.checksums import CHECKSUMS, write_checksums
+from segdeploy.deploy.system.checksums import CHECKSUMS, sha256_of, write_checksums
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import is_empty
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.prediction.journal import HEADER, JOURNAL, TABLE, Row
-from segdeploy.deploy.system.checksums import files_of
+from segdeploy.deploy.system.checksums import files_of, sha256_of
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.verify.found import Findings
 

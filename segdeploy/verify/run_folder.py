@@ -10,9 +10,8 @@ from segdeploy.benchmarks.parity.run import gate_passed
 from segdeploy.benchmarks.report.files import PAGES, load_report, pages_of
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.onnx_model.file import load_model, metadata
-from segdeploy.deploy.system.checksums import differences
+from segdeploy.deploy.system.checksums import differences, sha256_of
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.pipeline.workspace import MANIFEST, Entry, read_manifest
 from segdeploy.verify.found import Findings

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from segdeploy.benchmarks.literature.file import load_rows
 from segdeploy.benchmarks.mixed.state import SearchState
 from segdeploy.benchmarks.parity.predictions import read_predictions
-from segdeploy.benchmarks.published.file import load_rows
 from segdeploy.benchmarks.report.compare import compare_reports
 from segdeploy.benchmarks.report.compare_page import warnings
 from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report

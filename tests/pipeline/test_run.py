@@ -22,10 +22,11 @@ from segdeploy.cli.main import main
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
-from segdeploy.deploy.onnx_model.artifact import Artifact, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, save_model
 from segdeploy.deploy.runtimes import isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.pipeline import run as pipeline
 from segdeploy.pipeline.stage_runner import StageRunner
 

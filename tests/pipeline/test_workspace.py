@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.pipeline.workspace import MANIFEST, Workspace, key_of
 

@@ -14,7 +14,6 @@ from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import load_checkpoint
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
@@ -25,6 +24,7 @@ from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import rewrite, summary
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.targets.profiles import PROFILES
 
 

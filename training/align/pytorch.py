@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segdeploy.deploy.models.checkpoint import Checkpoint
-from segdeploy.deploy.stages.export import OUTPUT_NAME
+from segdeploy.deploy.onnx_model.interface import OUTPUT_NAME
 
 _CONVOLUTIONS = ("conv2d", "convolution")
 _NORMS = ("batch_norm", "native_batch_norm")

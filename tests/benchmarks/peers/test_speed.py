@@ -21,7 +21,6 @@ from segdeploy.benchmarks.peers import __main__ as peers
 from segdeploy.benchmarks.peers import chart as peers_chart
 from segdeploy.benchmarks.peers import models as peers_models
 from segdeploy.benchmarks.peers import speed as peers_speed
-from segdeploy.benchmarks.peers.chart_places import free_place
 from segdeploy.benchmarks.peers.contenders import BASELINE, Contender, Group, contenders
 from segdeploy.benchmarks.peers.models import Made, Model, SpeedSubject, make_models
 from segdeploy.benchmarks.peers.quantize import Recipe
@@ -29,6 +28,7 @@ from segdeploy.benchmarks.peers.ratios import paired_ratio
 from segdeploy.benchmarks.peers.speed import Plan, compare_speed
 from segdeploy.benchmarks.peers.speed_rows import Lap, comparisons_of, fastest, rows_of
 from segdeploy.benchmarks.peers.timing import Timed, settings_of, time_in_turn
+from segdeploy.benchmarks.report.label_places import free_place
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint

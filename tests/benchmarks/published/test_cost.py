@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segdeploy.benchmarks.published.gflops import published_gflops
-from segdeploy.benchmarks.published.torch_cost import torch_cost
+from segdeploy.benchmarks.literature.gflops import published_gflops
+from segdeploy.benchmarks.literature.torch_cost import torch_cost
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.cost_formulas import (

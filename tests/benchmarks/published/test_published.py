@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 from pathlib import Path
@@ -14,12 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_builders import full_report
 
+from segdeploy.benchmarks.literature.file import DATA, PUBLISHED, PUBLISHED_NOTE, load_rows
+from segdeploy.benchmarks.literature.rows import NETWORKS
 from segdeploy.benchmarks.published import __main__ as published
-from segdeploy.benchmarks.published.file import DATA, load_rows
 from segdeploy.benchmarks.published.ours import our_rows
 from segdeploy.benchmarks.published.page import HEAD, published_page
-from segdeploy.benchmarks.published.rows import NETWORKS
-from segdeploy.benchmarks.report.published import PUBLISHED, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.rows import ABSENT
 from segdeploy.deploy.system.errors import InputError
 
@@ -150,7 +150,7 @@ class TestDataFile:
         }
 
     def test_ships_beside_the_module(self) -> None:
-        assert Path(published.__file__).with_name("published.yaml") == DATA
+        assert Path(inspect.getfile(load_rows)).with_name("published.yaml") == DATA
 
     @given(iou=st.floats(1, 100), fps=st.floats(0.001, 1e7), batch=st.integers(1, 1024))
     def test_what_stands_in_the_file_is_what_is_read(

@@ -24,11 +24,11 @@ from report_builders import (
     sample_report,
 )
 
-from segdeploy.benchmarks.published.gflops import published_gflops
+from segdeploy.benchmarks.literature.file import PUBLISHED
+from segdeploy.benchmarks.literature.gflops import published_gflops
 from segdeploy.benchmarks.report import files as report_module
 from segdeploy.benchmarks.report import html as report_html
 from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report
-from segdeploy.benchmarks.report.published import PUBLISHED
 from segdeploy.benchmarks.report.rows import FIGURES, figure
 from segdeploy.benchmarks.report.schema import first_fault
 from segdeploy.benchmarks.report.verdict import headline

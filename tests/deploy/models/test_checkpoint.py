@@ -36,7 +36,7 @@ from segdeploy.deploy.models.families import (
     shown,
     unwrap,
 )
-from segdeploy.deploy.onnx_model.artifact import sha256_of
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 StateDict = dict[str, Tensor]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
 from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
@@ -18,6 +18,7 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError
 
 

@@ -19,7 +19,6 @@ from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
-from segdeploy.deploy.onnx_model.artifact import sha256_of
 from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
@@ -32,6 +31,7 @@ from segdeploy.deploy.packaging.onnx.package import ONNX
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.rewrites.image_interface import image_interface
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError
 
 TINY = Preprocess(size=(32, 32))

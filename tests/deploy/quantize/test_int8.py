@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from segdeploy.benchmarks.literature.torch_cost import torch_cost
 from segdeploy.benchmarks.parity.evidence import stage_check
-from segdeploy.benchmarks.published.torch_cost import torch_cost
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.qparams import dequantize
 from segdeploy.calibration.table import CalibrationTable
@@ -28,7 +28,7 @@ from segdeploy.deploy.data.image_set import Sample, SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, save_model
 from segdeploy.deploy.quantize.activations import (
@@ -43,6 +43,7 @@ from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import (
     DENSE_OPERATORS,

@@ -25,7 +25,7 @@ from segdeploy.deploy.quantize.activations import quantized_activations
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.any_size import any_size
 from segdeploy.deploy.runtimes.base import Execution
-from segdeploy.deploy.runtimes.file_layers import file_layers
+from segdeploy.deploy.runtimes.executed import file_layers
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import RewriteName, rewrite, summary

@@ -13,18 +13,16 @@ from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.benchmarks.speed.layer_times import layer_time_section
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.runtimes.executed import Kernel
+from segdeploy.deploy.runtimes.executed import Kernel, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
-from segdeploy.deploy.runtimes.file_layers import file_layers
 from segdeploy.deploy.runtimes.layer_times import (
     PROFILED_CALLS,
     LayerTimes,
     TimedKernel,
-    layer_times,
     sorted_out,
 )
 from segdeploy.deploy.runtimes.ort_profile import read_trace
-from segdeploy.deploy.runtimes.registry import RuntimeName, availability
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability, time_layers
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import RunError, UsageError
 
@@ -43,7 +41,7 @@ def test_a_runtime_shows_every_layer_of_the_file_in_its_order(
     if not availability(name).ready:
         pytest.skip(f"{availability(name).reason}")
     feeds = {artifact.inputs[0].name: np.zeros((1, 3, 32, 32), np.float32)}
-    found = layer_times(name, artifact, execution=ONE, feeds=feeds)
+    found = time_layers(name, artifact, execution=ONE, feeds=feeds)
     assert list(found.layers) == [layer.name for layer in file_layers(artifact.path)]
     assert all(times is not None for times in found.layers.values())
     assert found.calls == PROFILED_CALLS
@@ -53,7 +51,7 @@ def test_a_runtime_shows_every_layer_of_the_file_in_its_order(
 
 def test_another_runtime_says_that_it_cannot(artifact: Artifact) -> None:
     with pytest.raises(UsageError, match="not read from onnxruntime-cuda"):
-        layer_times(RuntimeName.ONNXRUNTIME_CUDA, artifact, execution=ONE, feeds={})
+        time_layers(RuntimeName.ONNXRUNTIME_CUDA, artifact, execution=ONE, feeds={})
 
 
 def test_a_row_holds_raw_samples_or_the_reason_why_not(artifact: Artifact) -> None:

@@ -18,9 +18,10 @@ from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec, sha256_of
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.file import metadata
 from segdeploy.deploy.stages.export import OPSET, export, fold_batch_norm
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import RunError
 
 TINY = Preprocess(size=(32, 32))

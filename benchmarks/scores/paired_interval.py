@@ -27,7 +27,7 @@ def paired_interval(
     Every resample is divided by its own standard error, so that one without the rare large losses
     of a quantized model, which looks certain of itself, counts for less. Intervals made of the
     resampled means alone (percentile, BCa) are too narrow for changes of that kind; how often this
-    one holds the true mean is checked in ``tests/benchmarks/parity/``. It is never
+    one holds the true mean is checked in ``tests/benchmarks/scores/``. It is never
     narrower than Student's t, which is what few images, or few that changed, leave.
 
     Example:

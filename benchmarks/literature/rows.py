@@ -4,15 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segdeploy.benchmarks.published.rules import PUBLISHED_RULES
-
 NETWORKS = {"unet_plus_plus": "UNet++", "r2u_net": "R2U-Net"}
 PRECISIONS = ("fp32", "fp16", "int8", "unstated")
 """Of a published IoU; ``unstated`` is on a device whose precision the source does not give."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PublishedRule:
+    """What the published figure counts besides convolutions, for each element."""
+
+    per_bias: int
+    per_batch_norm: int
+    per_upsampled: int
+
+    def words(self) -> str:
+        """The rule for a reader.
+
+        Example:
+            >>> PublishedRule(per_bias=0, per_batch_norm=4, per_upsampled=1).words()
+            'convolutions without bias, 4 per BatchNorm element, 1 per upsampled element'
+        """
+        bias = "with" if self.per_bias else "without"
+        return (
+            f"convolutions {bias} bias, {self.per_batch_norm} per BatchNorm element, "
+            f"{self.per_upsampled} per upsampled element"
+        )
+
+
+PUBLISHED_RULES = {
+    "r2u_net": PublishedRule(per_bias=0, per_batch_norm=4, per_upsampled=1),
+    "unet_plus_plus": PublishedRule(per_bias=1, per_batch_norm=2, per_upsampled=11),
+}
+"""What the calculator behind the published "GFLOPs" counts, by architecture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePage:
     """Where a row stands: the page, and the place on it."""
 
     title: str
@@ -53,7 +80,7 @@ class PublishedRow:
     name: str
     arch: str
     variant: str | None
-    source: Source
+    source: SourcePage
     dataset: str
     size: tuple[int, int]
     parameters_m: float | None

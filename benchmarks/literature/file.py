@@ -1,16 +1,16 @@
-"""Reads ``published.yaml`` and rejects what cannot be right."""
+"""Reads ``published.yaml``, rejects what cannot be right, and says how to read the figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.benchmarks.published.fields import Fields
-from segdeploy.benchmarks.published.rows import (
+from segdeploy.benchmarks.literature.fields import Fields
+from segdeploy.benchmarks.literature.rows import (
     NETWORKS,
     PRECISIONS,
     PublishedRow,
     PublishedSpeed,
-    Source,
+    SourcePage,
 )
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.yaml_text import read_yaml
@@ -75,14 +75,14 @@ def _row(entry: object, where: str) -> PublishedRow:
     return row
 
 
-def _source(content: object, where: str) -> Source:
+def _source(content: object, where: str) -> SourcePage:
     if content is None:
         raise InputError(f"{where} is missing; every figure needs title, url and where")
     fields = Fields(content, where=where)
     url = fields.text("url")
     if not url.startswith("https://"):
         raise fields.unfit("url", url, "an https:// address")
-    source = Source(title=fields.text("title"), url=url, where=fields.text("where"))
+    source = SourcePage(title=fields.text("title"), url=url, where=fields.text("where"))
     fields.require_no_others()
     return source
 
@@ -122,3 +122,23 @@ def _timing(content: object, where: str) -> PublishedSpeed:
     if fps is None:
         raise fields.unfit("fps", fps, "images a second")
     return PublishedSpeed(device=device, batch=batch, fps=fps)
+
+
+def _first_rows() -> dict[str, PublishedRow]:
+    rows: dict[str, PublishedRow] = {}
+    for row in load_rows():
+        rows.setdefault(row.arch, row)
+    return rows
+
+
+PUBLISHED = _first_rows()
+"""For each architecture the first row of ``published.yaml``."""
+
+PUBLISHED_NOTE = (
+    "The published figures come from other splits of the data, other weights and other devices: "
+    "they say what to expect of the network, and no difference to ours can be read as better or "
+    "worse."
+)
+PUBLISHED_COST_NOTE = (
+    "a calculator's total, which counts more than multiply-adds, times 2 and divided by 0.9e9."
+)

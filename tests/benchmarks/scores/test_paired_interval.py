@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.parity import paired_interval as module
-from segdeploy.benchmarks.parity.paired_interval import paired_interval
+from segdeploy.benchmarks.scores import paired_interval as module
+from segdeploy.benchmarks.scores.paired_interval import paired_interval
 
 changes = st.lists(st.floats(-100, 100, width=16), min_size=2, max_size=40)
 

@@ -6,8 +6,8 @@ from math import prod
 
 from torch import nn
 
-from segdeploy.benchmarks.published.rules import PUBLISHED_RULES
-from segdeploy.benchmarks.published.torch_cost import torch_cost
+from segdeploy.benchmarks.literature.rows import PUBLISHED_RULES
+from segdeploy.benchmarks.literature.torch_cost import torch_cost
 from segdeploy.deploy.onnx_model.cost_formulas import FLOPS_PER_MAC, Shape
 from segdeploy.deploy.system.errors import UsageError
 
