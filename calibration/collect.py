@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.calibration.collection import Collection
-from segdeploy.calibration.counter import TensorCounter, extremes
 from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.histogram import TensorCounter, extremes
 
 
 @dataclass(frozen=True, kw_only=True)

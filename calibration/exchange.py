@@ -13,7 +13,7 @@ import numpy as np
 
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.estimate import CalibrationRange, Method
-from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.json_text import parse_json_of
 from segdeploy.calibration.qparams import SMALLEST_SCALE, QuantType, from_range
 
 ORT_METHODS = ("MinMax", "Entropy", "Percentile", "Distribution")
@@ -69,12 +69,7 @@ def from_onnxruntime(text: str, *, source: str) -> dict[str, CalibrationRange]:
     Raises:
         CalibrationError: naming source and line (not JSON) or tensor (not a range).
     """
-    try:
-        cache = parse_json(text)
-    except json.JSONDecodeError as error:
-        raise CalibrationError(f"{source}:{error.lineno}: not JSON ({error.msg})") from error
-    except CalibrationError as error:
-        raise CalibrationError(f"{source}: {error}") from error
+    cache = parse_json_of(text, source=source)
     data = cache.get("data") if isinstance(cache, dict) else None
     if not isinstance(data, dict) or not data or cache.get("CLS") != "TensorsData":
         raise CalibrationError(

@@ -43,6 +43,20 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def parse_json_of(text: str, *, source: str) -> Any:
+    """The value of a JSON text out of a file.
+
+    Raises:
+        CalibrationError: naming the source, and of what is no JSON the line; see ``parse_json``.
+    """
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        raise CalibrationError(f"{source}:{error.lineno}: not JSON ({error.msg})") from error
+    except CalibrationError as error:
+        raise CalibrationError(f"{source}: {error}") from error
+
+
 def require_plain(value: Any) -> None:
     """Refuse what later code would break on, wherever it stands in lists and dicts.
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.estimate import CalibrationRange, Method
 from segdeploy.calibration.files import read_text, write_atomic
-from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.json_text import parse_json_of
+from segdeploy.calibration.records import require_version, structured
 from segdeploy.calibration.threshold import NON_NEGATIVE_LEVELS, SIGNED_LEVELS
 
 SCHEMA_VERSION = 1
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_NUMBERS = ("min", "max", "observed_min", "observed_max", "share_clipped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +86,10 @@ class CalibrationTable:
             CalibrationError: naming source and key: not JSON, an unknown version, unknown,
                 missing or repeated keys, NaN, or a value of the wrong type or out of range.
         """
+        value = parse_json_of(text, source=source)
         try:
-            top = parse_json(text)
-        except json.JSONDecodeError as error:
-            raise CalibrationError(f"{source}:{error.lineno}: not JSON ({error.msg})") from error
-        except CalibrationError as error:
-            raise CalibrationError(f"{source}: {error}") from error
-        try:
-            return _table(top)
+            require_version(value, SCHEMA_VERSION)
+            return structured(value, cls)
         except CalibrationError as error:
             raise CalibrationError(f"{source}: {error}") from error
 
@@ -118,62 +113,3 @@ def imported_table(ranges: Mapping[str, CalibrationRange]) -> CalibrationTable:
         model_sha256=None,
         ranges=ranges,
     )
-
-
-def _table(top: Any) -> CalibrationTable:
-    if isinstance(top, dict) and top.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        found = top["schema_version"]
-        raise CalibrationError(f"schema_version is {found!r}; this release reads {SCHEMA_VERSION}")
-    _require_keys(top, CalibrationTable, "")
-    _require_keys(top["num_levels"], Levels, "num_levels")
-    for key in ("num_bins", "num_samples", "schema_version"):
-        _require_type(top[key], (int,), key)
-    for key in ("signed", "non_negative"):
-        _require_type(top["num_levels"][key], (int,), f"num_levels.{key}")
-    for key in ("data_sha256", "model_sha256"):
-        _require_type(top[key], (str, type(None)), key)
-    _require_type(top["ranges"], (dict,), "ranges")
-    ranges = {name: _range(value, f"ranges[{name!r}]") for name, value in top["ranges"].items()}
-    method, levels = _method(top["method"], "method"), Levels(**top["num_levels"])
-    return CalibrationTable(**{**top, "method": method, "num_levels": levels, "ranges": ranges})
-
-
-def _range(value: Any, key: str) -> CalibrationRange:
-    _require_keys(value, CalibrationRange, key)
-    for name in _NUMBERS:
-        _require_type(value[name], (int, float), f"{key}.{name}")
-    _require_type(value["candidates"], (int,), f"{key}.candidates")
-    _require_type(value["divergence"], (int, float, type(None)), f"{key}.divergence")
-    _require_type(value["fallback"], (str, type(None)), f"{key}.fallback")
-    method = _method(value["method"], f"{key}.method")
-    try:
-        numbers = {name: float(value[name]) for name in _NUMBERS}
-        divergence = None if value["divergence"] is None else float(value["divergence"])
-        return CalibrationRange(**{**value, **numbers, "divergence": divergence, "method": method})
-    except (CalibrationError, OverflowError) as error:
-        raise CalibrationError(f"{key}: {error}") from error
-
-
-def _method(value: Any, key: str) -> Method:
-    if value not in [method.value for method in Method]:
-        expected = ", ".join(method.value for method in Method)
-        raise CalibrationError(f"{key} is {value!r}; expected one of {expected}")
-    return Method(value)
-
-
-def _require_keys(value: Any, form: type, key: str) -> None:
-    """Refuse what is not a JSON object with exactly the fields of a dataclass."""
-    _require_type(value, (dict,), key or "the file")
-    expected = {field.name for field in fields(form)}
-    missing, unknown = sorted(expected - set(value)), sorted(set(value) - expected)
-    if missing or unknown:
-        raise CalibrationError(
-            f"{key or 'the file'} lacks the keys {missing} and has the unknown keys {unknown}; "
-            f"expected {', '.join(sorted(expected))}"
-        )
-
-
-def _require_type(value: Any, types: tuple[type, ...], key: str) -> None:
-    if not isinstance(value, types) or isinstance(value, bool):
-        names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-        raise CalibrationError(f"{key} is {value!r:.60}; expected {names}")

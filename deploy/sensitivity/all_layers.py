@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segdeploy.calibration.counter import TensorCounter
 from segdeploy.calibration.errors import CalibrationError
-from segdeploy.calibration.histogram import TensorHistogram
+from segdeploy.calibration.histogram import TensorCounter, TensorHistogram
 from segdeploy.calibration.noise import Noise
 from segdeploy.deploy.sensitivity.pairs import LayerPair, Rounding, shift_of
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
