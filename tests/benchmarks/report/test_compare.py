@@ -106,7 +106,7 @@ def test_both_pages_hold_the_same_figures(tmp_path: Path) -> None:
 def test_a_report_with_a_hole_is_refused() -> None:
     broken = sample_report()
     del broken["data"]
-    with pytest.raises(InputError, match=r"shape of benchmarks/report\.schema\.json"):
+    with pytest.raises(InputError, match=r"shape of benchmarks/report/report\.schema\.json"):
         compare_reports(broken, sample_report())
 
 
