@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.parity.report import ImageParity, ParityReport
 from segdeploy.benchmarks.scores.accuracy import classify, iou_per_image, score
 from segdeploy.benchmarks.scores.confusion import pixels_per_image, within
+from segdeploy.calibration.json_record import NotNegative, Percent
 from segdeploy.deploy.system.errors import InputError
 
 __all__ = ["ImageParity", "ParityReport", "StageCheck", "compare", "stage_check"]
@@ -21,15 +22,18 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class StageCheck:
-    """How far one stage moved the output of the model.
+    """How far one stage moved the output of the model: it beside its parent, on real inputs.
 
-    ``sqnr_db`` is ``None`` where the ratio has no finite value: nothing changed, or the parent
-    predicts zero everywhere.
+    Attributes:
+        max_abs_difference: largest |difference| of the outputs, in probability.
+        sqnr_db: signal to quantization noise in dB; ``None`` where the ratio has no finite value:
+            nothing changed, or the parent predicts zero everywhere.
+        disagreement_percent: pixels whose class changed.
     """
 
-    max_abs_difference: float
+    max_abs_difference: NotNegative
     sqnr_db: float | None
-    disagreement_percent: float
+    disagreement_percent: Percent
 
 
 def compare(

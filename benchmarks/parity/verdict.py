@@ -25,12 +25,14 @@ class Verdict(str, Enum):
         NOT_PROVEN: the budget lies inside the interval; these images cannot tell.
         LOST: the upper end of the interval is beyond the budget.
         COLLAPSED: some image lost all its foreground, whatever the interval says.
+        FAILED: the runtime crashed, hung or failed, so that nothing could be scored.
     """
 
     KEPT = "kept"
     NOT_PROVEN = "not proven"
     LOST = "lost"
     COLLAPSED = "collapsed"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)

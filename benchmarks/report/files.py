@@ -14,15 +14,24 @@ from jinja2 import UndefinedError
 
 from segdeploy.benchmarks.report.html import html
 from segdeploy.benchmarks.report.markdown import markdown
+from segdeploy.benchmarks.report.records import SCHEMA_VERSION, Report
 from segdeploy.benchmarks.report.schema import first_fault
 from segdeploy.benchmarks.report.verdict import reasons, verdict_text, word_of
 from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.system.errors import InputError, RunError
 
-__all__ = ["PAGES", "SCHEMA_VERSION", "load_report", "pages_of", "verdict_text", "write_report"]
+__all__ = [
+    "PAGES",
+    "SCHEMA_VERSION",
+    "load_report",
+    "pages_of",
+    "read_report",
+    "verdict_text",
+    "write_report",
+]
 
-SCHEMA_VERSION = 1
 PAGES = ("report.json", "report.md", "report.html")
 
 
@@ -98,6 +107,18 @@ def load_report(path: Path) -> dict[str, Any]:
             f"{path} is not the report that a run wrote: {fault}; `segdeploy run` makes it again"
         )
     return report
+
+
+def read_report(path: Path) -> Report:
+    """Read a report back.
+
+    Args:
+        path: ``report.json``, or the folder that holds it.
+
+    Raises:
+        InputError: missing, not JSON, of another schema version, or not what a run wrote.
+    """
+    return record_of(load_report(path), Report, whole="the report")
 
 
 def _require_version(report: object, *, source: str) -> None:

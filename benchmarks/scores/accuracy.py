@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 
 from segdeploy.benchmarks.scores.confusion import Confusion
 from segdeploy.benchmarks.scores.definitions import DEFINITIONS
+from segdeploy.calibration.json_record import Percent
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 
@@ -33,14 +34,14 @@ class Scores:
     ``auc`` is ``None`` when the truth holds only one class.
     """
 
-    iou: float
-    miou: float
-    dice: float
-    precision: float
-    sensitivity: float
-    specificity: float
-    accuracy: float
-    auc: float | None
+    iou: Percent
+    miou: Percent
+    dice: Percent
+    precision: Percent
+    sensitivity: Percent
+    specificity: Percent
+    accuracy: Percent
+    auc: Percent | None
 
 
 def score(

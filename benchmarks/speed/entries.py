@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segdeploy.calibration.json_record import Text
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, default_runtimes
 from segdeploy.deploy.system.errors import InputError
@@ -17,6 +18,25 @@ DISPLAY_NAMES = {
     RuntimeName.ONNXRUNTIME_CUDA: "ONNX Runtime CUDA (not run on hardware)",
     RuntimeName.ONNXRUNTIME_TENSORRT: "ONNX Runtime TensorRT (not run on hardware)",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowIdentity:
+    """What a row of a report is about.
+
+    Attributes:
+        file: name of the model file, or of what stands for it.
+        target: profile of an int8 file.
+        runtime: what runs it.
+        precision_requested: precision the file asks for; ``None`` where only the outputs are
+            known, not the file they came from.
+    """
+
+    name: Text
+    file: Text | None
+    target: Text | None
+    runtime: Text
+    precision_requested: Precision | None
 
 
 @dataclass(frozen=True, kw_only=True)

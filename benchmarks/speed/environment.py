@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from segdeploy.calibration.json_record import Count, Text
+
 CPUINFO = Path("/proc/cpuinfo")
 
 # fmt: off
@@ -32,19 +34,20 @@ class Environment:
     Attributes:
         os: system, release and machine type.
         python: version.
-        cpu: model name.
+        cpu: model name; ``None`` where nothing tells it.
         cores: those this process may use; ``None`` where the system does not tell.
         memory_bytes: physical memory; ``None`` where the system does not tell.
-        isa: those of ``ISA_FLAGS`` the processor has; empty where only ``platform`` can be asked.
+        isa: instruction sets that matter for low precision, of ``ISA_FLAGS``; empty where only
+            ``platform`` can be asked.
         versions: package to installed version, ``None`` when absent.
     """
 
-    os: str
-    python: str
-    cpu: str
-    cores: int | None
-    memory_bytes: int | None
-    isa: tuple[str, ...]
+    os: Text
+    python: Text
+    cpu: Text | None
+    cores: Count | None
+    memory_bytes: Count | None
+    isa: tuple[Text, ...]
     versions: dict[str, str | None]
 
 
@@ -55,7 +58,7 @@ def describe() -> Environment:
     return Environment(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        cpu=model or platform.processor() or platform.machine(),
+        cpu=model or platform.processor() or platform.machine() or None,
         cores=_cores(),
         memory_bytes=_memory_bytes(),
         isa=isa,

@@ -19,9 +19,14 @@ from segdeploy.deploy.sensitivity.pairs import (
     integer_range,
 )
 from segdeploy.deploy.sensitivity.parts import GraphView, Values
-from segdeploy.deploy.sensitivity.rows import Bins, LayerError, RoundingError
-
-HISTOGRAM_BINS = 128
+from segdeploy.deploy.sensitivity.rows import (
+    HISTOGRAM_BINS,
+    Bins,
+    LayerError,
+    RoundingError,
+    noisier,
+    wrong_scales,
+)
 
 
 def rows_of(
@@ -100,6 +105,15 @@ def _layer_error(
 ) -> LayerError:
     """Everything about one layer."""
     spread = constants.spread(pair)
+    read_db, weight_db = effect.input.sqnr_db, constants.noise(pair, 1).sqnr_db
+    bias_db, reachable_db = constants.noise(pair, BIAS).sqnr_db, constants.reachable_db(pair)
+    faults = wrong_scales(
+        weight_db=weight_db,
+        weight_reachable_db=reachable_db,
+        bias_db=bias_db,
+        roundings=roundings,
+    )
+    fault = max(faults, key=lambda part: faults[part], default=None)
     return LayerError(
         name=pair.name,
         position=position,
@@ -107,10 +121,10 @@ def _layer_error(
         sqnr_alone_db=effect.output.sqnr_db,
         disagreement_alone_percent=100 * effect.changed / effect.pixels,
         sqnr_accumulated_db=accumulated.sqnr_db,
-        sqnr_input_db=effect.input.sqnr_db,
-        sqnr_weight_db=constants.noise(pair, 1).sqnr_db,
-        sqnr_weight_reachable_db=constants.reachable_db(pair),
-        sqnr_bias_db=constants.noise(pair, BIAS).sqnr_db,
+        sqnr_input_db=read_db,
+        sqnr_weight_db=weight_db,
+        sqnr_weight_reachable_db=reachable_db,
+        sqnr_bias_db=bias_db,
         sqnr_weight_per_channel_db=spread.per_channel_db,
         sqnr_weight_per_tensor_db=spread.per_tensor_db,
         weight_range_spread=spread.range_spread,
@@ -124,6 +138,8 @@ def _layer_error(
         zero_percent=100 * histogram.zeros / histogram.total,
         histogram=_bins(histogram),
         roundings=roundings,
+        cause=fault or noisier(input_db=read_db, weight_db=weight_db),
+        fault=fault,
     )
 
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from segdeploy.calibration.json_record import Count, Percent, Text
+
+Part = Literal["input", "weight", "bias"]
+"""Of a convolution, what int8 rounds."""
 
 FAULT_DB = 12.0
 """SQNR behind what 8 bits can give, two bits, from which a scale may be wrong and not just coarse.
@@ -22,18 +30,20 @@ for a few values in a hundred, on purpose."""
 BIAS_REACHABLE_DB = 30.0
 """What a bias in int32 has at the least, even one so small that its steps show."""
 
+HISTOGRAM_BINS = 128
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bins:
     """Counts of values in equal bins from the smallest to the largest.
 
     Attributes:
-        edges: one more than counts.
+        edges: one more than counts; equal widths from observed_min to observed_max.
         counts: values above an edge and at or below the next.
     """
 
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
+    edges: Annotated[tuple[float, ...], Meta(min_length=2, max_length=HISTOGRAM_BINS + 1)]
+    counts: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=HISTOGRAM_BINS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +61,14 @@ class RoundingError:
         clipped_percent: values further outside than half a step, which is lost to clipping.
     """
 
-    tensor: str
+    tensor: Text
     sqnr_db: float | None
     sqnr_reachable_db: float | None
     observed_min: float
     observed_max: float
     range_min: float | None
     range_max: float | None
-    clipped_percent: float
+    clipped_percent: Percent
 
     @property
     def shortfall_db(self) -> float:
@@ -107,13 +117,16 @@ class LayerError:
         histogram: of it.
         roundings: all between the convolutions before and this one, its input's first: a Concat
             or an Add may round more than once.
+        cause: what adds most of the layer's own noise.
+        fault: what has a wrong scale: 12 dB or more behind what int8 can give it, by no choice of
+            a calibration; ``None`` where nothing has.
     """
 
-    name: str
-    position: int
-    macs: int
+    name: Text
+    position: Count
+    macs: Count
     sqnr_alone_db: float | None
-    disagreement_alone_percent: float
+    disagreement_alone_percent: Percent
     sqnr_accumulated_db: float | None
     sqnr_input_db: float | None
     sqnr_weight_db: float | None
@@ -121,46 +134,34 @@ class LayerError:
     sqnr_bias_db: float | None
     sqnr_weight_per_channel_db: float | None
     sqnr_weight_per_tensor_db: float | None
-    weight_range_spread: float | None
-    input: str
-    input_from: tuple[str, ...]
+    weight_range_spread: Annotated[float, Meta(ge=1)] | None
+    input: Text
+    input_from: tuple[Text, ...]
     observed_min: float
     observed_max: float
     range_min: float | None
     range_max: float | None
-    clipped_percent: float
-    zero_percent: float
+    clipped_percent: Percent
+    zero_percent: Percent
     histogram: Bins
     roundings: tuple[RoundingError, ...]
+    cause: Part
+    fault: Part | None
 
     @property
-    def faults(self) -> dict[str, float]:
-        """What has a wrong scale, ``input``, ``weight`` or ``bias``, and the dB that costs it."""
-        gaps = {
-            "weight": _gap(self.sqnr_weight_reachable_db, self.sqnr_weight_db),
-            "bias": _gap(BIAS_REACHABLE_DB, self.sqnr_bias_db),
-        }
-        found = {part: gap for part, gap in gaps.items() if gap >= FAULT_DB}
-        rounding = self.faulty_rounding
-        return found | ({"input": rounding.shortfall_db} if rounding else {})
+    def faults(self) -> dict[Part, float]:
+        """What has a wrong scale, and the dB that costs it."""
+        return wrong_scales(
+            weight_db=self.sqnr_weight_db,
+            weight_reachable_db=self.sqnr_weight_reachable_db,
+            bias_db=self.sqnr_bias_db,
+            roundings=self.roundings,
+        )
 
     @property
     def faulty_rounding(self) -> RoundingError | None:
         """The worst on the way to this layer with a wrong scale."""
-        faulty = [each for each in self.roundings if each.fault]
-        return max(faulty, key=lambda each: each.shortfall_db, default=None)
-
-    @property
-    def fault(self) -> str | None:
-        """The worst of ``faults``."""
-        return max(self.faults, key=lambda part: self.faults[part], default=None)
-
-    @property
-    def cause(self) -> str:
-        """Where most of the layer's own noise comes from: its fault, else input or weight."""
-        read = math.inf if self.sqnr_input_db is None else self.sqnr_input_db
-        weight = math.inf if self.sqnr_weight_db is None else self.sqnr_weight_db
-        return self.fault or ("input" if read <= weight else "weight")
+        return faulty_rounding(self.roundings)
 
     @property
     def rank(self) -> tuple[bool, float, float, int]:
@@ -172,18 +173,46 @@ class LayerError:
         alone = math.inf if self.sqnr_alone_db is None else self.sqnr_alone_db
         return self.fault is None, alone, -self.disagreement_alone_percent, self.position
 
-    def as_json(self) -> dict[str, Any]:
-        """All of it, as ``layer_error`` of ``benchmarks/report/report.schema.json``."""
-        return asdict(self) | {
-            "cause": self.cause,
-            "fault": self.fault,
-            "input_from": list(self.input_from),
-            "roundings": [asdict(each) for each in self.roundings],
-            "histogram": {
-                "edges": list(self.histogram.edges),
-                "counts": list(self.histogram.counts),
-            },
-        }
+
+def wrong_scales(
+    *,
+    weight_db: float | None,
+    weight_reachable_db: float | None,
+    bias_db: float | None,
+    roundings: Sequence[RoundingError],
+) -> dict[Part, float]:
+    """What of a layer is ``FAULT_DB`` or more behind what int8 can give it, and by how many dB.
+
+    Example:
+        >>> wrong_scales(weight_db=24.0, weight_reachable_db=43.5, bias_db=None, roundings=())
+        {'weight': 19.5}
+
+    Args:
+        weight_db: SQNR of the weight as the int8 model holds it; ``None`` where nothing changed.
+        weight_reachable_db: what s8 gives with as many scales.
+        bias_db: SQNR of the bias; also ``None`` where there is none.
+        roundings: of what the layer reads.
+    """
+    found: dict[Part, float] = {}
+    if (gap := _gap(weight_reachable_db, weight_db)) >= FAULT_DB:
+        found["weight"] = gap
+    if (gap := _gap(BIAS_REACHABLE_DB, bias_db)) >= FAULT_DB:
+        found["bias"] = gap
+    if rounding := faulty_rounding(roundings):
+        found["input"] = rounding.shortfall_db
+    return found
+
+
+def faulty_rounding(roundings: Sequence[RoundingError]) -> RoundingError | None:
+    """The worst rounding with a wrong scale."""
+    faulty = [each for each in roundings if each.fault]
+    return max(faulty, key=lambda each: each.shortfall_db, default=None)
+
+
+def noisier(*, input_db: float | None, weight_db: float | None) -> Part:
+    """Which of the two adds most noise to a layer; ``None`` is without any."""
+    read = math.inf if input_db is None else input_db
+    return "input" if read <= (math.inf if weight_db is None else weight_db) else "weight"
 
 
 def _gap(reachable: float | None, found: float | None) -> float:

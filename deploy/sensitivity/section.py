@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
+from segdeploy.calibration.json_record import Positive, Text
 from segdeploy.deploy.sensitivity.rows import LayerError
 
 DEPARTED_DB = 20.0
@@ -14,10 +15,34 @@ NOISE_SHARE = 0.5
 MOST_EXCLUDED = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class DebugSection:
+    """What int8 costs layer by layer, on calibration images.
+
+    Attributes:
+        file: the int8 model, or what stands for it.
+        reference: the float model it was made from.
+        target: profile of the int8 model; ``None`` where it is not known.
+        images: how many were run.
+        layers: quantized convolutions, worst first: faults, then by sqnr_alone_db.
+        exclude: layers to keep in float first, by name.
+        first_departure: in the order they run, the first layer with sqnr_accumulated_db below 20;
+            ``None`` where there is none.
+    """
+
+    file: Text
+    reference: Text
+    target: Text | None
+    images: Positive
+    layers: tuple[LayerError, ...]
+    exclude: tuple[Text, ...]
+    first_departure: Text | None
+
+
 def debug_section(
     layers: Sequence[LayerError], *, file: str, reference: str, target: str | None, images: int
-) -> dict[str, Any]:
-    """What was found, in the form of ``benchmarks/report/report.schema.json``.
+) -> DebugSection:
+    """What was found, with what to do about it.
 
     Args:
         layers: worst first.
@@ -27,15 +52,15 @@ def debug_section(
         images: how many were run.
     """
     first = first_departure(layers)
-    return {
-        "file": file,
-        "reference": reference,
-        "target": target,
-        "images": images,
-        "layers": [layer.as_json() for layer in layers],
-        "exclude": [layer.name for layer in worth_excluding(layers)],
-        "first_departure": first.name if first else None,
-    }
+    return DebugSection(
+        file=file,
+        reference=reference,
+        target=target,
+        images=images,
+        layers=tuple(layers),
+        exclude=tuple(layer.name for layer in worth_excluding(layers)),
+        first_departure=first.name if first else None,
+    )
 
 
 def worth_excluding(layers: Sequence[LayerError]) -> tuple[LayerError, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_record import json_of
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.debug_flags import DEFAULT_SAMPLES
 from segdeploy.cli.inputs import Options, Result, output_file
@@ -63,12 +64,13 @@ def debug(options: Options, arguments: Sequence[str]) -> Result:
     section = debug_section(
         layers, file=name, reference=reference.path.name, target=target, images=len(images)
     )
+    plain = json_of(section)
     _say(layers, f"{name}{f' for {target}' if target else ''}, {len(images)} calibration images")
     _advise(layers)
     if output:
-        write_atomic(output, (json.dumps(section, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(output, (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
         log.info("%s: %d layers", output, len(layers))
-    return 0, section
+    return 0, plain
 
 
 def _require_one_question(options: Options, model: Artifact) -> None:

@@ -32,7 +32,7 @@ def doctor(options: Options, arguments: Sequence[str]) -> Result:
     memory = machine.memory_bytes
     _say("os", machine.os)
     _say("python", machine.python)
-    _say("cpu", machine.cpu)
+    _say("cpu", machine.cpu or "unknown")
     _say("memory", f"{memory / GIB:.1f} GiB" if memory else "unknown")
     _say("threads", f"{usable_cores()}, all that this process may use (--threads takes fewer)")
     _say("isa", " ".join(machine.isa) or "unknown: this system does not tell")

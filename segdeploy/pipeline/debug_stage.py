@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.sensitivity.layer_errors import compare_layers
 from segdeploy.deploy.sensitivity.parts import Values
-from segdeploy.deploy.sensitivity.section import debug_section
+from segdeploy.deploy.sensitivity.section import DebugSection, debug_section
 from segdeploy.deploy.system.progress import bar
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ FEWEST_IMAGES = 4
 
 def debug_stage(
     reference: Artifact, candidate: Artifact, images: Values, *, threads: int
-) -> dict[str, Any]:
+) -> DebugSection:
     """The ``debug`` section of a run's report.
 
     Args:

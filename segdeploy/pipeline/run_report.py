@@ -13,6 +13,7 @@ from segdeploy.benchmarks.report.files import SCHEMA_VERSION
 from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
 from segdeploy.benchmarks.speed.environment import describe
 from segdeploy.benchmarks.speed.timing_noise import within_noise
+from segdeploy.calibration.json_record import json_of
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
@@ -20,6 +21,7 @@ from segdeploy.deploy.models.checkpoint import Checkpoint, build_network
 from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
+from segdeploy.deploy.sensitivity.section import DebugSection
 from segdeploy.pipeline.run_config import RunConfig
 
 PUBLISHED_PARAMETERS = {Architecture.R2U_NET: 39_091_393, Architecture.UNET_PLUS_PLUS: 9_163_329}
@@ -33,7 +35,7 @@ def assemble(
     model: Artifact,
     table: CalibrationTable,
     stages: list[dict[str, Any]],
-    debug: dict[str, Any] | None,
+    debug: DebugSection | None,
     parity: dict[str, Any],
     benchmark: dict[str, Any],
     layer_times: list[dict[str, Any]],
@@ -86,7 +88,7 @@ def assemble(
             "images": table.num_samples,
             "seconds": next(row["seconds"] for row in stages if row["name"] == "calibrate"),
         },
-        "debug": debug,
+        "debug": None if debug is None else json_of(debug),
         "parity": parity,
         "cost": cost_section(model, checkpoint),
         "benchmark": benchmark,

@@ -30,6 +30,7 @@ from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
+from segdeploy.deploy.sensitivity.section import DebugSection
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.memory_limit import working_on
 from segdeploy.deploy.system.progress import bar, share_bar
@@ -148,13 +149,13 @@ class StageRunner:
         self._note("calibrate", seconds, note=note)
         return table, path
 
-    def debug(self, reference: Artifact, int8: Artifact) -> dict[str, Any]:
+    def debug(self, reference: Artifact, int8: Artifact) -> DebugSection:
         """Say what int8 costs at each layer, on a few calibration images."""
         _begin("debug")
         started = time.perf_counter()
         section = debug_stage(reference, int8, self.check_images, threads=self.config.threads)
-        layers, images = section["layers"], section["images"]
-        note = f"{len(layers)} layers over {images} images, worst {layers[0]['name']}"
+        layers = section.layers
+        note = f"{len(layers)} layers over {section.images} images, worst {layers[0].name}"
         self._note("debug", time.perf_counter() - started, note=note)
         return section
 

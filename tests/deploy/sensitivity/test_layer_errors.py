@@ -522,7 +522,7 @@ class TestTheCommand:
     def test_the_line_to_paste_works(self, unet: Case, data: Path) -> None:
         section = debug_section(unet.layers, file="f", reference="r", target=None, images=1)
         arguments = ("-m", unet.source.path, "--calibration", self.table(unet))
-        assert main(self.words(unet, data, *arguments, "--exclude", *section["exclude"])) == 0
+        assert main(self.words(unet, data, *arguments, "--exclude", *section.exclude)) == 0
 
     def test_a_broken_file_with_its_reference(
         self, unet: Case, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
