@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import build_network
-from segdeploy.deploy.models.families import Architecture
 
 Build = Callable[[Path], Path]
 State = dict[str, Tensor]

@@ -20,15 +20,15 @@ from torch import Tensor
 
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import load_checkpoint
-from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.command import guarded, print_json
 from segdeploy.deploy.system.flag_values import count, positive_int
 from segdeploy.training.augment import MILD
 from segdeploy.training.batch_norm import reestimate_statistics
 from segdeploy.training.evaluate import ValidationSet, evaluate
-from segdeploy.training.folder import LAST_FILE
+from segdeploy.training.files import LAST_FILE
 from segdeploy.training.loop import Settings, train
 from segdeploy.training.losses import bce_dice
 from segdeploy.training.recipe import Recipe

@@ -9,9 +9,8 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
 from segdeploy.deploy.system.checksums import CHECKSUMS, write_checksums
 from segdeploy.deploy.system.errors import UsageError
+from segdeploy.training.files import BEST_FILE, FILES, LAST_FILE, STATE_FILE
 from segdeploy.training.history import (
-    CURVES_FILE,
-    HISTORY_FILE,
     EpochFigures,
     best_of,
     write_curves,
@@ -19,11 +18,7 @@ from segdeploy.training.history import (
 )
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
-from segdeploy.training.state import NOT_BEGUN, STATE_FILE, save_progress
-
-BEST_FILE = "best.safetensors"
-LAST_FILE = "last.safetensors"
-FILES = (BEST_FILE, LAST_FILE, HISTORY_FILE, CURVES_FILE, STATE_FILE)
+from segdeploy.training.state import NOT_BEGUN, save_progress
 
 
 def claim(output: Path, *, overwrite: bool) -> None:

@@ -30,11 +30,12 @@ from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.system.progress import bar
 from segdeploy.training.evaluate import ValidationSet, evaluate
-from segdeploy.training.folder import BEST_FILE, claim, finish, write_epoch
+from segdeploy.training.files import BEST_FILE, STATE_FILE
+from segdeploy.training.folder import claim, finish, write_epoch
 from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
-from segdeploy.training.state import STATE_FILE, Progress, identity_of, load_progress, save_progress
+from segdeploy.training.state import Progress, identity_of, load_progress, save_progress
 from segdeploy.training.step import Stepper
 from segdeploy.training.views import Views, pass_order
 

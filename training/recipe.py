@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.augment import STRONG, Augmentation
 

@@ -16,12 +16,12 @@ from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.training.files import STATE_FILE
 from segdeploy.training.history import EpochFigures
 from segdeploy.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-STATE_FILE = "state.pt"
 STATE_VERSION = 1
 
 

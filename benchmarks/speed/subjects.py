@@ -163,8 +163,8 @@ def _spec(fields: dict[str, Any]) -> TensorSpec:
 
 
 def _checkpoint(request: Request) -> CheckpointSubject:
+    from segdeploy.deploy.models.architecture import Architecture
     from segdeploy.deploy.models.checkpoint import load_checkpoint
-    from segdeploy.deploy.models.families import Architecture
 
     path = Path(request["checkpoint"])
     checkpoint = load_checkpoint(

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
-from segdeploy.deploy.models.families import Architecture, Detected, describe_misfit, detect, unwrap
+from segdeploy.deploy.models.families import Detected, describe_misfit, detect, unwrap
 from segdeploy.deploy.models.r2u_net import R2UNet
 from segdeploy.deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
 from segdeploy.deploy.system.checksums import sha256_of

@@ -10,6 +10,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.system.errors import InputError, one_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -29,13 +30,6 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 _NESTED_UNET_LAYER = {"conv1": "conv.0", "bn1": "conv.1", "conv2": "conv.3", "bn2": "conv.4"}
 _NESTED_UNET_KEY = re.compile(r"^(conv\d_\d)\.(conv1|bn1|conv2|bn2)\.")
-
-
-class Architecture(str, Enum):
-    """The supported networks, by their command-line names."""
-
-    R2U_NET = "r2u_net"
-    UNET_PLUS_PLUS = "unet_plus_plus"
 
 
 class Family(str, Enum):

@@ -34,8 +34,8 @@ GATE_FAILED = 1
 
 def checkpoint_of(options: Options, path: Path) -> Checkpoint:
     """Load a checkpoint with what the flags state about it."""
+    from segdeploy.deploy.models.architecture import Architecture
     from segdeploy.deploy.models.checkpoint import load_checkpoint
-    from segdeploy.deploy.models.families import Architecture
 
     return load_checkpoint(
         path,

@@ -116,8 +116,6 @@ def _predictions(
 
 def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Preprocess]:
     """The reference, its name, and the inputs it expects."""
-    from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
-
     path: Path = options.reference
     if path.suffix == ".onnx":
         artifact = describe(path)
@@ -132,6 +130,8 @@ def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Pr
         except RunError as error:
             raise RunError(f"the reference, {name}: {error}") from error
         return runtime, name, contract
+    from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime  # torch: for a checkpoint alone
+
     checkpoint = checkpoint_of(options, path)
     return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32", checkpoint.preprocess
 

@@ -29,7 +29,7 @@ def recipe_of(options: Options) -> Recipe:
     Raises:
         UsageError: a value outside its range; the message names it.
     """
-    from segdeploy.deploy.models.families import Architecture
+    from segdeploy.deploy.models.architecture import Architecture
     from segdeploy.training.augment import AUGMENTATIONS
     from segdeploy.training.recipe import Amp, Loss, Recipe, Schedule
 

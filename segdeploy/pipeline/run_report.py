@@ -17,8 +17,8 @@ from segdeploy.calibration.json_record import json_of
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import Checkpoint, build_network
-from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.sensitivity.section import DebugSection

@@ -6,13 +6,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.system.checksums import differences
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.training.align.history import read_curve
-from segdeploy.training.folder import BEST_FILE, LAST_FILE
+from segdeploy.training.files import BEST_FILE, LAST_FILE, STATE_FILE
 from segdeploy.training.history import HISTORY_FILE
-from segdeploy.training.state import STATE_FILE
 from segdeploy.verify.found import Findings
 
 MARK = STATE_FILE
@@ -24,6 +22,8 @@ def verify_training(folder: Path, found: Findings) -> None:
     Raises:
         InputError: the training was not finished, or its list of files is damaged.
     """
+    from segdeploy.deploy.models.checkpoint import load_checkpoint  # torch: this kind alone
+
     found.take(differences(folder))
     for name in (BEST_FILE, LAST_FILE):
         with found.reading(name):

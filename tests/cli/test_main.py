@@ -28,8 +28,8 @@ from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.layouts.registry import LAYOUT_NAMES
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
-from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.onnx_model.file import load_model, save_model
 from segdeploy.deploy.runtimes.base import Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName

@@ -47,8 +47,9 @@ from segdeploy.cli.train import recipe_of
 from segdeploy.deploy.data.prepared_files import Prepared, write_splits
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.splits import read_splits
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import build_network
-from segdeploy.deploy.models.families import Architecture, describe_misfit, detect, unwrap
+from segdeploy.deploy.models.families import describe_misfit, detect, unwrap
 from segdeploy.deploy.packaging.ascend.aipp import read_aipp
 from segdeploy.deploy.packaging.package import read_manifest
 from segdeploy.deploy.packaging.triton.config import config_text, read_config

@@ -17,8 +17,8 @@ from torch import Generator, Tensor, nn
 
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import Network, build_network, load_checkpoint
-from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.system.checksums import CHECKSUMS
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.training.augment import (
@@ -31,7 +31,7 @@ from segdeploy.training.augment import (
     sample,
 )
 from segdeploy.training.evaluate import ValidationSet, evaluate
-from segdeploy.training.folder import FILES
+from segdeploy.training.files import FILES
 from segdeploy.training.loop import Settings, TrainingResult, train
 from segdeploy.training.losses import bce_dice
 from segdeploy.training.recipe import Recipe

@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import build_network
-from segdeploy.deploy.models.families import Architecture
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -59,7 +59,7 @@ TWENTY_STEPS = """
 import json, sys
 import torch
 from segdeploy.deploy.models.checkpoint import build_network
-from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.quantize.sharding import WHOLE, shard_from_environment
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.step import Stepper
@@ -159,7 +159,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from segdeploy.deploy.models.checkpoint import build_network
-from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.quantize.sharding import shard_from_environment
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.step import Stepper

@@ -15,9 +15,9 @@ import torch
 import segdeploy.training.loop
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models.families import Architecture
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.training.folder import FILES
+from segdeploy.training.files import FILES
 from segdeploy.training.loop import Settings, TrainingResult, train
 from segdeploy.training.recipe import Amp, Loss, Recipe, Schedule
 from segdeploy.training.state import identity_of

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import (
     Network,
     build_network,
     load_checkpoint,
     save_checkpoint,
 )
-from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.stages.export import export

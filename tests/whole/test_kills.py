@@ -20,7 +20,8 @@ from kills import Bench, Tally, finish, interrupted_at, killed_at, killed_before
 
 from segdeploy.calibration.files import remove_partial
 from segdeploy.cli.main import main
-from segdeploy.training.folder import FILES, claim
+from segdeploy.training.files import FILES
+from segdeploy.training.folder import claim
 from segdeploy.training.history import EpochFigures
 from segdeploy.training.state import Progress, load_progress, save_progress
 

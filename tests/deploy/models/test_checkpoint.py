@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import (
     DEFAULT_RECURRENCE,
     Network,
@@ -29,7 +30,6 @@ from segdeploy.deploy.models.families import (
     PREFIXES,
     SHOWN_KEYS,
     WRAPPERS,
-    Architecture,
     Family,
     describe_misfit,
     detect,

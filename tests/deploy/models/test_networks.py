@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import Network, build_network
-from segdeploy.deploy.models.families import Architecture
 from segdeploy.deploy.models.r2u_net import RecurrentConv, RecurrentResidualBlock
 from segdeploy.deploy.models.unet_plus_plus import DEPTH
 
