@@ -7,43 +7,64 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks.report.rows import failed_rows, figure
-from segdeploy.benchmarks.speed.end_to_end import (
-    Route,
-    end_to_end_section,
-    image_files,
-    require_apart,
-)
-from segdeploy.benchmarks.speed.entries import Entry, entries_for
-from segdeploy.benchmarks.speed.run import speed_section
-from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject, Subject
-from segdeploy.benchmarks.speed.sweep import Sweep
-from segdeploy.benchmarks.speed.timing_noise import noise_lines
 from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
+from segdeploy.cli.flags import (
+    Group,
+    checkpoint_details,
+    end_to_end_flags,
+    evaluation_data,
+    models_flag,
+    runtime_flag,
+    sweep_flags,
+    time_limit_flag,
+    timing_flags,
+)
 from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
-from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Precision
-from segdeploy.deploy.onnx_model.file import contract_of, describe
-from segdeploy.deploy.runtimes.execution import Hint
-from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 from segdeploy.deploy.system.errors import RunError, UsageError
 from segdeploy.deploy.system.progress import share_bar
 
+if TYPE_CHECKING:
+    from segdeploy.benchmarks.speed.end_to_end import Route
+    from segdeploy.benchmarks.speed.subjects import Subject
+    from segdeploy.benchmarks.speed.sweep import Sweep
+    from segdeploy.deploy.data.preprocess import Preprocess
+    from segdeploy.deploy.runtimes.execution import Hint
+
 log = logging.getLogger(__name__)
+
+
+def add_flags(verb: Group) -> None:
+    """Models, and how they are timed."""
+    models_flag(verb)
+    verb.add_argument("--reference", type=Path, help="checkpoint to time in PyTorch eager as 1x")
+    checkpoint_details(verb)
+    evaluation_data(verb)
+    runtime_flag(verb)
+    timing_flags(verb)
+    sweep_flags(verb)
+    time_limit_flag(verb)
+    end_to_end_flags(verb)
+
 
 IMAGES = 8
 """Images of the data that calls are timed on."""
 
 
-def benchmark(options: Options, arguments: Sequence[str]) -> Result:
+def run(options: Options, arguments: Sequence[str]) -> Result:
     """Time models side by side, or one after the other from image files to mask files.
 
     Exit code 4 where a runtime failed; the others are measured all the same.
     """
+    from segdeploy.benchmarks.speed.entries import entries_for
+    from segdeploy.benchmarks.speed.run import speed_section
+    from segdeploy.benchmarks.speed.subjects import FileSubject
+    from segdeploy.benchmarks.speed.timing_noise import noise_lines
+    from segdeploy.deploy.data.image_set import open_set
+    from segdeploy.deploy.runtimes.execution import Hint
+
     if options.end_to_end:
         return _end_to_end(options)
     if options.output:
@@ -75,6 +96,9 @@ def benchmark(options: Options, arguments: Sequence[str]) -> Result:
 
 def _end_to_end(options: Options) -> Result:
     """Every image of a folder through each model, masks out."""
+    from segdeploy.benchmarks.speed.end_to_end import end_to_end_section, image_files, require_apart
+    from segdeploy.deploy.runtimes.execution import Hint
+
     if options.data:
         raise UsageError("--data is not read with --end-to-end; the folder holds the images")
     sweep = _sweep(options, hint=Hint.THROUGHPUT, batches=(1,))
@@ -102,6 +126,11 @@ def _end_to_end(options: Options) -> Result:
 
 def _routes(options: Options, output: Path) -> list[Route]:
     """Each model with its contract; where there are several, with a folder of its own."""
+    from segdeploy.benchmarks.speed.end_to_end import Route
+    from segdeploy.benchmarks.speed.entries import entries_for
+    from segdeploy.benchmarks.speed.subjects import FileSubject
+    from segdeploy.deploy.onnx_model.file import contract_of
+
     artifacts = artifacts_of(options.model)
     contracts = {label: contract_of(artifact) for label, artifact in artifacts.items()}
     found: list[tuple[str, Subject, Preprocess]] = [
@@ -119,6 +148,11 @@ def _routes(options: Options, output: Path) -> list[Route]:
 
 def _sweep(options: Options, *, hint: Hint, batches: tuple[int, ...]) -> Sweep:
     """What the flags ask to go through; ``hint`` and ``batches`` where they do not say."""
+    from segdeploy.benchmarks.speed.sweep import Sweep
+    from segdeploy.deploy.onnx_model.artifact import Precision
+    from segdeploy.deploy.runtimes.execution import Hint
+    from segdeploy.deploy.runtimes.registry import usable_cores
+
     return Sweep(
         threads=tuple(options.threads or (usable_cores(),)),
         batches=tuple(options.batch or batches),
@@ -130,6 +164,11 @@ def _sweep(options: Options, *, hint: Hint, batches: tuple[int, ...]) -> Sweep:
 
 def _reference(options: Options, models: Preprocess) -> Subject:
     """The reference, which must expect the same inputs as the models."""
+    from segdeploy.benchmarks.speed.entries import Entry
+    from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
+    from segdeploy.deploy.onnx_model.file import contract_of, describe
+    from segdeploy.deploy.runtimes.registry import RuntimeName
+
     path: Path = options.reference
     if path.suffix == ".onnx":
         artifact = describe(path)
@@ -144,6 +183,8 @@ def _reference(options: Options, models: Preprocess) -> Subject:
 
 def _code(section: dict[str, Any]) -> int:
     """What was measured is worth having, and a runtime that failed is a failure all the same."""
+    from segdeploy.benchmarks.report.rows import failed_rows
+
     return RunError.exit_code if failed_rows({"benchmark": section}, "benchmark") else 0
 
 
@@ -157,6 +198,8 @@ def _say(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) 
 
 
 def _speed_line(row: dict[str, Any]) -> str:
+    from segdeploy.benchmarks.report.rows import figure
+
     said = (
         [] if row["p50_ms"] is None else [f"p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms"]
     )
@@ -169,6 +212,8 @@ def _speed_line(row: dict[str, Any]) -> str:
 
 
 def _end_to_end_line(row: dict[str, Any]) -> str:
+    from segdeploy.benchmarks.report.rows import figure
+
     alone, share = row["alone_images_per_s"], row["processor_share"]
     stages = ", ".join(
         f"{stage} {alone[stage]:.1f} ({100 * share[stage]:.0f} % of processor time)"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from segdeploy.deploy.data.preprocess import Preprocess
+    from segdeploy.deploy.onnx_model.artifact import Artifact
 
 
 def require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) -> None:
@@ -31,6 +33,8 @@ def artifacts_of(paths: Sequence[Path]) -> dict[str, Artifact]:
         InputError: one cannot be read.
         UsageError: two have one name.
     """
+    from segdeploy.deploy.onnx_model.file import describe
+
     artifacts = {path.name.removesuffix(".onnx"): describe(path) for path in paths}
     if len(artifacts) != len(paths):
         raise UsageError("two of the models have the same file name; rename one")
@@ -43,6 +47,8 @@ def common_contract(artifacts: dict[str, Artifact]) -> Preprocess:
     Raises:
         UsageError: they expect different inputs.
     """
+    from segdeploy.deploy.onnx_model.file import contract_of
+
     contracts = {label: contract_of(artifact) for label, artifact in artifacts.items()}
     (first, contract), *others = contracts.items()
     for label, other in others:

@@ -9,6 +9,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+from segdeploy.cli.parser import subparsers_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.yaml_text import read_yaml
 
@@ -30,16 +31,15 @@ def with_config(arguments: Sequence[str], parser: argparse.ArgumentParser) -> li
     found, _ = finder.parse_known_args(arguments)
     if found.config is None:
         return list(arguments)
-    verb_at = next((i for i, word in enumerate(arguments) if not word.startswith("-")), None)
-    subparser = _subparser(parser, arguments[verb_at]) if verb_at is not None else None
-    if subparser is None or verb_at is None:
+    leaf, at = _leaf(parser, arguments)
+    if leaf is None:
         return list(arguments)  # the parser itself explains the missing or unknown verb
     flags: list[str] = []
     for key, value in _read(found.config).items():
-        words = _as_flags(key, value, subparser, found.config)
-        _require_fitting(words, key, subparser, found.config)
+        words = _as_flags(key, value, leaf, found.config)
+        _require_fitting(words, key, leaf, found.config)
         flags += words
-    return [*arguments[: verb_at + 1], *flags, *arguments[verb_at + 1 :]]
+    return [*arguments[:at], *flags, *arguments[at:]]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -103,9 +103,15 @@ def _as_flags(key: str, value: object, parser: argparse.ArgumentParser, path: Pa
     return [f"{flag}={value}"]
 
 
-def _subparser(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentParser | None:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found: argparse.ArgumentParser | None = action.choices.get(verb)
-            return found
-    return None
+def _leaf(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.ArgumentParser | None, int]:
+    """The parser of the named verb, or of its check, and where its flags begin."""
+    at = 0
+    while below := subparsers_of(parser):
+        at = next((i for i in range(at, len(arguments)) if arguments[i] in below), len(arguments))
+        if at == len(arguments):
+            return None, at
+        parser = below[arguments[at]]
+        at += 1
+    return parser, at

@@ -5,38 +5,81 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from segdeploy.calibration.files import write_atomic
-from segdeploy.calibration.json_record import json_of
-from segdeploy.calibration.table import CalibrationTable
-from segdeploy.cli.debug_flags import DEFAULT_SAMPLES
+from segdeploy.cli.flags import TARGETS, Group, output_flag, positive_int, seed_flag, threads_flag
 from segdeploy.cli.inputs import Options, Result, output_file
 from segdeploy.deploy.data import bundled
-from segdeploy.deploy.data.image_set import SegmentationSet, open_set
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_model.file import contract_of, describe
-from segdeploy.deploy.sensitivity.layer_errors import LayerError, compare_layers, layer_errors
-from segdeploy.deploy.sensitivity.section import (
-    DEPARTED_DB,
-    debug_section,
-    first_departure,
-    noise_power,
-    worth_excluding,
-)
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import bar
-from segdeploy.deploy.targets.profiles import profile_named
+
+if TYPE_CHECKING:
+    from segdeploy.deploy.data.image_set import SegmentationSet
+    from segdeploy.deploy.onnx_model.artifact import Artifact
+    from segdeploy.deploy.sensitivity.layer_errors import LayerError
 
 log = logging.getLogger(__name__)
+
+
+DEFAULT_SAMPLES = 16
+
+
+def add_flags(verb: Group) -> None:
+    """Everything ``segdeploy debug`` takes."""
+    verb.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        required=True,
+        help="float ONNX file that was calibrated, with --calibration; or an int8 file in QDQ "
+        "form, with --reference",
+    )
+    verb.add_argument(
+        "--calibration", type=Path, metavar="FILE.json", help="table from `calibrate`"
+    )
+    verb.add_argument(
+        "--reference", type=Path, metavar="FILE.onnx", help="float file the int8 file was made from"
+    )
+    verb.add_argument(
+        "--target",
+        choices=TARGETS,
+        help="with --calibration: what int8 is made for (default: ort-x86)",
+    )
+    verb.add_argument(
+        "--exclude",
+        nargs="+",
+        metavar="LAYER",
+        help="with --calibration: layers that stay in float",
+    )
+    verb.add_argument(
+        "--calib-data", type=Path, help="prepared folder, its train split (default: bundled sample)"
+    )
+    verb.add_argument(
+        "--num-samples",
+        type=positive_int,
+        help=f"images, drawn by seed (default: {DEFAULT_SAMPLES}, or all where there are fewer)",
+    )
+    seed_flag(verb)
+    threads_flag(verb)
+    output_flag(verb, "JSON file to write, histograms and all")
+
 
 T = TypeVar("T")
 
 DEFAULT_TARGET = "ort-x86"
 
 
-def debug(options: Options, arguments: Sequence[str]) -> Result:
+def run(options: Options, arguments: Sequence[str]) -> Result:
     """Rank the layers of an int8 model by what they do to its output."""
+    from segdeploy.calibration.files import write_atomic
+    from segdeploy.calibration.json_record import json_of
+    from segdeploy.calibration.table import CalibrationTable
+    from segdeploy.deploy.onnx_model.file import contract_of, describe
+    from segdeploy.deploy.sensitivity.layer_errors import compare_layers, layer_errors
+    from segdeploy.deploy.sensitivity.section import debug_section
+    from segdeploy.deploy.targets.profiles import profile_named
+
     model = describe(options.model)
     _require_one_question(options, model)
     given = [options.model, *filter(None, (options.calibration, options.reference))]
@@ -79,6 +122,8 @@ def _require_one_question(options: Options, model: Artifact) -> None:
     Raises:
         UsageError: naming them and what to give.
     """
+    from segdeploy.deploy.onnx_model.artifact import Precision
+
     if bool(options.calibration) == bool(options.reference):
         raise UsageError(
             "give -m FLOAT.onnx --calibration TABLE.json, or -m INT8.onnx --reference FLOAT.onnx"
@@ -99,6 +144,8 @@ def _require_one_question(options: Options, model: Artifact) -> None:
 
 def _images(options: Options) -> SegmentationSet:
     """Of the train split only: the test split is for reports."""
+    from segdeploy.deploy.data.image_set import open_set
+
     images = open_set(options.calib_data or bundled.sample(), "train")
     count = options.num_samples or min(DEFAULT_SAMPLES, len(images))
     return images.take(count, seed=options.seed)
@@ -143,6 +190,13 @@ def _say(layers: Sequence[LayerError], title: str) -> None:
 
 def _advise(layers: Sequence[LayerError]) -> None:
     """The faults, where the int8 model departs, and the line to paste."""
+    from segdeploy.deploy.sensitivity.section import (
+        DEPARTED_DB,
+        first_departure,
+        noise_power,
+        worth_excluding,
+    )
+
     for layer in layers:
         if layer.fault:
             log.info("%s", fault_line(layer))

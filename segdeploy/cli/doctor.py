@@ -6,24 +6,36 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks.speed.environment import describe as describe_environment
+from segdeploy.cli.flags import (
+    Group,
+)
 from segdeploy.cli.inputs import Options, Result
-from segdeploy.deploy.runtimes.base import Availability
-from segdeploy.deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability
-from segdeploy.deploy.runtimes.registry import RuntimeName, availability, usable_cores
-from segdeploy.deploy.system.isa import Finding, findings
+
+if TYPE_CHECKING:
+    from segdeploy.deploy.runtimes.base import Availability
+    from segdeploy.deploy.system.isa import Finding
 
 log = logging.getLogger(__name__)
 
+
+def add_flags(verb: Group) -> None:
+    """None of its own."""
+
+
 GIB = 2**30
-NOT_RUN = (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.ONNXRUNTIME_TENSORRT, "pytorch-cuda")
+NOT_RUN = ("onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda")
 """Runtimes that this project could not run on their hardware."""
 
 
-def doctor(options: Options, arguments: Sequence[str]) -> Result:
+def run(options: Options, arguments: Sequence[str]) -> Result:
     """Say what this machine has, what that means for int8, and which runtimes are ready."""
+    from segdeploy.benchmarks.speed.environment import describe as describe_environment
+    from segdeploy.deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability
+    from segdeploy.deploy.runtimes.registry import RuntimeName, availability, usable_cores
+    from segdeploy.deploy.system.isa import findings
+
     machine = describe_environment()
     found = findings(machine=platform.machine(), isa=machine.isa)
     states = [availability(name) for name in RuntimeName]
@@ -54,6 +66,8 @@ def default_precision(name: str) -> str | None:
     OpenVINO is asked, for it decides by the processor. The others take fp32 on a CPU; on an NVIDIA
     GPU PyTorch and ONNX Runtime let convolutions round to TF32.
     """
+    from segdeploy.deploy.runtimes.registry import RuntimeName
+
     if name == RuntimeName.OPENVINO:
         import openvino
 

@@ -31,6 +31,12 @@ Group = argparse.ArgumentParser | argparse._ArgumentGroup
 
 def checkpoint_flags(verb: Group, *, required: bool = True) -> None:
     """The checkpoint and what its keys cannot tell."""
+    checkpoint_flag(verb, required=required)
+    checkpoint_details(verb)
+
+
+def checkpoint_flag(verb: Group, *, required: bool) -> None:
+    """A trained network."""
     verb.add_argument(
         "-c",
         "--checkpoint",
@@ -38,15 +44,11 @@ def checkpoint_flags(verb: Group, *, required: bool = True) -> None:
         required=required,
         help="trained .pth, .pt or .safetensors" + ("" if required else " (default: bundled)"),
     )
-    checkpoint_details(verb)
 
 
 def checkpoint_details(verb: Group) -> None:
     """What the keys of a checkpoint cannot tell."""
-    verb.add_argument("--arch", choices=ARCHITECTURES, help="network (default: told by the keys)")
-    verb.add_argument(
-        "--recurrence", type=positive_int, help="R2U-Net's t (default: as stored, else 2)"
-    )
+    network_flags(verb)
     verb.add_argument(
         "--head", type=int, choices=(1, 2, 3, 4), help="UNet++ head to take (default: deepest)"
     )
@@ -55,6 +57,14 @@ def checkpoint_details(verb: Group) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether the network the checkpoint was trained in returned logits; recorded only, "
         "the exported model ends in one sigmoid either way (default: told by the keys, else no)",
+    )
+
+
+def network_flags(verb: Group) -> None:
+    """The network of a checkpoint, and its input contract."""
+    verb.add_argument("--arch", choices=ARCHITECTURES, help="network (default: told by the keys)")
+    verb.add_argument(
+        "--recurrence", type=positive_int, help="R2U-Net's t (default: as stored, else 2)"
     )
     verb.add_argument(
         "--preprocess",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from os.path import realpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.cli.flags import AUTO
 from segdeploy.deploy.data import bundled
-from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_model.file import describe
-from segdeploy.deploy.runtimes.base import Execution
-from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
-from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 from segdeploy.deploy.system.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from segdeploy.deploy.data.preprocess import Preprocess
+    from segdeploy.deploy.onnx_model.artifact import Artifact
+    from segdeploy.deploy.runtimes.registry import RuntimeName
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ def contract_in(options: Options) -> Preprocess | None:
     Raises:
         InputError: the file cannot be read or is no contract.
     """
+    from segdeploy.deploy.data.preprocess import Preprocess
+
     if not options.preprocess:
         return None
     try:
@@ -78,6 +80,13 @@ def output_file(options: Options, *inputs: Path) -> Path:
     return output
 
 
+def wrote(artifact: Artifact) -> Result:
+    """Say what file was written, and what is in it."""
+    size = artifact.path.stat().st_size
+    log.info("%s: %s, %.1f MB", artifact.path, artifact.precision.value, size / 1e6)
+    return 0, asdict(artifact) | {"bytes": size}
+
+
 def runtimes_of(
     options: Options, checkpoint: Checkpoint | None = None
 ) -> tuple[RuntimeName, ...] | None:
@@ -94,6 +103,9 @@ def runtimes_of(
         UsageError: ``auto`` beside a runtime by name.
         InputError: no runtime runs the models.
     """
+    from segdeploy.deploy.onnx_model.file import describe
+    from segdeploy.deploy.runtimes.registry import RuntimeName
+
     if not options.runtime:
         return None
     if AUTO not in options.runtime:
@@ -114,6 +126,10 @@ def runtimes_of(
 def _measured(options: Options, artifacts: Sequence[Artifact]) -> RuntimeName:
     """The fastest runtime here, said with its figures."""
     from segdeploy.benchmarks.speed.fastest import fastest
+    from segdeploy.deploy.onnx_model.artifact import Precision
+    from segdeploy.deploy.runtimes.base import Execution
+    from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
+    from segdeploy.deploy.runtimes.registry import usable_cores
 
     flags = vars(options)
     threads = flags.get("threads") or usable_cores()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from segdeploy.cli.config import with_config
-from segdeploy.cli.parser import build_parser
+from segdeploy.cli.parser import build_parser, run_verb
 from segdeploy.deploy.system.command import guarded, print_json
 
 OVERWRITE = "--overwrite"
@@ -35,15 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         parser = build_parser()
         options = parser.parse_args(with_config(arguments, parser))
-        # Each verb imports what it needs: `segdeploy -h` must not wait for torch.
-        from segdeploy.cli import verbs as cli_verbs
+        # What a verb needs is imported when it runs: `segdeploy -h` must not wait for torch.
         from segdeploy.deploy.system.memory_limit import memory_limited, working_on
 
         flags = vars(options)
         to_lower = [f"--{flag.replace('_', '-')}" for flag in MEMORY_FLAGS if flag in flags]
         working_on(f"segdeploy {options.verb}")
         with memory_limited(flags.get("max_memory"), to_lower=to_lower):
-            code, result = cli_verbs.VERBS[options.verb](options, arguments)
+            code, result = run_verb(options, arguments)
         if options.format == "json" and result:  # of several processes one has the result
             print_json(result)
         return code

@@ -5,33 +5,96 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks.parity.predictions import Predictions, Values, read_predictions
-from segdeploy.benchmarks.parity.run import gate_passed, parity_section
-from segdeploy.benchmarks.report.rows import compared_rows, figure
-from segdeploy.benchmarks.speed.entries import Entry, entries_everywhere, entries_for
 from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
+from segdeploy.cli.flags import (
+    Group,
+    checkpoint_details,
+    evaluation_data,
+    max_drop_flag,
+    models_flag,
+    runtime_flag,
+    seed_flag,
+    threads_flag,
+    time_limit_flag,
+)
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
-from segdeploy.deploy.data.image_set import SegmentationSet, open_set
-from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, describe
-from segdeploy.deploy.runtimes.base import Execution, Runtime
-from segdeploy.deploy.runtimes.isolated import open_isolated
-from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.progress import bar
 
+if TYPE_CHECKING:
+    from segdeploy.benchmarks.parity.predictions import Predictions
+    from segdeploy.benchmarks.speed.entries import Entry
+    from segdeploy.deploy.data.image_set import SegmentationSet
+    from segdeploy.deploy.data.preprocess import Preprocess
+    from segdeploy.deploy.onnx_model.artifact import Artifact
+    from segdeploy.deploy.runtimes.base import Execution, Runtime
+
 log = logging.getLogger(__name__)
+
+
+VALUES = ("probability", "logits")
+
+
+def add_flags(verb: Group) -> None:
+    """Models, outputs that devices returned, and what both are compared with."""
+    models_flag(verb, required=False)
+    verb.add_argument(
+        "--reference", type=Path, required=True, help="checkpoint or ONNX file to compare with"
+    )
+    checkpoint_details(verb)
+    evaluation_data(verb)
+    runtime_flag(verb, default="every runtime that is here and takes the file")
+    max_drop_flag(verb)
+    seed_flag(verb)
+    threads_flag(verb)
+    time_limit_flag(verb)
+    _prediction_flags(verb)
+
+
+def _prediction_flags(verb: Group) -> None:
+    group = verb.add_argument_group(
+        "outputs of a device",
+        "scored like a model: one file for each evaluation image, NAME.npz or NAME.npy (one float\n"
+        "array, the network's output) or NAME.png (a mask of the network's size)",
+    )
+    group.add_argument(
+        "--predictions", type=Path, nargs="+", default=(), metavar="DIR", help="folders of outputs"
+    )
+    group.add_argument(
+        "--predictions-name",
+        nargs="+",
+        metavar="NAME",
+        help="of the device, for the table, one for each folder (default: the folder's name)",
+    )
+    group.add_argument(
+        "--predictions-are",
+        choices=VALUES,
+        default=VALUES[0],
+        help="what the arrays hold (default: probability)",
+    )
+    group.add_argument(
+        "--predictions-order",
+        type=Path,
+        metavar="FILE",
+        help="the inputs in the order the device took them, one path a line, for a device that "
+        "numbers its outputs: the n-th file by name is of the n-th line",
+    )
+
 
 WORST = 3
 """Images that the text names for each candidate; JSON has more."""
 
 
-def parity(options: Options, arguments: Sequence[str]) -> Result:
+def run(options: Options, arguments: Sequence[str]) -> Result:
     """Compare candidates with a reference; exit code 1 unless every one is proven to be kept."""
+    from segdeploy.benchmarks.parity.run import gate_passed, parity_section
+    from segdeploy.deploy.data.image_set import open_set
+    from segdeploy.deploy.runtimes.base import Execution
+    from segdeploy.deploy.runtimes.registry import usable_cores
+
     _require_candidates(options)
     artifacts = artifacts_of(options.model)
     images = open_set(options.data or bundled.sample(), "test")
@@ -93,6 +156,8 @@ def _require_compared(section: dict[str, Any]) -> None:
 
 def _entries(options: Options, artifacts: dict[str, Artifact]) -> tuple[Entry, ...]:
     """Every file on the runtimes asked for; without such, on every one that takes it."""
+    from segdeploy.benchmarks.speed.entries import entries_everywhere, entries_for
+
     runtimes = runtimes_of(options)
     return entries_everywhere(artifacts) if runtimes is None else entries_for(artifacts, runtimes)
 
@@ -101,6 +166,8 @@ def _predictions(
     options: Options, images: SegmentationSet, preprocess: Preprocess
 ) -> list[Predictions]:
     """What the devices returned, in the order of the images."""
+    from segdeploy.benchmarks.parity.predictions import Values, read_predictions
+
     return [
         read_predictions(
             folder,
@@ -116,6 +183,10 @@ def _predictions(
 
 def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Preprocess]:
     """The reference, its name, and the inputs it expects."""
+    from segdeploy.deploy.onnx_model.file import contract_of, describe
+    from segdeploy.deploy.runtimes.isolated import open_isolated
+    from segdeploy.deploy.runtimes.registry import RuntimeName
+
     path: Path = options.reference
     if path.suffix == ".onnx":
         artifact = describe(path)
@@ -138,6 +209,8 @@ def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Pr
 
 def _say(section: dict[str, Any]) -> None:
     """What was found, a line for each row; below it what did not pass, and the worst images."""
+    from segdeploy.benchmarks.report.rows import compared_rows
+
     for row in compared_rows({"parity": section}):
         log.info("%s", _line(row))
         for failure in row["failures"]:
@@ -157,6 +230,8 @@ def _change(image: dict[str, Any]) -> float:
 
 
 def _line(row: dict[str, Any]) -> str:
+    from segdeploy.benchmarks.report.rows import figure
+
     scores = ", ".join(
         f"{label} {figure(row['scores'][key], 'share')}"
         for label, key in (("IoU", "iou"), ("mIoU", "miou"), ("Dice", "dice"))

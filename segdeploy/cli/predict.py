@@ -5,36 +5,149 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks.speed.process import peak_bytes
-from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
-from segdeploy.cli.predict_flags import PYTORCH
-from segdeploy.deploy.onnx_model.artifact import Precision
-from segdeploy.deploy.prediction.model import (
-    ONNX_SUFFIX,
-    CheckpointModel,
-    Model,
-    onnx_model,
-    require_possible,
+from segdeploy.cli.flags import (
+    AUTO,
+    RUNTIMES,
+    Group,
+    checkpoint_details,
+    count,
+    output_flag,
+    positive,
+    positive_int,
+    threads_flag,
 )
-from segdeploy.deploy.prediction.run import Engine, Summary, predict
-from segdeploy.deploy.prediction.settings import Fit, Settings, Write
-from segdeploy.deploy.prediction.sources import sources_of
-from segdeploy.deploy.runtimes.execution import Execution, Hint
-from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import count_bar
 
+if TYPE_CHECKING:
+    from segdeploy.deploy.prediction.model import Model
+    from segdeploy.deploy.prediction.run import Engine, Summary
+    from segdeploy.deploy.prediction.settings import Settings
+    from segdeploy.deploy.runtimes.execution import Execution
+
 log = logging.getLogger(__name__)
+
+
+PYTORCH = "pytorch"
+FITS = ("resize", "pad", "tile")
+WRITES = ("mask", "probability", "probability-npy", "overlay", "labels")
+ENGINES = ("local", "ray")
+
+
+def add_flags(verb: Group) -> None:
+    """Everything ``segdeploy predict`` takes."""
+    verb.add_argument("model", type=Path, metavar="MODEL", help="ONNX file or checkpoint")
+    verb.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files; folders, with all folders in them; patterns in quotes ('plate*/**/*.tif'"
+        "); @FILE, a list with a path a line. Folders and patterns keep their structure in the "
+        "output. Pixels are taken as stored: EXIF turns nothing",
+    )
+    output_flag(
+        verb,
+        "folder to write: masks, probability/, overlay/, labels/, index.csv and index.jsonl",
+        required=True,
+    )
+    verb.add_argument(
+        "--write",
+        choices=WRITES,
+        nargs="+",
+        default=["mask"],
+        help="mask: 255 where the probability is at least 0.5; probability: 16-bit PNG; "
+        "probability-npy: float32; overlay: foreground tinted; labels: 16-bit PNG, one number for "
+        "each 8-connected object (default: mask)",
+    )
+    verb.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="do every image again; without it, what is done stays done while model, settings and "
+        "image are the same",
+    )
+    _fit_flags(verb.add_argument_group("images of any size"))
+    _running_flags(verb.add_argument_group("running"))
+    checkpoint_details(verb.add_argument_group("a checkpoint's details"))
+
+
+def _fit_flags(group: Group) -> None:
+    group.add_argument(
+        "--fit",
+        choices=FITS,
+        default="resize",
+        help="resize: the whole image at the model's input size, the probability resized back; "
+        "pad: at its own resolution, for a checkpoint or a model rewritten with any-size; tile: "
+        "overlapping tiles of the input size at its own resolution, blended (default: resize)",
+    )
+    group.add_argument(
+        "--overlap",
+        type=count,
+        metavar="PIXELS",
+        help="that neighbouring tiles share, at least (default: a quarter of a tile)",
+    )
+    group.add_argument(
+        "--scale",
+        type=positive,
+        help="resize the image by this before pad or tile, and the probability back; objects "
+        "should have the size they were trained at (default: 1)",
+    )
+
+
+def _running_flags(group: Group) -> None:
+    group.add_argument(
+        "--runtime",
+        choices=(AUTO, PYTORCH, *RUNTIMES),
+        help="auto: measure, and take the fastest here (default: what the file suits and is here)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of layers that are not quantized (default: fp32)",
+    )
+    group.add_argument(
+        "--batch",
+        type=positive_int,
+        default=1,
+        help="resized images or tiles a call (default: 1)",
+    )
+    threads_flag(group)
+    group.add_argument(
+        "--streams",
+        type=positive_int,
+        help="calls at once (default: one for each thread; with --engine ray 1)",
+    )
+    group.add_argument(
+        "--workers",
+        type=positive_int,
+        help="threads that decode and encode (default: all this process may use); with --engine "
+        "ray, processes that each hold the model (default: 2)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="ray: the cluster in RAY_ADDRESS, else a new one here; --threads is that of one "
+        "process (default 1); needs pip install 'segdeploy[ray]' (default: local)",
+    )
+
 
 RAY_WORKERS = 2
 OVERLAP_PART = 4
 """Neighbouring tiles share a quarter of a tile where nothing else is said."""
 
 
-def run_predict(options: Options, arguments: Sequence[str]) -> Result:
+def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the masks of images, and an index of what became of each."""
+    from segdeploy.deploy.prediction.model import require_possible
+    from segdeploy.deploy.prediction.run import Engine, predict
+    from segdeploy.deploy.prediction.sources import sources_of
+    from segdeploy.deploy.runtimes.registry import usable_cores
+
     engine = Engine(options.engine)
     if engine is Engine.RAY:
         from segdeploy.deploy.prediction.ray_engine import require_ray
@@ -64,6 +177,11 @@ def run_predict(options: Options, arguments: Sequence[str]) -> Result:
 
 def _execution(options: Options, engine: Engine) -> Execution:
     """Throughput: every processor has a call of its own, unless flags say otherwise."""
+    from segdeploy.deploy.onnx_model.artifact import Precision
+    from segdeploy.deploy.prediction.run import Engine
+    from segdeploy.deploy.runtimes.execution import Execution, Hint
+    from segdeploy.deploy.runtimes.registry import usable_cores
+
     threads = options.threads or (1 if engine is Engine.RAY else usable_cores())
     return Execution(
         threads=threads,
@@ -81,6 +199,8 @@ def _model(options: Options, execution: Execution) -> Model:
         UsageError: a checkpoint's flag for an ONNX file, or a runtime that does not run it.
         InputError: it cannot be loaded.
     """
+    from segdeploy.deploy.prediction.model import ONNX_SUFFIX, CheckpointModel, onnx_model
+
     if options.model.suffix.lower() != ONNX_SUFFIX:
         if options.runtime not in (None, PYTORCH):
             raise UsageError(
@@ -104,6 +224,8 @@ def _model(options: Options, execution: Execution) -> Model:
 
 
 def _settings(options: Options, model: Model) -> Settings:
+    from segdeploy.deploy.prediction.settings import Fit, Settings, Write
+
     fit = Fit(options.fit)
     overlap = options.overlap
     if overlap is None:
@@ -118,6 +240,8 @@ def _settings(options: Options, model: Model) -> Settings:
 
 def _say(summary: Summary, model: Model) -> None:
     """One line on what was done, and one for each thing to know."""
+    from segdeploy.benchmarks.speed.process import peak_bytes
+
     rate = summary.done_now / summary.seconds
     log.info(
         "%s: %d images done in %.1f s, %.1f images/s, peak %.0f MB%s",
@@ -145,6 +269,8 @@ def _say(summary: Summary, model: Model) -> None:
 
 
 def _result(summary: Summary, model: Model, settings: Settings) -> dict[str, Any]:
+    from segdeploy.benchmarks.speed.process import peak_bytes
+
     return {
         "model": model.name,
         "fit": settings.fit.value,

@@ -7,28 +7,48 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.report.compare import compare_reports
-from segdeploy.benchmarks.report.compare_page import warnings, write_comparison
-from segdeploy.benchmarks.report.files import PAGES, load_report, verdict_text, write_report
-from segdeploy.benchmarks.report.rows import figure, interval
+from segdeploy.cli.flags import Group, output_flag
 from segdeploy.cli.inputs import Options, Result
-from segdeploy.deploy.system.checksums import CHECKSUMS, update_checksums
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import writing_folder
 
 log = logging.getLogger(__name__)
 
+
+def add_flags(verb: Group) -> None:
+    """One run to write again, or two to compare."""
+    verb.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help="output folder of a run, or its report.json; its report.md and report.html are "
+        "written again",
+    )
+    verb.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="output folders of two runs, the earlier first; compare.md and compare.html say what "
+        "changed in accuracy, speed, size and around them",
+    )
+    output_flag(verb, "with --compare: folder to write (default: segdeploy-compare)", default=None)
+
+
 COMPARED = Path("segdeploy-compare")
 """Folder of a comparison where none is given."""
 
 
-def report(options: Options, arguments: Sequence[str]) -> Result:
+def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the readable reports again from report.json, or compare two.
 
     Raises:
         UsageError: neither one run nor two are given, or both.
         InputError: a report cannot be read.
     """
+    from segdeploy.benchmarks.report.files import PAGES, load_report, verdict_text, write_report
+    from segdeploy.deploy.system.checksums import CHECKSUMS, update_checksums
+
     if (options.folder is None) == (options.compare is None):
         raise UsageError("give one run (segdeploy report DIR), or two with --compare A B")
     if options.compare:
@@ -48,6 +68,11 @@ def report(options: Options, arguments: Sequence[str]) -> Result:
 
 def _compare(one: Path, other: Path, *, output: Path) -> Result:
     """Both reports on one page; says the changes in a few lines."""
+    from segdeploy.benchmarks.report.compare import compare_reports
+    from segdeploy.benchmarks.report.compare_page import warnings, write_comparison
+    from segdeploy.benchmarks.report.files import load_report
+    from segdeploy.benchmarks.report.rows import figure
+
     if output.exists() and not output.is_dir():
         raise UsageError(f"-o {output} is a file; give a folder")
     found = compare_reports(load_report(one), load_report(other))
@@ -66,6 +91,8 @@ def _compare(one: Path, other: Path, *, output: Path) -> Result:
 
 
 def _change(row: dict[str, Any]) -> str:
+    from segdeploy.benchmarks.report.rows import figure, interval
+
     change = figure(row["change_percentage_points"], "points")
     ends = row["ci95_percentage_points"]
     return f"{change} points" + (f" (95 % interval {interval(ends)})" if ends else "")

@@ -5,16 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from segdeploy.calibration.errors import printable_line
+from segdeploy.cli.flags import (
+    Group,
+)
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result
-from segdeploy.verify.verify import verify
 
 log = logging.getLogger(__name__)
 
 
-def verify_folder(options: Options, arguments: Sequence[str]) -> Result:
+def add_flags(verb: Group) -> None:
+    """A finished folder."""
+    verb.add_argument("folder", type=Path, help="finished output of run, train, predict or package")
+
+
+def run(options: Options, arguments: Sequence[str]) -> Result:
     """Say what changed; exit code 1 if anything did."""
+    from segdeploy.verify.verify import verify
+
     found = verify(options.folder)
     for change in found.changes:
         log.error("%s", printable_line(f"{change.file}: {change.words}"))

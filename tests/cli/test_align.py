@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
@@ -12,18 +11,13 @@ from typing import Any
 
 import pytest
 
-from segdeploy.cli.align import align
-from segdeploy.cli.align_flags import FLAGS_OF, STEPS, align_flags
+from segdeploy.cli import align as cli_align
+from segdeploy.cli.align import STEPS
+from segdeploy.cli.parser import build_parser
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.align.dump import Step
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
-
-
-def parser() -> argparse.ArgumentParser:
-    built = argparse.ArgumentParser(prog="segdeploy align")
-    align_flags(built)
-    return built
 
 
 @pytest.fixture
@@ -32,34 +26,46 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
     caplog.set_level(logging.INFO)
 
     def call(*words: object) -> tuple[int, dict[str, Any]]:
-        code, result = align(parser().parse_args([str(word) for word in words]), [])
+        code, result = cli_align.run(build_parser().parse_args(["align", *map(str, words)]), [])
         json.dumps(result, allow_nan=False, default=str)  # what --format json prints
         return code, result
 
     return call
 
 
-def test_the_steps_and_flags_are_those_of_the_checks() -> None:
+def test_the_steps_are_those_of_a_dump() -> None:
     assert tuple(step.value for step in Step) == STEPS
-    flags = {action.dest for action in parser()._actions} - {"help", "action"}
-    assert flags == set().union(*FLAGS_OF.values())
-    given = vars(parser().parse_args(["curves"]))
-    assert {name for name, value in given.items() if value is not None} == {"action", "files"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("curves a.csv b.csv --steps 3", "--steps is for align dump, not for curves"),
-        ("compare a b --plot x.png", "--plot is for align curves, not for compare"),
-        ("dump --num-samples 3 -o x", "--num-samples is for align layers, not for dump"),
-        ("dump --no-logits -o x", "--logits is for align layers, not for dump"),
-        ("compare a", "align compare takes 2 files, got .'a'."),
-        ("layers a b", "align layers takes 0 files"),
-        ("dump", "needs -o FOLDER"),
+        ("curves a.csv b.csv --steps 3", "unrecognized arguments: --steps 3"),
+        ("compare a b --plot x.png", "unrecognized arguments: --plot"),
+        ("dump --num-samples 3 -o x", "unrecognized arguments: --num-samples 3"),
+        ("dump --no-logits -o x", "unrecognized arguments: --no-logits"),
+        ("compare a", "the following arguments are required: CANDIDATE"),
+        ("layers a b", "unrecognized arguments: a b"),
+        ("dump", "the following arguments are required: -o/--output"),
+        ("layers --tolerance forward=1", "'forward=1' is not a number"),
+        ("compare a b --tolerance 1", "'1' is not STEP=NUMBER, with a step of inputs, forward"),
+        ("", "the following arguments are required: CHECK"),
+    ],
+)
+def test_a_check_takes_its_own_flags_and_no_other(
+    words: str, message: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(*words.split())
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         ("layers -m x.onnx", "needs what it is compared with: -c CHECKPOINT or --reference"),
         ("layers --reference x.onnx", "goes with -m, and without -c"),
-        ("layers --tolerance forward=1", "takes one --tolerance NUMBER"),
         ("curves a b --plot x.txt", "expected .png or .svg"),
     ],
 )
@@ -69,9 +75,9 @@ def test_flags_that_make_no_sense_together(words: str, message: str, run: Run) -
 
 
 @pytest.mark.parametrize("wrong", ["sideways=1", "forward=", "-1", "=1", "x"])
-def test_a_tolerance_that_is_none(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tolerance_that_is_none(wrong: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        parser().parse_args(["compare", "a", "b", f"--tolerance={wrong}"])
+        run("compare", "a", "b", f"--tolerance={wrong}")
     assert caught.value.code == 2
     assert "--tolerance" in capsys.readouterr().err
 
@@ -111,8 +117,6 @@ def test_dumps_are_compared_step_by_step(
     code, result = run("compare", tmp_path / "a", tmp_path / "b", "--tolerance", "forward=1e-12")
     assert (code, result["first_departure"]) == (1, "forward")
     assert "FAIL: forward departs first, tensor forward/eval/final1" in caplog.text
-    with pytest.raises(UsageError, match="takes STEP=NUMBER"):
-        run("compare", tmp_path / "a", tmp_path / "b", "--tolerance", "1")
     run(*words, "-o", tmp_path / "c", "--learning-rate", 0.01)
     with pytest.raises(InputError, match=r"learning_rate: 0\.001 and 0\.01"):
         run("compare", tmp_path / "a", tmp_path / "c")

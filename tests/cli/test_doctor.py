@@ -13,7 +13,7 @@ import pytest
 from segdeploy.benchmarks.speed.environment import ISA_FLAGS
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.cli import doctor as cli_doctor
-from segdeploy.cli.doctor import default_precision, doctor
+from segdeploy.cli.doctor import default_precision
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.isa import ARM, X86, findings
@@ -56,7 +56,7 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 class TestDoctor:
     def test_the_text_and_the_json_carry_the_same(self, said: pytest.LogCaptureFixture) -> None:
-        code, found = doctor(argparse.Namespace(), [])
+        code, found = cli_doctor.run(argparse.Namespace(), [])
         lines = [record.getMessage() for record in said.records]
         assert code == 0
         assert f"{'threads':20} {found['threads']}, all" in "\n".join(lines)
@@ -75,7 +75,7 @@ class TestDoctor:
         self, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(cli_doctor, "default_precision", lambda name: "bf16")
-        doctor(argparse.Namespace(), [])
+        cli_doctor.run(argparse.Namespace(), [])
         (line,) = (r.getMessage() for r in said.records if r.getMessage().startswith("pytorch  "))
         assert line.endswith("; its own default here is bf16, this project asks for fp32")
 
@@ -83,8 +83,8 @@ class TestDoctor:
         self, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bare = replace(describe_environment(), isa=(), memory_bytes=None)
-        monkeypatch.setattr(cli_doctor, "describe_environment", lambda: bare)
-        _, found = doctor(argparse.Namespace(), [])
+        monkeypatch.setattr("segdeploy.benchmarks.speed.environment.describe", lambda: bare)
+        _, found = cli_doctor.run(argparse.Namespace(), [])
         assert found["instruction_sets"] == []
         assert f"{'isa':20} unknown: this system does not tell" in said.messages
         assert f"{'memory':20} unknown" in said.messages

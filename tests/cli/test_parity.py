@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from segdeploy.benchmarks.parity import run as parity_run
+from segdeploy.cli import parity as cli_parity
 from segdeploy.cli.inputs import GATE_FAILED
-from segdeploy.cli.parity import parity
-from segdeploy.cli.parity_flags import VALUES, parity_flags
+from segdeploy.cli.parity import VALUES
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
@@ -72,9 +72,11 @@ def run(model: Path, image_set: Path, caplog: pytest.LogCaptureFixture) -> Run:
 
     def call(*words: object, reference: object = model) -> tuple[int, dict[str, Any]]:
         parser = argparse.ArgumentParser(prog="segdeploy parity")
-        parity_flags(parser)
+        cli_parity.add_flags(parser)
         common = ("--reference", reference, "--data", image_set, "--threads", 1)
-        code, section = parity(parser.parse_args([str(word) for word in (*words, *common)]), [])
+        code, section = cli_parity.run(
+            parser.parse_args([str(word) for word in (*words, *common)]), []
+        )
         jsonschema.validate(json.loads(json.dumps(section, allow_nan=False)), part)
         return code, section
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
-from segdeploy.cli import predict_flags as cli_predict_flags
+from segdeploy.cli import predict as cli_predict
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -193,7 +193,7 @@ class TestCommand:
     def test_everything_is_written_and_counted(
         self, files: Files, predict: Predict, capsys: pytest.CaptureFixture[str], image_set: Path
     ) -> None:
-        kinds = cli_predict_flags.WRITES
+        kinds = cli_predict.WRITES
         assert predict(files["fp32"], "out", "--write", *kinds, "--format", "json") == 0
         told = json.loads(capsys.readouterr().out)
         assert (told["images"], told["done"], told["reused"], told["fit"]) == (12, 12, 0, "resize")
@@ -216,7 +216,7 @@ class TestCommand:
     def test_batches_workers_and_streams_change_no_byte(
         self, files: Files, predict: Predict, fit: str, batch: int
     ) -> None:
-        kinds = ("--fit", fit, "--write", *cli_predict_flags.WRITES)
+        kinds = ("--fit", fit, "--write", *cli_predict.WRITES)
         assert predict(files["int8"], "one", *kinds, "--workers", 1) == 0
         more = ("--batch", batch, "--workers", 3, "--threads", 2, "--streams", 2)
         assert predict(files["int8"], "many", *kinds, *more) == 0
@@ -286,6 +286,6 @@ class TestCommand:
 
 
 def test_flags_name_what_there_is() -> None:
-    assert list(cli_predict_flags.FITS) == [fit.value for fit in Fit]
-    assert list(cli_predict_flags.WRITES) == [write.value for write in Write]
-    assert list(cli_predict_flags.ENGINES) == [engine.value for engine in Engine]
+    assert list(cli_predict.FITS) == [fit.value for fit in Fit]
+    assert list(cli_predict.WRITES) == [write.value for write in Write]
+    assert list(cli_predict.ENGINES) == [engine.value for engine in Engine]

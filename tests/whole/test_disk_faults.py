@@ -28,7 +28,6 @@ from matplotlib.figure import Figure
 import segdeploy.calibration.files
 from segdeploy.calibration.files import atomic_writer, remove_partial, write_atomic
 from segdeploy.cli.main import main
-from segdeploy.cli.verbs import VERBS as VERBS_OF_THE_COMMAND
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
@@ -370,8 +369,7 @@ def test_a_fault_of_ours_without_a_temporary_folder(
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", none)
-    monkeypatch.setattr("segdeploy.cli.artifacts.convert", broken)
-    monkeypatch.setitem(VERBS_OF_THE_COMMAND, "convert", broken)
+    monkeypatch.setattr("segdeploy.cli.convert.run", broken)
     outcome = verb("convert")
     message = "internal error .ZeroDivisionError: ours.*traceback could not be written: Read-only"
     assert_refused(outcome, code=4, message=message)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.cli import package_flags as cli_package_flags
+from segdeploy.cli import package as cli_package
 from segdeploy.cli.main import main
 from segdeploy.deploy.onnx_model.file import load_model, metadata, save_model, set_metadata
 from segdeploy.deploy.packaging.base import (
@@ -222,7 +222,7 @@ class TestRefusals:
 
 class TestCommandLine:
     def test_the_flags_list_what_the_registry_holds(self) -> None:
-        assert set(cli_package_flags.PACKAGE_TARGETS) == set(PACKAGE_TARGETS)
+        assert set(cli_package.PACKAGE_TARGETS) == set(PACKAGE_TARGETS)
         assert all(package_target(name).name == name for name in PACKAGE_TARGETS)
 
     def test_it_writes_says_and_prints(

@@ -96,7 +96,7 @@ def test_overwriting_is_not_told_again_once_the_output_is_its_own(
         with begun():
             raise Interrupted
 
-    monkeypatch.setattr("segdeploy.cli.verbs.VERBS", {"run": interrupted})
+    monkeypatch.setattr("segdeploy.cli.run.run", interrupted)
     assert main(["run", "--overwrite", "-o", str(tmp_path)]) == 130
     flag = "" if started else "--overwrite "
     assert capsys.readouterr().err.endswith(f"To go on: segdeploy run {flag}-o {tmp_path}\n")

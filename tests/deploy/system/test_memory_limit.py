@@ -16,9 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from segdeploy.cli import main as cli
 from segdeploy.cli.main import main
-from segdeploy.cli.parser import LIMITED, build_parser, verbs
+from segdeploy.cli.parser import VERBS, build_parser, subparsers_of, verbs
 from segdeploy.deploy.system import memory_limit
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.flag_values import memory_size
@@ -152,8 +151,8 @@ class TestCommand:
 
     def test_verbs_that_have_the_flag(self) -> None:
         for verb in verbs():
-            help_text = build_parser()._subparsers._group_actions[0].choices[verb].format_help()  # type: ignore
-            assert ("--max-memory SIZE" in help_text) == (verb in LIMITED)
+            help_text = subparsers_of(build_parser())[verb].format_help()
+            assert ("--max-memory SIZE" in help_text) == VERBS[verb].limited
 
     def test_one_line_and_exit_code_4(
         self,
@@ -169,7 +168,7 @@ class TestCommand:
                 yield item
 
         monkeypatch.setattr(
-            "segdeploy.cli.artifacts.bar", slow
+            "segdeploy.cli.calibrate.bar", slow
         )  # or the work is done before a look
         model = small_onnx(tmp_path / "net.onnx")
         output = tmp_path / "net.calib.json"
@@ -188,16 +187,9 @@ class TestCommand:
         def refuse(*arguments: object) -> tuple[int, dict[str, object]]:
             raise MemoryError("Unable to allocate 9 GiB\nfor an array")
 
-        monkeypatch.setitem(cli_verbs().VERBS, "doctor", refuse)
+        monkeypatch.setattr("segdeploy.cli.doctor.run", refuse)
         assert main(["doctor"]) == 4
         assert capsys.readouterr().err.splitlines() == [
             "segdeploy: error: the system has no more memory for segdeploy doctor (Unable to "
             "allocate 9 GiB for an array); lower --batch, --num-samples or --threads, or free some"
         ]
-
-
-def cli_verbs() -> Any:
-    from segdeploy.cli import verbs as module
-
-    assert cli.MEMORY_FLAGS
-    return module

@@ -1,42 +1,124 @@
-"""``segdeploy quantize --max-drop``: mixed precision under a budget."""
+"""``segdeploy quantize``: the int8 model of a target, or mixed precision within a budget."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segdeploy.benchmarks.mixed.judge import Judge
-from segdeploy.benchmarks.mixed.search import (
-    RANKING_IMAGES,
-    RANKING_PARTS,
-    MixedResult,
-    MixedSearch,
-    trial_file,
-)
-from segdeploy.benchmarks.mixed.state import SearchState, Trial
-from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.compare import require_same_inputs
-from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of
-from segdeploy.cli.mixed_flags import DEFAULT_TIME_BUDGET, duration
-from segdeploy.deploy import __version__
-from segdeploy.deploy.data.image_set import SegmentationSet, open_set, read_splits
-from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
-from segdeploy.deploy.runtimes.base import Execution, Runtime
-from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
-from segdeploy.deploy.system.checksums import sha256_of
+from segdeploy.cli.flags import (
+    TARGETS,
+    Group,
+    checkpoint_details,
+    exclude_flag,
+    model_flag,
+    not_negative,
+    output_flag,
+    seed_flag,
+    threads_flag,
+)
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of, output_file, wrote
 from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.only_writer import writing_file
 from segdeploy.deploy.system.progress import bar
-from segdeploy.deploy.targets.profiles import profile_named
+
+if TYPE_CHECKING:
+    from segdeploy.benchmarks.mixed.judge import Judge
+    from segdeploy.benchmarks.mixed.search import MixedResult
+    from segdeploy.benchmarks.mixed.state import Trial
+    from segdeploy.deploy.data.image_set import SegmentationSet
+    from segdeploy.deploy.data.preprocess import Preprocess
+    from segdeploy.deploy.onnx_model.artifact import Artifact
+    from segdeploy.deploy.runtimes.base import Execution, Runtime
 
 log = logging.getLogger(__name__)
+
+
+UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+DEFAULT_TIME_BUDGET = "10m"
+
+
+def add_flags(verb: Group) -> None:
+    """Everything ``segdeploy quantize`` takes."""
+    model_flag(verb)
+    output_flag(verb, "ONNX file to write", required=True)
+    verb.add_argument("--calibration", type=Path, required=True, help="table from `calibrate`")
+    verb.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="ort-x86",
+        help="default: ort-x86 (ort-arm, ort-x86-no-vnni and tensorrt: not run on hardware)",
+    )
+    exclude_flag(verb)
+    group = verb.add_argument_group(
+        "mixed precision",
+        "with --max-drop: the fewest layers stay in float with which the lower end of the 95 %\n"
+        "interval of the change of IoU, against --reference on the val split of --data, keeps the\n"
+        "budget; the test split only reports. The best file so far is in place at any moment, and\n"
+        "an interrupted search goes on when started again. Exit code 1 where time ends before.",
+    )
+    group.add_argument(
+        "--max-drop", type=not_negative, metavar="POINTS", help="the budget, e.g. 0.02"
+    )
+    group.add_argument(
+        "--time-budget",
+        type=duration,
+        metavar="TIME",
+        help=f"no trial starts that would end later: 90s, 10m, 1h (default: {DEFAULT_TIME_BUDGET})",
+    )
+    group.add_argument("--data", type=Path, help="prepared folder with a val split")
+    group.add_argument(
+        "--reference", type=Path, help="checkpoint or ONNX file that accuracy is compared with"
+    )
+    checkpoint_details(group)
+    seed_flag(group)
+    threads_flag(group)
+
+
+def duration(text: str) -> float:
+    """Seconds of a time such as ``90s``, ``10m`` or ``1.5h``; a plain number is seconds.
+
+    Example:
+        >>> duration("10m"), duration("90")
+        (600.0, 90.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0; write 90s, 10m or 1h")
+    return float(found[1]) * UNITS_S[found[2]]
+
+
+def run(options: Options, arguments: Sequence[str]) -> Result:
+    """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
+    from segdeploy.calibration.table import CalibrationTable
+    from segdeploy.deploy.onnx_model.file import describe
+    from segdeploy.deploy.quantize.to_int8 import to_int8
+    from segdeploy.deploy.system.checksums import sha256_of
+    from segdeploy.deploy.targets.profiles import profile_named
+
+    output = output_file(options, options.model, options.calibration)
+    if wants_search(options):
+        with writing_file(output, beside=kept_beside(output)):
+            return quantize_mixed(options, output)
+    with writing_file(output):
+        artifact = to_int8(
+            describe(options.model),
+            output,
+            table=CalibrationTable.read(options.calibration),
+            table_sha256=sha256_of(options.calibration),
+            profile=profile_named(options.target),
+            exclude=options.exclude,
+        )
+    return wrote(artifact)
+
 
 NEEDED = ("data", "reference")
 ONLY_WITH_BUDGET = ("time_budget", *NEEDED)
@@ -61,6 +143,16 @@ def wants_search(options: Options) -> bool:
 
 def quantize_mixed(options: Options, output: Path) -> Result:
     """Search for the fewest float layers within the budget, and report on the test split."""
+    from segdeploy.benchmarks.mixed.judge import Judge
+    from segdeploy.benchmarks.mixed.search import MixedSearch
+    from segdeploy.benchmarks.mixed.state import SearchState
+    from segdeploy.calibration.table import CalibrationTable
+    from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
+    from segdeploy.deploy.runtimes.base import Execution
+    from segdeploy.deploy.runtimes.registry import availability, usable_cores
+    from segdeploy.deploy.system.checksums import sha256_of
+    from segdeploy.deploy.targets.profiles import profile_named
+
     started = time.monotonic()
     source, profile = describe(options.model), profile_named(options.target)
     require_fp32(source, "int8 is made")
@@ -118,11 +210,16 @@ def quantize_mixed(options: Options, output: Path) -> Result:
 
 def kept_beside(output: Path) -> tuple[str, str]:
     """What a search keeps in the folder of its output until it is done: its state, a trial."""
+    from segdeploy.benchmarks.mixed.search import trial_file
+
     return f"{output.name}.search.json", trial_file(output).name
 
 
 def _tested(result: MixedResult, options: Options, judge: Any) -> Trial | None:
     """The file in place on the test split; ``None`` where there is none."""
+    from segdeploy.benchmarks.mixed.state import Trial
+    from segdeploy.deploy.data.image_set import open_set, read_splits
+
     if "test" not in set(read_splits(options.data / "splits.csv").values()):
         return None
     before = time.monotonic()
@@ -173,6 +270,8 @@ def _as_json(result: MixedResult, max_drop: float, test: Trial | None) -> dict[s
 
 def _split(root: Path, name: str) -> SegmentationSet:
     """One split, whose absence is explained."""
+    from segdeploy.deploy.data.image_set import open_set, read_splits
+
     splits = read_splits(root / "splits.csv")
     if name not in set(splits.values()):
         raise InputError(
@@ -184,6 +283,8 @@ def _split(root: Path, name: str) -> SegmentationSet:
 
 def _for_ranking(images: SegmentationSet, preprocess: Preprocess, seed: int) -> list[Any]:
     """A few images, drawn by seed, normalised."""
+    from segdeploy.benchmarks.mixed.search import RANKING_IMAGES, RANKING_PARTS
+
     few = min(len(images), RANKING_PARTS * RANKING_IMAGES)
     return list(images.take(few, seed=seed).inputs(preprocess))
 
@@ -192,6 +293,10 @@ def _fingerprint(
     options: Options, source: Artifact, images: SegmentationSet, preprocess: Preprocess
 ) -> str:
     """Digest of all that decides what trials measure; the budgets do not."""
+    from segdeploy.deploy import __version__
+    from segdeploy.deploy.system.checksums import sha256_of
+    from segdeploy.deploy.targets.profiles import profile_named
+
     decides = [
         __version__,
         source.sha256,
@@ -208,6 +313,9 @@ def _fingerprint(
 
 def _reference(options: Options, execution: Execution, models: Preprocess) -> Runtime:
     """What accuracy is compared with; it must expect the same inputs as the model."""
+    from segdeploy.deploy.onnx_model.file import contract_of, describe
+    from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
+
     path: Path = options.reference
     if path.suffix == ".onnx":
         artifact = describe(path)

@@ -1,0 +1,62 @@
+"""``segdeploy data``: datasets as they are published, into the prepared folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from segdeploy.cli.flags import (
+    LAYOUTS,
+    Group,
+    count,
+    output_flag,
+)
+from segdeploy.cli.inputs import Options, Result
+from segdeploy.deploy.system.progress import bar
+
+log = logging.getLogger(__name__)
+
+
+def add_flags(verb: Group) -> None:
+    """A folder as it is published, and how to divide it."""
+    verb.add_argument("action", choices=("prepare",), help="what to do")
+    verb.add_argument("raw", type=Path, help="folder of the dataset, unpacked")
+    verb.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="auto",
+        help="how the folder is laid out (default: auto, told from its folders)",
+    )
+    output_flag(
+        verb,
+        "folder to write images/, masks/, splits.csv and, for DRIVE, fov/ to",
+        required=True,
+    )
+    verb.add_argument("--seed", type=count, default=0, help="of the split (default: 0)")
+    verb.add_argument(
+        "--ratios",
+        type=float,
+        nargs=3,
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="shares of the splits (default: 0.7 0.1 0.2; DRIVE: 0.8 0.2 0 of its training folder; "
+        "not where the dataset gives each split)",
+    )
+
+
+def run(options: Options, arguments: Sequence[str]) -> Result:
+    """Prepare a dataset."""
+    from segdeploy.deploy.data.prepare import prepare_raw
+
+    rows = prepare_raw(
+        options.raw,
+        options.output,
+        layout=options.layout,
+        seed=options.seed,
+        ratios=None if options.ratios is None else tuple(options.ratios),
+        progress=lambda sources: bar(sources, "prepare", unit="image"),
+    )
+    counts = {s: sum(row.split == s for row in rows) for s in ("train", "val", "test")}
+    shown = ", ".join(f"{count} {split}" for split, count in counts.items())
+    log.info("%s: %d images (%s)", options.output, len(rows), shown)
+    return 0, {"output": str(options.output), "images": len(rows), "splits": counts}
