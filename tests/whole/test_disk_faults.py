@@ -470,7 +470,9 @@ def test_streams_that_are_closed_full_or_of_another_language(
     inputs: Path, tmp_path: Path, streams: str
 ) -> None:
     line, code, words = STREAMS[streams]
-    command = f"{shlex.quote(sys.executable)} -m deploy data prepare {shlex.quote(str(inputs))}/set"
+    command = (
+        f"{shlex.quote(sys.executable)} -m segdeploy data prepare {shlex.quote(str(inputs))}/set"
+    )
     root = str(Path(__file__).parents[2])
     found = subprocess.run(
         ["sh", "-c", line.format(command)],
