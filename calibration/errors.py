@@ -1,4 +1,4 @@
-"""The one error this package raises on purpose, and what keeps a message on one line."""
+"""The base of every error of this project, the one this package raises, and one-line messages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ class OneLineError(Exception):
         return printable_line(super().__str__())
 
 
-class CalibrationError(OneLineError, ValueError):
+class SegdeployError(OneLineError):
+    """Base of every error this project raises on purpose; never shown with a traceback.
+
+    ``exit_code`` is that of a command which it ends.
+    """
+
+    exit_code = 4
+
+
+class CalibrationError(SegdeployError, ValueError):
     """What was given cannot be calibrated, read or quantized; the message says what and why."""
+
+    exit_code = 3
 
 
 def printable_line(text: str) -> str:

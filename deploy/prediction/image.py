@@ -74,12 +74,10 @@ class Job:
             content = _bytes_of(source, self.folder)
             decoded = decode_image(content, path=Path(source.label))
             image = decoded.pixels
-            plan = plan_of(image.shape[:2], self.settings, model=self.preprocess.size)
-            _require_bounded(plan, source)
+            plan = self.plan(image, label=source.label)
         except Exception as error:  # a damaged file makes the decoders raise nearly anything
             return failed(source, Status.UNREADABLE, error)
-        filled = plan.filled_image(image, antialias=self.preprocess.antialias)
-        pieces = _Pieces(plan=plan, filled=filled, job=self)
+        pieces = self.pieces(image, plan)
         return Prepared(
             source=source,
             sha256=digest(content),
@@ -88,6 +86,21 @@ class Job:
             pieces=tuple(pieces) if plan.count == 1 else pieces,
             shown=image if Write.OVERLAY in self.settings.writes else None,
         )
+
+    def plan(self, image: NDArray[np.uint8], *, label: str) -> Plan:
+        """How an image (H, W, 3) is taken.
+
+        Raises:
+            InputError: it would take far more memory than the image itself, by its label.
+        """
+        plan = plan_of(image.shape[:2], self.settings, model=self.preprocess.size)
+        _require_bounded(plan, label)
+        return plan
+
+    def pieces(self, image: NDArray[np.uint8], plan: Plan) -> Iterable[Piece]:
+        """The model's inputs, made one after the other, each time they are asked for."""
+        filled = plan.filled_image(image, antialias=self.preprocess.antialias)
+        return _Pieces(plan=plan, filled=filled, job=self)
 
     def input_of(self, piece: NDArray[np.uint8]) -> Piece:
         """A piece (h, w, 3) as the model takes it."""
@@ -148,14 +161,44 @@ def predict_image(source: Source, job: Job, runtime: Runtime) -> Outcome:
     prepared = job.read(source)
     if isinstance(prepared, Outcome):
         return prepared
-    canvas, pieces = Canvas(prepared.plan), iter(prepared.pieces)
     try:
-        while group := list(islice(pieces, runtime.execution.batch)):
-            for probability in infer_pieces(group, job.interface, runtime):
-                canvas.add(probability)
+        probability = _inferred(prepared.plan, prepared.pieces, job.interface, runtime)
     except RunError as error:
         return failed(source, Status.FAILED, error)
-    return job.finish(prepared, canvas.probability())
+    return job.finish(prepared, probability)
+
+
+def predict_pixels(
+    image: NDArray[np.uint8], job: Job, runtime: Runtime, *, label: str = "image"
+) -> NDArray[np.float32]:
+    """The probability that ``predict_image`` finds, of an image that is decoded already.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        job: what to do with it.
+        runtime: of ``job``'s model.
+        label: what an error calls it.
+
+    Returns:
+        float32 (H, W), 0 to 1, at the image's size.
+
+    Raises:
+        InputError: scaled and filled up, it has too many pixels.
+        RunError: the runtime failed.
+    """
+    plan = job.plan(image, label=label)
+    return _inferred(plan, job.pieces(image, plan), job.interface, runtime)
+
+
+def _inferred(
+    plan: Plan, pieces: Iterable[Piece], interface: Interface, runtime: Runtime
+) -> NDArray[np.float32]:
+    """The probability of an image, float32 (H, W), put together from its pieces."""
+    canvas, left = Canvas(plan), iter(pieces)
+    while group := list(islice(left, runtime.execution.batch)):
+        for probability in infer_pieces(group, interface, runtime):
+            canvas.add(probability)
+    return canvas.probability()
 
 
 def infer_pieces(
@@ -185,7 +228,7 @@ def _bytes_of(source: Source, folder: str) -> bytes:
     return image_bytes(Path(folder, source.path), shown=source.label)
 
 
-def _require_bounded(plan: Plan, source: Source) -> None:
+def _require_bounded(plan: Plan, label: str) -> None:
     """Refuse what would take far more memory than the image itself.
 
     Raises:
@@ -194,7 +237,7 @@ def _require_bounded(plan: Plan, source: Source) -> None:
     height, width = plan.filled
     if height * width > MOST_PIXELS:
         raise InputError(
-            f"image {source.label} is too large: scaled and filled up for the model it has "
+            f"image {label} is too large: scaled and filled up for the model it has "
             f"{width}x{height} pixels, and at most {MOST_PIXELS} are held. Take a smaller --scale, "
             "or cut it into parts"
         )

@@ -54,7 +54,7 @@ class Finding:
             >>> found.labels.tolist(), found.foreground_share
             ([[1, 0, 1], [0, 1, 0]], 0.5)
         """
-        mask = probability >= FOREGROUND_PROBABILITY
+        mask = foreground(probability)
         labels = np.zeros(mask.shape, np.int32)
         instances = ndimage.label(mask, structure=NEIGHBOURS, output=labels)
         return cls(probability=probability, mask=mask, labels=labels, instances=int(instances))
@@ -63,6 +63,27 @@ class Finding:
     def foreground_share(self) -> float:
         """Share of the pixels that are foreground, 0 to 1, to six digits."""
         return round(float(np.count_nonzero(self.mask)) / self.mask.size, 6)
+
+
+def foreground(probability: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a probability is at least 0.5."""
+    found: NDArray[np.bool_] = probability >= FOREGROUND_PROBABILITY
+    return found
+
+
+def mask_of(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The pixels of a mask, (H, W): 255 where a probability is at least 0.5, else 0.
+
+    Example:
+        >>> mask_of(np.array([[0.5, 0.4]], np.float32)).tolist()
+        [[255, 0]]
+    """
+    return _white(foreground(probability))
+
+
+def _white(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    shown: NDArray[np.uint8] = mask.view(np.uint8) * np.uint8(255)
+    return shown
 
 
 def encoded(write: Write, found: Finding, image: NDArray[np.uint8] | None) -> bytes:
@@ -99,8 +120,7 @@ def _pixels(write: Write, found: Finding, image: NDArray[np.uint8] | None) -> ND
         if image is None:
             raise ValueError("an overlay needs its image")
         return overlay(image, found.mask)
-    shown: NDArray[np.uint8] = found.mask.view(np.uint8) * np.uint8(255)
-    return shown
+    return _white(found.mask)
 
 
 def overlay(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

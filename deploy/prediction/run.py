@@ -18,7 +18,7 @@ from segdeploy.deploy.prediction.flow import (
 from segdeploy.deploy.prediction.image import Job, Outcome
 from segdeploy.deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
 from segdeploy.deploy.prediction.model import Model, decides, require_possible
-from segdeploy.deploy.prediction.settings import Settings, Write
+from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import Source
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.checksums import sha256_of
@@ -39,6 +39,8 @@ class Summary:
     """What a prediction came to.
 
     Attributes:
+        model: the file and its runtime, in words.
+        fit: how the images met it.
         images: that were asked for.
         reused: done before, by the same model with the same settings.
         unreadable: not decoded.
@@ -48,6 +50,8 @@ class Summary:
         index: the table with a row for each image.
     """
 
+    model: str
+    fit: Fit
     images: int
     reused: int
     unreadable: int
@@ -159,6 +163,8 @@ def predict(
                 progress()
         journal.finish(sources)
     return Summary(
+        model=model.name,
+        fit=settings.fit,
         images=len(sources),
         seconds=perf_counter() - began,
         index=output / TABLE,

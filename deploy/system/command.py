@@ -18,9 +18,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.files import naming
-from segdeploy.deploy.system.errors import InputError, MemoryLimitError, RunError, SegdeployError
+from segdeploy.deploy.system.errors import MemoryLimitError, RunError, SegdeployError
 from segdeploy.deploy.system.interruption import Interrupted, interruptible
 from segdeploy.deploy.system.refusals import refusal
 
@@ -64,8 +63,6 @@ def guarded(
 
 def _told(program: str, error: BaseException) -> int:
     """One message for what went wrong, and its exit code."""
-    if isinstance(error, CalibrationError):
-        return _say(program, InputError(str(error)))
     if isinstance(error, SegdeployError):
         return _say(program, error)
     if isinstance(error, BrokenPipeError):  # whoever read our output has gone; so does the rest

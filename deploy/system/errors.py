@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from segdeploy.calibration.errors import OneLineError
-
-
-class SegdeployError(OneLineError):
-    """Base of every error this project raises on purpose; never shown with a traceback."""
-
-    exit_code = 4
+from segdeploy.calibration.errors import SegdeployError as SegdeployError
 
 
 class UsageError(SegdeployError):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from segdeploy.calibration.errors import CalibrationError
 from segdeploy.deploy.system.checksums import Differences
 from segdeploy.deploy.system.errors import SegdeployError
 
@@ -58,7 +57,7 @@ class Findings:
         """Note an error of ours inside as a change of a file."""
         try:
             yield
-        except (SegdeployError, CalibrationError) as error:
+        except SegdeployError as error:
             self.add(file, str(error))
 
 

@@ -1,0 +1,1 @@
+"""Each verb as a function over values: what ``import segdeploy`` gives, and what commands call."""

@@ -1,0 +1,99 @@
+"""Load a model: a checkpoint with its network, or the description of an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segdeploy.api.choices import choice
+from segdeploy.api.outputs import AnyPath
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.system.errors import InputError, UsageError
+
+if TYPE_CHECKING:  # importing torch takes seconds; an ONNX file does not need it
+    from segdeploy.deploy.models.architecture import Architecture
+    from segdeploy.deploy.models.checkpoint import Checkpoint
+
+ONNX_SUFFIX = ".onnx"
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a file is an ONNX file by its name."""
+    return path.suffix.lower() == ONNX_SUFFIX
+
+
+def load(
+    path: AnyPath,
+    *,
+    arch: Architecture | str | None = None,
+    recurrence: int | None = None,
+    head: int | None = None,
+    logits: bool | None = None,
+    preprocess: Preprocess | AnyPath | None = None,
+) -> Checkpoint | Artifact:
+    """Load a checkpoint, or describe an ONNX file. No code from a file is ever executed.
+
+    Example:
+        >>> import segdeploy as sd
+        >>> net = sd.load(sd.bundled.checkpoint("unet_plus_plus"))
+        >>> net.arch.value, net.parameters, net.preprocess.size
+        ('unet_plus_plus', 9163428, (96, 96))
+
+    Args:
+        path: ``.pth``, ``.pt``, ``.safetensors`` or ``.onnx``.
+        arch: the network a checkpoint must hold; ``None`` takes what its keys tell.
+        recurrence: R2U-Net's t; ``None`` takes what the file states, else 2.
+        head: UNet++ head 1 to 4; ``None`` takes the deepest.
+        logits: whether the network was trained to return logits, for the record; ``None`` takes
+            what the keys tell, else no.
+        preprocess: the input contract or a JSON file that holds it; ``None`` takes what the file
+            states, else that of the published models.
+
+    Returns:
+        A checkpoint; of an ONNX file what it says of itself, which needs no PyTorch.
+
+    Raises:
+        InputError: it cannot be read, or holds no network of a known family.
+        UsageError: what is stated contradicts the file, or is stated of an ONNX file.
+    """
+    given = Path(path)
+    if is_onnx(given):
+        stated = {
+            "arch": arch,
+            "recurrence": recurrence,
+            "head": head,
+            "logits": logits,
+            "preprocess": preprocess,
+        }
+        for name, value in stated.items():
+            if value is not None:
+                raise UsageError(f"--{name} is for a checkpoint; {given} states its own")
+        return describe(given)
+    from segdeploy.deploy.models.architecture import Architecture
+    from segdeploy.deploy.models.checkpoint import load_checkpoint
+
+    return load_checkpoint(
+        given,
+        arch=None if arch is None else choice(Architecture, arch, what="arch"),
+        recurrence=recurrence,
+        head=head,
+        logits=logits,
+        preprocess=read_contract(preprocess),
+    )
+
+
+def read_contract(given: Preprocess | AnyPath | None) -> Preprocess | None:
+    """An input contract, read where it is given as a file.
+
+    Raises:
+        InputError: the file cannot be read or is no contract.
+    """
+    if given is None or isinstance(given, Preprocess):
+        return given
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--preprocess {given} cannot be read ({error})") from error
+    return Preprocess.from_json(text, source=str(given))

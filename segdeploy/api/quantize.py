@@ -1,0 +1,97 @@
+"""Quantize: write the int8 model of a target from a calibration table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from segdeploy.api.data import Data
+from segdeploy.api.models import AnyOnnx, artifact_of
+from segdeploy.api.outputs import AnyPath, output_file
+from segdeploy.api.tables import file_of, table_of, table_sha256
+from segdeploy.api.targets import int8_path, profile_of
+from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.system.errors import RunError, UsageError
+from segdeploy.deploy.system.only_writer import writing_file
+from segdeploy.deploy.targets.profiles import ORT_X86, TargetProfile
+
+if TYPE_CHECKING:
+    from segdeploy.api.models import AnyModel
+
+
+def quantize(
+    model: AnyOnnx,
+    table: CalibrationTable | AnyPath,
+    *,
+    target: TargetProfile | str = ORT_X86,
+    exclude: Sequence[str] = (),
+    out: AnyPath | None = None,
+    max_drop: float | None = None,
+    reference: AnyModel | None = None,
+    data: Data | AnyPath | None = None,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write an int8 model: QuantizeLinear and DequantizeLinear around every quantized tensor.
+
+    With ``max_drop`` as few layers as possible stay in float, so that what is returned keeps the
+    budget; ``segdeploy.mixed_precision`` is the same search with all its settings and figures.
+
+    Args:
+        model: the float32 file that was calibrated.
+        table: its ranges, or the file that holds them.
+        target: what the model is made for, by name: ort-x86, openvino-cpu, tensorrt, ...
+        exclude: layers to keep in float.
+        out: file to write; by default ``NAME.int8.TARGET.onnx`` beside the model.
+        max_drop: the largest loss of IoU against the reference, percentage points, whose whole
+            95 % interval must keep it.
+        reference: with ``max_drop``: checkpoint or ONNX file that accuracy is compared with.
+        data: with ``max_drop``: a prepared folder with a val split, to choose on.
+        overwrite: replace the file that is there.
+
+    Raises:
+        InputError: the model is not float32, or the table is of another model.
+        UsageError: the file exists, another process writes it, an unknown target or layer, or
+            ``max_drop`` without what it needs.
+        RunError: no choice of float layers that was tried keeps the budget; the best one is in
+            place.
+        OSError: the file cannot be written.
+    """
+    if max_drop is not None:
+        from segdeploy.api.mixed_precision import mixed_precision
+
+        if reference is None or data is None:
+            raise UsageError("--max-drop needs --data and --reference to measure the loss with")
+        found = mixed_precision(
+            model,
+            table,
+            max_drop=max_drop,
+            reference=reference,
+            data=data,
+            target=target,
+            exclude=exclude,
+            out=out,
+            overwrite=overwrite,
+        )
+        if not found.within:
+            raise RunError(
+                f"no choice of float layers that was tried keeps the budget of {max_drop:g} "
+                f"points ({found.chosen.words()}); the best is in {found.artifact.path}. Raise "
+                "max_drop, or search longer with mixed_precision"
+            )
+        return found.artifact
+    if reference is not None or data is not None:
+        raise UsageError("--data, --reference: only a search with --max-drop takes them")
+    source, profile = artifact_of(model), profile_of(target)
+    output = int8_path(source, profile, out)
+    output_file(output, source.path, *file_of(table), overwrite=overwrite)
+    with writing_file(output):
+        return to_int8(
+            source,
+            output,
+            table=table_of(table),
+            table_sha256=table_sha256(table),
+            profile=profile,
+            exclude=exclude,
+        )

@@ -1,0 +1,93 @@
+"""Train a network on a prepared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from segdeploy.api.data import Data
+from segdeploy.api.load import read_contract
+from segdeploy.api.outputs import AnyPath
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.quantize.sharding import shard_from_environment
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.system.errors import UsageError
+from segdeploy.training.loop import Settings, TrainingResult
+from segdeploy.training.loop import train as train_network
+from segdeploy.training.recipe import Recipe
+
+DEVICES = ("cpu", "cuda")
+
+
+def train(
+    data: Data | AnyPath,
+    out: AnyPath,
+    *,
+    recipe: Recipe | None = None,
+    preprocess: Preprocess | AnyPath | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    threads: int | None = None,
+    tensorboard: bool = False,
+    quiet: bool = False,
+    overwrite: bool = False,
+) -> TrainingResult:
+    """Train; after each epoch write checkpoints, figures, and the state to go on from.
+
+    Interrupted, the same call goes on. Started by ``torchrun``, each process takes a share of
+    every step.
+
+    Args:
+        data: a prepared folder: its train split is trained on, its val split chooses the epoch.
+        out: folder for checkpoints, ``history.csv`` and ``curves.png``.
+        recipe: everything that decides the outcome; ``None`` is ``Recipe()``, UNet++.
+        preprocess: the input contract, or a JSON file that holds it; ``None`` is that of the
+            recipe's pretrained checkpoint, else of the published models.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: processes that make views; 0 makes them in this one.
+        threads: of PyTorch; ``None`` takes every processor of this process.
+        tensorboard: also write TensorBoard events.
+        quiet: no progress bars, and no line for each epoch.
+        overwrite: start over where the folder holds a training.
+
+    Raises:
+        InputError: an image, a mask, the pretrained checkpoint or the state cannot be read.
+        UsageError: no such device, a recipe that does not fit, or a folder that holds another
+            training.
+        RunError: the loss is no longer finite, or the device is missing.
+        OSError: the folder cannot be written.
+    """
+    kind = device.partition(":")[0]
+    if kind not in DEVICES:
+        raise UsageError(f"--device {device}; expected cpu, cuda or cuda:N")
+    chosen, images = recipe or Recipe(), Data.of(data)
+    before = torch.get_num_threads()
+    with shard_from_environment(backend="nccl" if kind == "cuda" else "gloo") as shard:
+        torch.set_num_threads(threads or max(1, usable_cores() // shard.size))
+        try:
+            return train_network(
+                chosen,
+                train_set=images.train,
+                val_set=images.val,
+                preprocess=read_contract(preprocess) or _contract(chosen),
+                output=Path(out),
+                settings=Settings(
+                    device=device,
+                    shard=shard,
+                    workers=workers,
+                    tensorboard=tensorboard,
+                    overwrite=overwrite,
+                    quiet=quiet,
+                ),
+            )
+        finally:
+            torch.set_num_threads(before)
+
+
+def _contract(recipe: Recipe) -> Preprocess:
+    """Of the pretrained checkpoint, else the published one."""
+    if recipe.pretrained is None:
+        return Preprocess()
+    return load_checkpoint(recipe.pretrained, recurrence=recipe.recurrence).preprocess
