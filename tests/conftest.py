@@ -420,3 +420,27 @@ def tiny_models(
         to_int8(fp32, path, table=table, table_sha256="ab" * 32, profile=profile)
         paths[f"int8 {name}"] = path
     return paths
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> Path:
+    """The output folder of a finished run with two targets.
+
+    Beside it lie its checkpoint, ``net.safetensors``, and its images, ``set``. To be read only.
+    """
+    from segdeploy.cli.main import main
+
+    root = tmp_path_factory.mktemp("finished_run")
+    save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=TINY)
+    data = write_image_set(root / "set", SPLIT_OF_TWELVE)
+    asked = (
+        *("run", "-c", root / "net.safetensors", "--head", 1, "--data", data, "-o", root / "out"),
+        *("--target", "ort-x86", "tensorrt", "--runtime", "onnxruntime", "--max-drop", 100),
+        *("--duration", 0.02, "--warmup", 0, "--batch", 1, "--threads", 1, "--num-samples", 3),
+    )
+    logger = logging.getLogger()
+    handlers = logger.handlers[:]
+    code = main([str(word) for word in asked])
+    logger.handlers[:] = handlers
+    assert code == 0
+    return root / "out"
