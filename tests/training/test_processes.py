@@ -141,8 +141,8 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(
     flags += ["--freeze-statistics-from", "1", "--threads", "1"]
     flags += ["--preprocess", str(tmp_path / "contract.json")]
     one, two = tmp_path / "one", tmp_path / "two"
-    torchrun("-m", "deploy", *flags, "--batch", "3", "-o", str(two))
-    command = [sys.executable, "-m", "deploy", *flags, "--batch", "6", "-o", str(one)]
+    torchrun("-m", "segdeploy", *flags, "--batch", "3", "-o", str(two))
+    command = [sys.executable, "-m", "segdeploy", *flags, "--batch", "6", "-o", str(one)]
     subprocess.run(command, check=True, capture_output=True)
     first, second = history(one), history(two)
     assert len(first) == len(second) == 20  # six images: one step an epoch

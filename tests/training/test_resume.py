@@ -106,7 +106,7 @@ def test_an_interrupted_training_ends_with_the_bits_of_an_uninterrupted_one(
 def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bits(
     image_set: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "deploy", "train", "--data", str(image_set)]
+    command = [sys.executable, "-m", "segdeploy", "train", "--data", str(image_set)]
     command += ["--width", "2", "--epochs", "12", "--batch", "2", "--threads", "1", "-o"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     output = tmp_path / "killed"

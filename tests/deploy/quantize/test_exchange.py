@@ -114,7 +114,7 @@ def test_processes_of_a_torchrun_write_the_same_bytes_as_one(
 ) -> None:
     output = tmp_path / "sharded.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-port", str(29500 + os.getpid() % 1000 + processes), "-m", "deploy"]
+    command += ["--master-port", str(29500 + os.getpid() % 1000 + processes), "-m", "segdeploy"]
     command += ["calibrate", "-m", str(source.path), "--calib-data", str(image_set)]
     subprocess.run([*command, "-o", str(output)], check=True, capture_output=True, timeout=300)
     table.write(tmp_path / "alone.json")
