@@ -11,19 +11,20 @@ from google.protobuf.message import DecodeError
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
-from segdeploy.deploy.onnx_model.guard import MOST_BYTES, require_plain
+from segdeploy.deploy.onnx_model.guard import MOST_BYTES, require_inference, require_plain
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.normalise import normalise
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.regular_file import require_regular_file
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Read and check an ONNX file.
+    """Read and check an ONNX file, in the one form that ``deploy.onnx_model.normalise`` gives it.
 
     Raises:
         InputError: missing, truncated, not ONNX, or with what ``deploy.onnx_model.guard`` refuses,
-            as weights outside the file.
+            as weights outside the file and operators that train.
     """
     size = require_regular_file(path, what="model", expected="an ONNX file").st_size
     if size > MOST_BYTES:
@@ -36,6 +37,8 @@ def load_model(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, format="protobuf", load_external_data=False)
         require_plain(model, path)
         onnx.checker.check_model(model)
+        normalise(model)
+        require_inference(model, path)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         raise InputError(
             f"model {path} is not a valid ONNX file ({one_line(error, limit=160)}); export it again"

@@ -1,17 +1,18 @@
 """What a model file must not hold, refused before any library works on it.
 
 Parsing and checking leave much to the runtimes: files beside the model, loops without end,
-functions that call each other until nothing ends, tensors that are not as long as they say.
+functions that call each other until nothing ends, tensors that are not as long as they say,
+operators whose result depends on the other images of a batch or on chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, TensorProto, numpy_helper
 
 from segdeploy.deploy.system.errors import InputError, one_line
 
@@ -32,6 +33,16 @@ _BYTES: dict[int, int] = {
 
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
+_RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
 
 
 def require_plain(model: onnx.ModelProto, path: Path) -> None:
@@ -75,6 +86,42 @@ def require_plain(model: onnx.ModelProto, path: Path) -> None:
         raise InputError(f"model {path} has no output; export it again with one")
     for value in (*model.graph.input, *model.graph.output):
         _require_tensor(value, path)
+
+
+def require_inference(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a network that was exported as it trains: one image has more than one result.
+
+    Args:
+        model: checked and normalised, so that its constants are initialisers.
+        path: its file, for the error message.
+
+    Raises:
+        InputError: a BatchNormalization in training mode, a Dropout that is active or may become
+            so, or an operator that draws at random, by the node's name.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        found = _training(node, stored) if node.domain in ("", "ai.onnx") else None
+        if found is not None:
+            raise InputError(
+                f"model {path}: node {_shown(node.name)} ({node.op_type}) {found}; expected a "
+                "network for inference: export it again after model.eval()"
+            )
+
+
+def _training(node: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> str | None:
+    """Why a node's result is not that of its image alone; ``None`` where it is."""
+    if node.op_type in _RANDOM:
+        return "draws at random, so that no result can be repeated"
+    if node.op_type == "BatchNormalization":
+        trains = any(a.name == "training_mode" and a.i for a in node.attribute)
+        if trains or any(node.output[1:]):
+            return "is in training mode, so that results depend on the batch"
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        mode = stored.get(node.input[2])
+        if mode is None or numpy_helper.to_array(mode).any():
+            return "is active, or may be, so that no result can be repeated"
+    return None
 
 
 def _require_plain_node(node: onnx.NodeProto, path: Path) -> None:

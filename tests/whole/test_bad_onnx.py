@@ -21,6 +21,7 @@ from bad_onnx import (
     decides,
     dims,
     domain,
+    draws,
     edited,
     endless,
     file,
@@ -40,6 +41,7 @@ from bad_onnx import (
     shape,
     sparse,
     three_gib,
+    trains,
     values,
     weight,
     weights_outside,
@@ -131,6 +133,8 @@ CASES = (
         edited(lambda m: setattr(node(m, "high/Relu"), "op_type", "\x1b[2J\n")),
         "valid",
     ),
+    Case("trains", edited(trains), "'bn' .BatchNormalization.*; .* after model.eval", ALL),
+    Case("draws at random", edited(draws), "'high/Relu' .RandomNormalLike. draws at", ALL),
     # --- tensors
     Case(
         "short weight",
