@@ -8,10 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 
 from segdeploy.calibration.collect import Accumulator, Batch, collect
 from segdeploy.calibration.collection import Collection, load_collection, save_collection
@@ -26,10 +23,9 @@ from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, require_fp32
 from segdeploy.deploy.quantize.activations import Observation, plan_observation
 from segdeploy.deploy.quantize.sharding import WHOLE, Shard
-from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
-from segdeploy.deploy.runtimes.reasons import ort_reason
+from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.runtimes.registry import usable_cores
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.look_ahead import run_ahead
 from segdeploy.deploy.system.memory import return_freed_memory
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
@@ -151,16 +147,15 @@ def _collect(
 
     def observe(sample: Sample) -> Batch:
         image = preprocess.apply(sample.image())[None]
-        try:
-            found = _run(session, image, tensors)
-        except (*LOAD_ERRORS, ValueError) as error:
-            raise RunError(f"ONNX Runtime failed on {sample.name}: {ort_reason(error)}") from error
-        return Batch(names=(sample.name,), tensors=found)
+        fetched = [name for name in tensors if name != session.input]
+        values = session.run({session.input: image}, fetched, where=f"on {sample.name}")
+        found = dict(zip(fetched, values, strict=True)) | {session.input: image}
+        return Batch(names=(sample.name,), tensors={name: found[name] for name in tensors})
 
     return collect(run_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
 
 
-def _observing_session(path: Path, tensors: Iterable[str]) -> onnxruntime.InferenceSession:
+def _observing_session(path: Path, tensors: Iterable[str]) -> OrtSession:
     """A session that also returns the tensors; a convolution and its ReLU still run as one.
 
     Each call runs on one thread: images in parallel keep processors busier than threads within
@@ -168,20 +163,14 @@ def _observing_session(path: Path, tensors: Iterable[str]) -> onnxruntime.Infere
     left out. The outputs are appended to a copy of the file, because two serialised protobuf
     messages behind each other are read as one merged message: the weights are never parsed here.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_mem_pattern = False
-    options.log_severity_level = 4  # its errors are raised
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
         with naming(observed):
             shutil.copyfile(path, observed)
             with observed.open("ab") as stream:
                 stream.write(_more_outputs(tensors))
-        try:
-            return onnxruntime.InferenceSession(str(observed), options, providers=[CPU])
-        except LOAD_ERRORS as error:
-            raise InputError(f"ONNX Runtime cannot load {path}: {ort_reason(error)}") from error
+        options = session_options(threads=1, memory_pattern=False)
+        return OrtSession(observed, options, shown=path)
 
 
 def _more_outputs(tensors: Iterable[str]) -> bytes:
@@ -191,12 +180,3 @@ def _more_outputs(tensors: Iterable[str]) -> bytes:
     ]
     more: bytes = onnx.ModelProto(graph=onnx.GraphProto(output=values)).SerializeToString()
     return more
-
-
-def _run(
-    session: onnxruntime.InferenceSession, image: NDArray[np.float32], tensors: tuple[str, ...]
-) -> dict[str, NDArray[np.float32]]:
-    source = session.get_inputs()[0].name
-    fetched = [name for name in tensors if name != source]
-    values = dict(zip(fetched, session.run(fetched, {source: image}), strict=True))
-    return {name: image if name == source else values[name] for name in tensors}

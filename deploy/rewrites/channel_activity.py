@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
 from segdeploy.deploy.data.image_set import Sample
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.file import load_model, save_model
-from segdeploy.deploy.runtimes.ort import CPU, LOAD_ERRORS
-from segdeploy.deploy.runtimes.reasons import ort_reason
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
+from segdeploy.deploy.system.errors import InputError
 
 Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
 
@@ -52,20 +50,12 @@ def channel_activity(
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
         names = _with_maxima(path, observed)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # its errors are raised
-        try:
-            session = onnxruntime.InferenceSession(str(observed), options, providers=[CPU])
-        except LOAD_ERRORS as error:
-            raise InputError(f"ONNX Runtime cannot load {path}: {ort_reason(error)}") from error
+        session = OrtSession(observed, session_options(threads=threads), shown=path)
     activity: dict[str, NDArray[np.float32]] = {}
     for sample in progress(samples):
         image = preprocess.apply(sample.image())[None]
-        try:
-            values = session.run([f"{n}/max" for n in names], {session.get_inputs()[0].name: image})
-        except (*LOAD_ERRORS, ValueError) as error:
-            raise RunError(f"ONNX Runtime failed on {path}: {ort_reason(error)}") from error
+        feeds = {session.input: image}
+        values = session.run(feeds, [f"{name}/max" for name in names], where=f"on {path}")
         for name, value in zip(names, values, strict=True):
             if not np.isfinite(value).all():
                 raise InputError(f"{name} is not finite on image {sample.name}")

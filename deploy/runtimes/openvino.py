@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,8 +14,7 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
-from segdeploy.deploy.runtimes.reasons import openvino_reason
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.errors import InputError, RunError, one_line
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 _PRECISION_HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}
@@ -24,6 +24,11 @@ OPERATORS = {
     "FullyConnected": "MatMul",
     "MatMul": "MatMul",
 }
+
+_OPENVINO_NOISE = re.compile(
+    r"Exception from|Check '|While validating|FrontEnd API|Model wasn't|Summary:|Loading input"
+    r"|Shape inference input|-- .* with a message:|-- Conversion is failed|$"
+)
 
 
 class OpenVinoRuntime:
@@ -172,3 +177,16 @@ def original_names(model: openvino.Model) -> dict[str, tuple[str, ...]]:
 
 def _names(info: dict[str, str]) -> tuple[str, ...]:
     return tuple(info.get("originalLayersNames", "").split(","))
+
+
+def openvino_reason(error: Exception) -> str:
+    r"""OpenVINO's reason: the first of its lines that is about the file.
+
+    Example:
+        >>> openvino_reason(RuntimeError("Exception from core.cpp:84:\nCheck 'false' failed\n"
+        ...                              "Data batch and filters rank do not match"))
+        'Data batch and filters rank do not match'
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if not _OPENVINO_NOISE.match(line)]
+    return one_line((telling or lines or [type(error).__name__])[0].removeprefix("-- "))

@@ -9,28 +9,14 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.ort_kernels import kernels_of
-from segdeploy.deploy.runtimes.reasons import ort_reason
-from segdeploy.deploy.system.errors import InputError, RunError, UsageError
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
-
-LOAD_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
+from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT, OrtSession, session_options
+from segdeploy.deploy.system.errors import UsageError
 
 
 class OrtRuntime:
@@ -71,19 +57,12 @@ class OrtRuntime:
         self.inputs, self.outputs = artifact.inputs, artifact.outputs
         self.execution = execution
         self._artifact, self._provider = artifact, provider
-        try:
-            self._session = _session(
-                artifact, session_options(artifact, execution), provider=provider
-            )
-        except LOAD_ERRORS as error:
-            raise InputError(
-                f"ONNX Runtime cannot load {artifact.path}: {ort_reason(error)}"
-            ) from error
-        if self._session.get_providers()[0] != provider:
-            raise InputError(
-                f"ONNX Runtime could not start {provider} and fell back to the CPU; check that its "
-                "libraries and the GPU's driver are installed, or use --runtime onnxruntime"
-            )
+        self._session = OrtSession(
+            artifact.path,
+            execution_options(artifact, execution),
+            provider=provider,
+            settings=_settings(provider, artifact.precision),
+        )
 
     @cached_property
     def executed(self) -> Executed:
@@ -99,10 +78,7 @@ class OrtRuntime:
     def infer(self, feeds: Feeds) -> Results:
         """Run one batch; see the contract in ``deploy.runtimes.base``."""
         require_fit(self.inputs, feeds)
-        try:
-            values = self._session.run(None, dict(feeds))
-        except (*LOAD_ERRORS, ValueError) as error:
-            raise RunError(f"ONNX Runtime failed: {ort_reason(error)}") from error
+        values = self._session.run(feeds)
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
@@ -125,42 +101,36 @@ def optimised_graph(
     """
     if provider == TENSORRT:
         return onnx.GraphProto()
-    options = session_options(artifact, execution)
+    options = execution_options(artifact, execution)
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(optimised)
         for key, value in {"file_name": "weights.bin", "min_size_in_bytes": "1024"}.items():
             entry = f"session.optimized_model_external_initializers_{key}"
             options.add_session_config_entry(entry, value)
-        _session(artifact, options, provider=provider)
+        OrtSession(
+            artifact.path,
+            options,
+            provider=provider,
+            settings=_settings(provider, artifact.precision),
+        )
         return onnx.load(optimised, load_external_data=False).graph
 
 
-def session_options(artifact: Artifact, execution: Execution) -> onnxruntime.SessionOptions:
+def execution_options(artifact: Artifact, execution: Execution) -> onnxruntime.SessionOptions:
     """Settings of a session that is called from ``execution.streams`` threads.
 
     Every call brings its own thread, so the session's pool holds those that are left.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = execution.threads - execution.streams + 1
+    options = session_options(threads=execution.threads - execution.streams + 1)
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its errors are raised
     options.add_session_config_entry("session.force_spinning_stop", "1")
     for axis in {d for spec in artifact.inputs for d in spec.shape[:1] if isinstance(d, str)}:
         options.add_free_dimension_override_by_name(axis, execution.batch)
     return options
 
 
-def _session(
-    artifact: Artifact, options: onnxruntime.SessionOptions, *, provider: str
-) -> onnxruntime.InferenceSession:
-    """A session on a provider, and on the CPU for what the provider lacks."""
-    providers = [(provider, _provider_options(provider, artifact.precision))]
-    providers += [(CPU, {})] if provider != CPU else []
-    return onnxruntime.InferenceSession(str(artifact.path), options, providers=providers)
-
-
-def _provider_options(provider: str, precision: Precision) -> dict[str, str]:
+def _settings(provider: str, precision: Precision) -> dict[str, str]:
     """fp32 is fp32, not TF32; TensorRT uses the precisions it is allowed."""
     if provider == CUDA:
         return {"use_tf32": "0"}

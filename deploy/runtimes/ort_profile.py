@@ -8,17 +8,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, TimedKernel
-from segdeploy.deploy.runtimes.ort import CPU, session_options
+from segdeploy.deploy.runtimes.ort import execution_options
 from segdeploy.deploy.runtimes.ort_kernels import FLOAT_OPERATORS, INT8_OPERATORS, owner_of
-from segdeploy.deploy.runtimes.reasons import ort_reason
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.runtimes.ort_session import OrtSession
+from segdeploy.deploy.system.errors import RunError
 
 SUFFIX = "_kernel_time"
 """Of the events that hold the time of a node, behind the node's name."""
@@ -39,22 +37,14 @@ def profile(
         InputError: ONNX Runtime does not accept the file.
         RunError: it failed while running.
     """
-    options = session_options(artifact, execution)
+    options = execution_options(artifact, execution)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         options.profile_file_prefix = str(Path(folder) / "trace")
-        try:
-            session = onnxruntime.InferenceSession(str(artifact.path), options, providers=[CPU])
-        except Exception as error:  # each of ONNX Runtime's own, which share no base
-            raise InputError(
-                f"ONNX Runtime cannot load {artifact.path}: {ort_reason(error)}"
-            ) from error
-        try:
-            for _ in range(WARMUP_CALLS + PROFILED_CALLS):
-                session.run(None, dict(feeds))
-        except Exception as error:
-            raise RunError(f"ONNX Runtime failed: {ort_reason(error)}") from error
-        trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        session = OrtSession(artifact.path, options)
+        for _ in range(WARMUP_CALLS + PROFILED_CALLS):
+            session.run(feeds)
+        trace = json.loads(session.end_profiling().read_text(encoding="utf-8"))
     return read_trace(trace, layers, calls=PROFILED_CALLS)
 
 

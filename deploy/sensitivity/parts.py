@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from segdeploy.deploy.runtimes.ort import LOAD_ERRORS
-from segdeploy.deploy.runtimes.reasons import ort_reason
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
+from segdeploy.deploy.system.errors import InputError
 
 Values = NDArray[Any]
 
@@ -105,21 +103,13 @@ class GraphPart:
         part = helper.make_model(
             graph, opset_imports=view.model.opset_import, ir_version=view.model.ir_version
         )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_mem_pattern = False
-        options.enable_cpu_mem_arena = False  # or each of a hundred parts would keep its peak
-        options.log_severity_level = 4  # its errors are raised
-        if literal:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(
-                part.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except LOAD_ERRORS as error:
-            raise InputError(
-                f"ONNX Runtime cannot load what makes {outputs[0]!r}: {ort_reason(error)}"
-            ) from error
+        # No arena, or each of a hundred parts would keep its peak.
+        options = session_options(
+            threads=1, memory_pattern=False, arena=False, optimise=not literal
+        )
+        self._session = OrtSession(
+            part.SerializeToString(), options, shown=f"what makes {outputs[0]!r}"
+        )
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
 
     def __call__(self, *arrays: Values) -> list[Values]:
@@ -129,13 +119,7 @@ class GraphPart:
             RunError: ONNX Runtime failed.
         """
         feeds = dict(zip(self._inputs, arrays, strict=True))
-        try:
-            found: list[Values] = self._session.run(list(self._outputs), feeds)
-        except (*LOAD_ERRORS, ValueError) as error:
-            raise RunError(
-                f"ONNX Runtime failed at {self._outputs[0]!r}: {ort_reason(error)}"
-            ) from error
-        return found
+        return self._session.run(feeds, self._outputs, where=f"at {self._outputs[0]!r}")
 
 
 def _float_value(name: str) -> onnx.ValueInfoProto:

@@ -364,7 +364,7 @@ def test_a_profile_that_crashes_is_a_row_with_its_reason(
 ) -> None:
     from segdeploy.benchmarks.speed.entries import Entry
 
-    monkeypatch.setattr("segdeploy.benchmarks.speed.layer_times.layer_times", abort)
+    monkeypatch.setattr("segdeploy.benchmarks.speed.layer_times.time_layers", abort)
     entry = Entry(label="net", artifact=artifact, runtime=ORT, skipped=None)
     (row,) = layer_time_section([entry], images=feeds["image"], execution=ONE_THREAD)
     assert row["skipped"] == "ended by SIGABRT in profiling"

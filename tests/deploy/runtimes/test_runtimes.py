@@ -36,6 +36,7 @@ from segdeploy.deploy.quantize.activations import quantized_activations
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes import ort
 from segdeploy.deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
+from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
 from segdeploy.deploy.runtimes.registry import (
@@ -460,7 +461,7 @@ class TestOnnxRuntime(ModelFileContract):
 
     def test_every_processor_is_used_once(self) -> None:
         for threads, streams in ((1, 1), (4, 1), (4, 2), (5, 2), (4, 4)):
-            options = ort.session_options(
+            options = ort.execution_options(
                 made_for(None), Execution(threads=threads, streams=streams)
             )
             pool = options.intra_op_num_threads - 1  # one of them is the caller
@@ -474,12 +475,12 @@ class TestOnnxRuntime(ModelFileContract):
 
         def session(path: str, options: object, *, providers: list[Any]) -> object:
             given.extend(providers)
-            return real(path, options, providers=[ort.CPU])
+            return real(path, options, providers=[CPU])
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", session)
         with pytest.raises(InputError, match=r"could not start CUDA.* fell back to the CPU; check"):
-            ort.OrtRuntime(artifact, execution=ONE_THREAD, provider=ort.CUDA)
-        assert given == [(ort.CUDA, {"use_tf32": "0"}), (ort.CPU, {})]
+            ort.OrtRuntime(artifact, execution=ONE_THREAD, provider=CUDA)
+        assert given == [(CUDA, {"use_tf32": "0"}), (CPU, {})]
 
 
 class TestOpenVino(ModelFileContract):
@@ -592,8 +593,8 @@ class TestRegistry:
     @pytest.mark.parametrize(
         ("name", "provider"),
         [
-            (RuntimeName.ONNXRUNTIME_CUDA, ort.CUDA),
-            (RuntimeName.ONNXRUNTIME_TENSORRT, ort.TENSORRT),
+            (RuntimeName.ONNXRUNTIME_CUDA, CUDA),
+            (RuntimeName.ONNXRUNTIME_TENSORRT, TENSORRT),
         ],
     )
     def test_a_gpu_is_there_when_this_build_offers_its_provider(
@@ -603,7 +604,7 @@ class TestRegistry:
         name: RuntimeName,
         provider: str,
     ) -> None:
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CPU])
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
         state = availability(name)
         assert (state.ready, state.name) == (False, name.value)
         assert state.reason is not None
@@ -612,7 +613,7 @@ class TestRegistry:
         assert default_runtimes() == CPU_RUNTIMES
         with pytest.raises(InputError, match=f"has no {provider}"):
             open_runtime(name, artifact, execution=ONE_THREAD)
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider, ort.CPU])
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider, CPU])
         assert availability(name).ready
         assert default_runtimes() == (*CPU_RUNTIMES, name)
 
