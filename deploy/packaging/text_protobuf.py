@@ -1,12 +1,13 @@
-"""Protobuf text files of vendors' tools, read back by protobuf's own parser.
+"""Protobuf text files of vendors' tools, by protobuf's own printer and parser.
 
-A schema is a table of messages, each a table of fields; it holds the fields written here, so a
-misspelt one is refused as the vendor's tool would refuse it.
+A schema is a table of messages, each a table of fields. It holds the fields written here alone, so
+that a misspelt one is refused as the vendor's tool would refuse it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import (
@@ -19,71 +20,103 @@ from google.protobuf import (
 
 from segdeploy.deploy.system.errors import InputError
 
-Schema = Mapping[str, Mapping[str, str]]
-"""Message to field to type: ``bool``, ``int32``, ``float``, ``string``, the name of another
-message, or ``enum A B``; in front of it ``repeated``, where there may be several. The first
-message is the file."""
-
-_SCALARS = {
-    "bool": descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
-    "int32": descriptor_pb2.FieldDescriptorProto.TYPE_INT32,
-    "float": descriptor_pb2.FieldDescriptorProto.TYPE_FLOAT,
-    "string": descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
-}
 _PACKAGE = "segdeploy"
 
+_Descriptor = descriptor_pb2.FieldDescriptorProto
 
-def read_text_protobuf(text: str, schema: Schema, *, source: str) -> dict[str, Any]:
-    """Parse a text file.
+Message = Any
+"""A message of a schema; protobuf makes the class at run time."""
 
-    Args:
-        text: its content.
-        schema: what it may hold.
-        source: what to call it in an error.
 
-    Returns:
-        Fields and values, nested messages as dicts.
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """The part of a vendor's ``.proto`` file that is used here.
 
-    Raises:
-        InputError: not the text form of a message of the schema.
+    Attributes:
+        messages: message to field to declaration, in the words of a ``.proto`` file: a scalar type,
+            an enum or a message; ``repeated`` or ``map`` (from text) in front; ``= NUMBER`` behind,
+            else fields count from 1. The first message is the file.
+        enums: enum to its values and their numbers, the default first.
+        syntax: ``proto2`` or ``proto3``.
+
+    Example:
+        >>> schema = Schema(messages={"Net": {"name": "string", "dims": "repeated int64 = 4"}})
+        >>> fields_of(schema.read("name: 'a' dims: [3, 96]", source="net.cfg"))
+        {'name': 'a', 'dims': ['3', '96']}
     """
-    message = _message_class(schema)()
-    try:
-        text_format.Parse(text, message)
-    except text_format.ParseError as error:
-        raise InputError(f"{source} is no text protobuf of its kind ({error})") from error
+
+    messages: Mapping[str, Mapping[str, str]]
+    enums: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    syntax: str = "proto2"
+
+    def new(self) -> Message:
+        """An empty message of the first type."""
+        pool = descriptor_pool.DescriptorPool()
+        pool.Add(self._file())
+        first = next(iter(self.messages))
+        return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{first}"))()
+
+    def read(self, text: str, *, source: str) -> Message:
+        """Parse the text form of the first message.
+
+        Args:
+            text: a file's content.
+            source: what to call it in an error.
+
+        Raises:
+            InputError: not the text form of a message of the schema.
+        """
+        try:
+            return text_format.Parse(text, self.new())
+        except text_format.ParseError as error:
+            raise InputError(f"{source} is no text protobuf of its kind ({error})") from error
+
+    def _file(self) -> descriptor_pb2.FileDescriptorProto:
+        file = descriptor_pb2.FileDescriptorProto(
+            name="package.proto", package=_PACKAGE, syntax=self.syntax
+        )
+        for name, values in self.enums.items():
+            enum = file.enum_type.add(name=name)
+            for value, number in values.items():
+                enum.value.add(name=value, number=number)
+        for name, fields in self.messages.items():
+            message = file.message_type.add(name=name)
+            for position, (key, declared) in enumerate(fields.items(), start=1):
+                kind, _, stated = declared.partition(" = ")
+                self._add_field(message, key, kind, int(stated or position))
+        return file
+
+    def _add_field(
+        self, message: descriptor_pb2.DescriptorProto, name: str, kind: str, number: int
+    ) -> None:
+        modifier, _, element = kind.rpartition(" ")
+        added = message.field.add(
+            name=name,
+            number=number,
+            label=_Descriptor.LABEL_REPEATED if modifier else _Descriptor.LABEL_OPTIONAL,
+        )
+        if modifier == "map":
+            entry = message.nested_type.add(name=name.title().replace("_", "") + "Entry")
+            entry.options.map_entry = True
+            self._add_field(entry, "key", "string", 1)
+            self._add_field(entry, "value", element, 2)
+            element = f"{message.name}.{entry.name}"
+        if element in self.enums:
+            added.type = _Descriptor.TYPE_ENUM
+        elif element in self.messages or modifier == "map":
+            added.type = _Descriptor.TYPE_MESSAGE
+        else:
+            added.type = _Descriptor.Type.Value(f"TYPE_{element.upper()}")
+            return
+        added.type_name = f".{_PACKAGE}.{element}"
+
+
+def text_of(message: Message) -> str:
+    """The text form of a message, numbers of a list on one line."""
+    text: str = text_format.MessageToString(message, use_short_repeated_primitives=True)
+    return text
+
+
+def fields_of(message: Message) -> dict[str, Any]:
+    """Fields and values, nested messages as dicts; 64-bit integers as text."""
     return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
-
-
-def _message_class(schema: Schema) -> Any:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="package.proto", package=_PACKAGE, syntax="proto2"
-    )
-    for name, fields in schema.items():
-        message = file.message_type.add(name=name)
-        for number, (field, kind) in enumerate(fields.items(), start=1):
-            _add_field(message, name, field, kind, number)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    first = next(iter(schema))
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{first}"))
-
-
-def _add_field(
-    message: descriptor_pb2.DescriptorProto, owner: str, name: str, kind: str, number: int
-) -> None:
-    form = descriptor_pb2.FieldDescriptorProto
-    repeated = kind.startswith("repeated ")
-    kind = kind.removeprefix("repeated ")
-    field = message.field.add(
-        name=name, number=number, label=form.LABEL_REPEATED if repeated else form.LABEL_OPTIONAL
-    )
-    if kind in _SCALARS:
-        field.type = _SCALARS[kind]
-    elif kind.startswith("enum "):
-        values = message.enum_type.add(name=f"{name}_values")
-        for index, value in enumerate(kind.split()[1:]):
-            values.value.add(name=value, number=index)
-        field.type, field.type_name = form.TYPE_ENUM, f".{_PACKAGE}.{owner}.{name}_values"
-    else:
-        field.type, field.type_name = form.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"

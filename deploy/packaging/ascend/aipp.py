@@ -16,29 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.packaging.text_protobuf import Schema, fields_of
 from segdeploy.deploy.system.errors import InputError
 
 FORMAT = "RGB888_U8"
 WHOLE_MEANS = range(256)
 """What ``mean_chn_i`` holds: an unsigned byte."""
 
-SCHEMA = {
-    "File": {"aipp_op": "repeated Aipp"},
-    "Aipp": {
-        "aipp_mode": "enum undefined static dynamic",
-        "related_input_rank": "int32",
-        "input_format": f"enum UNDEFINED YUV420SP_U8 XRGB8888_U8 {FORMAT} YUV400_U8",
-        "src_image_size_w": "int32",
-        "src_image_size_h": "int32",
-        "crop": "bool",
-        "csc_switch": "bool",
-        "rbuv_swap_switch": "bool",
-    }
-    | {f"mean_chn_{index}": "int32" for index in range(3)}
-    | {f"min_chn_{index}": "float" for index in range(3)}
-    | {f"var_reci_chn_{index}": "float" for index in range(3)},
-}
+SCHEMA = Schema(
+    messages={
+        "File": {"aipp_op": "repeated Aipp"},
+        "Aipp": {
+            "aipp_mode": "Mode",
+            "related_input_rank": "int32",
+            "input_format": "Format",
+            "src_image_size_w": "int32",
+            "src_image_size_h": "int32",
+            "crop": "bool",
+            "csc_switch": "bool",
+            "rbuv_swap_switch": "bool",
+        }
+        | {f"mean_chn_{index}": "int32" for index in range(3)}
+        | {f"min_chn_{index}": "float" for index in range(3)}
+        | {f"var_reci_chn_{index}": "float" for index in range(3)},
+    },
+    enums={
+        "Mode": {"undefined": 0, "static": 1, "dynamic": 2},
+        "Format": {"UNDEFINED": 0, "YUV420SP_U8": 1, "XRGB8888_U8": 2, FORMAT: 3, "YUV400_U8": 4},
+    },
+)
 """The fields of ``aipp_op`` written here."""
 
 
@@ -124,7 +130,7 @@ def read_aipp(text: str, *, source: str) -> Aipp:
     Raises:
         InputError: not one ``aipp_op`` of the fields written here.
     """
-    blocks = read_text_protobuf(text, SCHEMA, source=source).get("aipp_op", [])
+    blocks = fields_of(SCHEMA.read(text, source=source)).get("aipp_op", [])
     try:
         (fields,) = blocks
         aipp = Aipp(

@@ -10,29 +10,33 @@ from typing import Any
 
 from google.protobuf import text_encoding
 
+from segdeploy.deploy.packaging.text_protobuf import Schema
+
 VERSION = 1
 BITS = 8
 PERCENTILE = 0.999999
 SEARCH_RANGE, SEARCH_STEP = (0.7, 1.3), 0.01
 """AMCT's own defaults for its range search (IFMR)."""
 
-SCHEMA = {
-    "AMCTConfig": {
-        "batch_num": "int32",
-        "activation_offset": "bool",
-        "skip_layers": "repeated string",
-        "common_config": "CalibrationConfig",
-    },
-    "CalibrationConfig": {"arq_quantize": "ARQuantize", "ifmr_quantize": "FMRQuantize"},
-    "ARQuantize": {"channel_wise": "bool"},
-    "FMRQuantize": {
-        "search_range_start": "float",
-        "search_range_end": "float",
-        "search_step": "float",
-        "max_percentile": "float",
-        "min_percentile": "float",
-    },
-}
+SCHEMA = Schema(
+    messages={
+        "AMCTConfig": {
+            "batch_num": "int32",
+            "activation_offset": "bool",
+            "skip_layers": "repeated string",
+            "common_config": "CalibrationConfig",
+        },
+        "CalibrationConfig": {"arq_quantize": "ARQuantize", "ifmr_quantize": "FMRQuantize"},
+        "ARQuantize": {"channel_wise": "bool"},
+        "FMRQuantize": {
+            "search_range_start": "float",
+            "search_range_end": "float",
+            "search_step": "float",
+            "max_percentile": "float",
+            "min_percentile": "float",
+        },
+    }
+)
 """The fields of ``calibration_config_onnx.proto`` written here."""
 
 

@@ -21,7 +21,7 @@ from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, So
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, shared_weights
 from segdeploy.deploy.packaging.images import write_evaluation, write_tensors
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
-from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.packaging.text_protobuf import fields_of
 from segdeploy.deploy.system.errors import InputError
 
 AIPP, AMCT, AMCT_JSON = "aipp.cfg", "amct.cfg", "amct.json"
@@ -108,7 +108,7 @@ def aipp_error(aipp: Aipp, preprocess: Preprocess) -> float:
 def _verify_amct(folder: Path, source: Source, batches: int) -> None:
     """Both forms of the configuration say the same, of layers that exist."""
     convolutions = [node.name for node in source.model().graph.node if node.op_type == "Conv"]
-    short = read_text_protobuf(_text(folder / AMCT), AMCT_SCHEMA, source=str(folder / AMCT))
+    short = fields_of(AMCT_SCHEMA.read(_text(folder / AMCT), source=str(folder / AMCT)))
     skip = short.get("skip_layers", [])
     unknown = sorted(set(skip) - set(convolutions))
     if unknown:

@@ -15,7 +15,8 @@ from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.onnx.package import verify_model
 from segdeploy.deploy.packaging.openvino.models import IR_FILE, require_openvino, verify_ir
-from segdeploy.deploy.packaging.triton.config import DATA_TYPES, Config, new_config, read_config
+from segdeploy.deploy.packaging.text_protobuf import Message
+from segdeploy.deploy.packaging.triton.config import DATA_TYPES, MODEL_CONFIG, read_config
 from segdeploy.deploy.system.errors import InputError
 
 CONFIG = "config.pbtxt"
@@ -35,7 +36,7 @@ def model_config(
     warmups: list[tuple[str, list[int], int]],
     *,
     max_batch: int,
-) -> Config:
+) -> Message:
     """The configuration of one model.
 
     Args:
@@ -45,7 +46,7 @@ def model_config(
         warmups: as ``write_warmups`` gives them.
         max_batch: largest batch Triton may form; 0 where the model's own first axis is stated.
     """
-    config = new_config()
+    config = MODEL_CONFIG.new()
     config.name, config.backend = name, backend
     config.default_model_filename = MODEL_FILES[backend]
     config.max_batch_size = max_batch

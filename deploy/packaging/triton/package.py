@@ -21,7 +21,7 @@ from segdeploy.deploy.packaging.openvino.models import (
     write_ir_model,
 )
 from segdeploy.deploy.packaging.served import IMAGE_ENDING, served_name
-from segdeploy.deploy.packaging.triton.config import config_text
+from segdeploy.deploy.packaging.text_protobuf import text_of
 from segdeploy.deploy.packaging.triton.model import (
     CONFIG,
     MODEL_FILES,
@@ -162,7 +162,7 @@ def _write_entry(
         max_batch=max_batch,
     )
     config = model_config(entry.name, entry.backend, ends, warmups, max_batch=max_batch)
-    (folder / CONFIG).write_text(config_text(config), encoding="utf-8")
+    (folder / CONFIG).write_text(text_of(config), encoding="utf-8")
     return said
 
 

@@ -21,7 +21,7 @@ from segdeploy.deploy.packaging.ascend.amct import SCHEMA, long_form, short_form
 from segdeploy.deploy.packaging.ascend.package import ASCEND, aipp_error
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.packaging.package import package
-from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.packaging.text_protobuf import fields_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 HALF = 2.0**-11
@@ -113,7 +113,7 @@ class TestAipp:
 class TestAmct:
     def test_both_forms_skip_the_same_layers(self) -> None:
         layers, skip = ["a", 'odd"name', "c"], ["c", 'odd"name']
-        short = read_text_protobuf(short_form(skip, batches=5), SCHEMA, source="amct.cfg")
+        short = fields_of(SCHEMA.read(short_form(skip, batches=5), source="amct.cfg"))
         long = long_form(layers, skip, batches=5)
         assert short["skip_layers"] == skip
         assert [name for name in layers if not long[name]["quant_enable"]] == ['odd"name', "c"]

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from segdeploy.calibration.table import CalibrationTable
@@ -41,7 +43,7 @@ from segdeploy.deploy.packaging.float_layers import (
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.plain_model import OPSET, plain_model
 from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS, verify_package
-from segdeploy.deploy.packaging.text_protobuf import read_text_protobuf
+from segdeploy.deploy.packaging.text_protobuf import Schema, fields_of, text_of
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
@@ -274,16 +276,53 @@ class TestFloatLayers:
         assert shared_weights(source.model().graph) == 0
 
 
-SCHEMA = {"File": {"item": "repeated Item"}, "Item": {"n": "int32", "kind": "enum A B"}}
+SCHEMA = Schema(
+    messages={
+        "File": {"item": "repeated Item", "named": "map Item = 7"},
+        "Item": {"n": "int32 = 4", "kind": "Kind = 2", "sizes": "repeated int32"},
+    },
+    enums={"Kind": {"A": 0, "B": 5}},
+)
 
 
 class TestTextProtobuf:
     def test_it_reads_what_the_schema_allows(self) -> None:
         text = "item { n: 3 kind: B } # comment\nitem: { n: 4 }"
-        found = read_text_protobuf(text, SCHEMA, source="f")
+        found = fields_of(SCHEMA.read(text, source="f"))
         assert found == {"item": [{"n": 3, "kind": "B"}, {"n": 4}]}
+
+    def test_numbers_are_those_declared_else_the_place(self) -> None:
+        message = SCHEMA.new()
+        found = {
+            (name, field.name): field.number
+            for name, fields in (
+                ("File", message.DESCRIPTOR.fields),
+                ("Item", message.DESCRIPTOR.fields_by_name["item"].message_type.fields),
+            )
+            for field in fields
+        }
+        assert found == {
+            ("File", "item"): 1,
+            ("File", "named"): 7,
+            ("Item", "n"): 4,
+            ("Item", "kind"): 2,
+            ("Item", "sizes"): 3,
+        }
+
+    @given(
+        numbers=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5),
+        name=st.text(max_size=9),
+        kind=st.sampled_from(["A", "B"]),
+    )
+    def test_what_is_written_is_read_back(self, numbers: list[int], name: str, kind: str) -> None:
+        message = SCHEMA.new()
+        message.item.add(kind=kind, sizes=numbers)
+        message.named[name].n = len(numbers)
+        again = SCHEMA.read(text_of(message), source="f")
+        assert fields_of(again) == fields_of(message)
+        assert again.named[name].n == len(numbers)
 
     @pytest.mark.parametrize("text", ["item { m: 3 }", "item { kind: C }", "item { n: 1", "x"])
     def test_it_refuses_anything_else(self, text: str) -> None:
         with pytest.raises(InputError, match="f is no text protobuf of its kind"):
-            read_text_protobuf(text, SCHEMA, source="f")
+            SCHEMA.read(text, source="f")

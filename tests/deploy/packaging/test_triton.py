@@ -26,7 +26,7 @@ from segdeploy.deploy.packaging.openvino.ir import read_ir
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.packaging.triton import package as triton
-from segdeploy.deploy.packaging.triton.config import new_config, read_config
+from segdeploy.deploy.packaging.triton.config import MODEL_CONFIG, read_config
 from segdeploy.deploy.packaging.triton.model import CONFIG, WARMUP
 from segdeploy.deploy.packaging.triton.package import REPOSITORY, TRITON
 from segdeploy.deploy.runtimes.base import Availability
@@ -105,7 +105,7 @@ class TestConfiguration:
             )
 
     def test_our_fields_are_nvidias(self, schema: ModuleType) -> None:
-        compared = compare(new_config().DESCRIPTOR, schema.ModelConfig.DESCRIPTOR)
+        compared = compare(MODEL_CONFIG.new().DESCRIPTOR, schema.ModelConfig.DESCRIPTOR)
         assert compared > 25
 
     def test_names_types_and_shapes_are_the_models(
