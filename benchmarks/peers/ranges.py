@@ -68,17 +68,17 @@ def activation_ranges(graph: onnx.GraphProto) -> dict[str, Range]:
             zero point is unsigned, as ONNX defines it. Scales of several values are left out:
             they belong to no single range.
     """
-    from onnx import numpy_helper  # whoever has a graph has loaded it
+    from segdeploy.deploy.onnx_model.graph import GraphIndex  # loads onnx, as has the caller
 
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    index = GraphIndex(graph)
     ranges: dict[str, Range] = {}
     for node in graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] in constants:
+        if node.op_type != "QuantizeLinear" or node.input[0] in index.constants:
             continue
-        scale = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
+        scale = index.value(node.input[1]).astype(np.float64)
         zero = np.zeros((), np.uint8)
         if len(node.input) > 2:
-            zero = numpy_helper.to_array(constants[node.input[2]])
+            zero = index.value(node.input[2])
         if scale.size != 1:
             continue
         limits, offset = np.iinfo(zero.dtype), int(zero.item())

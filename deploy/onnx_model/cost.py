@@ -17,6 +17,7 @@ from segdeploy.deploy.onnx_model.cost_formulas import (
     matmul_macs,
 )
 from segdeploy.deploy.onnx_model.file import contract_in, load_model, metadata
+from segdeploy.deploy.onnx_model.graph import attributes, layer_name
 from segdeploy.deploy.onnx_model.shapes import Shapes, fixed_input, infer_shapes
 
 __all__ = ["LayerCost", "ModelCost", "onnx_cost"]
@@ -132,7 +133,7 @@ def _parameters(node: onnx.NodeProto, constants: dict[str, str]) -> set[str]:
 def _layer(node: onnx.NodeProto, shapes: Shapes, parameters: int) -> LayerCost:
     bias = BIAS_INPUT.get(node.op_type)
     return LayerCost(
-        name=node.name or node.output[0],
+        name=layer_name(node),
         op=node.op_type,
         macs=_macs(node, shapes),
         parameters=parameters,
@@ -151,7 +152,7 @@ def _macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     if node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul"):
         return matmul_macs(*(shapes[node.input[index]] for index in operands))
     if node.op_type == "Gemm":
-        flags = {attribute.name: attribute.i for attribute in node.attribute}
+        flags = attributes(node)
         return gemm_macs(
             shapes[node.input[0]],
             shapes[node.input[1]],

@@ -1,9 +1,11 @@
-"""What every rewrite needs of a graph: its constants, who makes a tensor, who reads it."""
+"""One index over a graph: its constants, who makes a tensor, who reads it; and graphs made anew."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,13 +25,16 @@ class GraphIndex:
     """Look-ups over a graph that stays as it is.
 
     Attributes:
+        graph: the graph.
         constants: initialiser name to tensor.
         producer: tensor name to the node that makes it.
-        readers: tensor name to the nodes that read it, in graph order.
+        readers: tensor name to the nodes that read it, in graph order; twice where it reads twice.
+        inputs: names of the graph's inputs without a stored value, in order.
         outputs: names of the graph's outputs.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
         self.constants: Mapping[str, onnx.TensorProto] = {t.name: t for t in graph.initializer}
         self.producer: Mapping[str, onnx.NodeProto] = {
             name: node for node in graph.node for name in node.output
@@ -38,27 +43,90 @@ class GraphIndex:
         for node in graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
+        self.inputs = tuple(v.name for v in graph.input if v.name not in self.constants)
         self.outputs = frozenset(value.name for value in graph.output)
 
-    def value(self, name: str) -> NDArray[np.float32]:
-        """A constant as an array."""
+    @cached_property
+    def tensors(self) -> tuple[str, ...]:
+        """Every activation: the graph's inputs, then what its nodes make, in graph order."""
+        return (*self.inputs, *self.producer)
+
+    @cached_property
+    def stored(self) -> Mapping[str, onnx.TensorProto]:
+        """``constants``, and what the nodes of type Constant hold."""
+        held = {
+            node.output[0]: attribute.t
+            for node in self.graph.node
+            if node.op_type == "Constant"
+            for attribute in node.attribute
+            if attribute.name == "value"
+        }
+        return {**self.constants, **held}
+
+    @cached_property
+    def changing(self) -> frozenset[str]:
+        """Tensors that depend on an input; the graph's nodes are in topological order."""
+        found = set(self.inputs)
+        for node in self.graph.node:
+            if not found.isdisjoint(node.input):
+                found.update(filter(None, node.output))
+        return frozenset(found)
+
+    @cached_property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        """The nodes that depend on an input, in graph order."""
+        return tuple(n for n in self.graph.node if not self.changing.isdisjoint(n.input))
+
+    def value(self, name: str) -> NDArray[Any]:
+        """An initialiser as an array.
+
+        Raises:
+            KeyError: it is none.
+        """
         return numpy_helper.to_array(self.constants[name])
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """An initialiser as an array; ``None`` for any other tensor."""
+        return self.value(name) if name in self.constants else None
 
     def made_by(self, name: str, operator: str) -> onnx.NodeProto | None:
         """The node behind a tensor, if it is of that type."""
         node = self.producer.get(name)
         return node if node is not None and node.op_type == operator else None
 
+    def readers_of(self, node: onnx.NodeProto) -> Sequence[onnx.NodeProto]:
+        """The nodes that read a node's first output."""
+        return self.readers.get(node.output[0], ())
+
     def only_reader(self, name: str) -> onnx.NodeProto | None:
         """The one node that reads a tensor; ``None`` where several do or the graph returns it."""
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
+    def between(self, inputs: Iterable[str], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+        """The nodes that compute ``outputs`` from ``inputs`` and constants, in graph order."""
+        given, wanted, seen = set(inputs), list(outputs), set[str]()
+        while wanted:
+            name = wanted.pop()
+            node = self.producer.get(name)
+            if name in given or node is None or node.output[0] in seen:
+                continue
+            seen.add(node.output[0])
+            wanted += [source for source in node.input if source]
+        return [node for node in self.graph.node if node.output[0] in seen]
 
-def attributes(node: onnx.NodeProto) -> dict[str, object]:
-    """A node's attributes by name; text as ``str``."""
+
+def layer_name(node: onnx.NodeProto) -> str:
+    """The node's name; its first output's where it has none."""
+    return str(node.name or node.output[0])
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes by name; text as ``str``, whatever its bytes."""
     values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+    return {
+        k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in values.items()
+    }
 
 
 def rebuilt(

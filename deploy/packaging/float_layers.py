@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.packaging.base import Request, Source
 from segdeploy.deploy.system.errors import InputError, UsageError
 
@@ -69,7 +70,7 @@ def visiting_order(graph: onnx.GraphProto) -> list[str]:
     Returns:
         Names; the n-th has index n, from 0.
     """
-    producer = {name: node for node in graph.node for name in node.output}
+    producer = GraphIndex(graph).producer
     found: list[str] = []
     seen: set[str] = set()
     pending: list[tuple[str, bool]] = [(value.name, False) for value in reversed(graph.output)]

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import numpy_helper
 
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.system.errors import InputError, one_line
 
 SELECTS_VALUES = frozenset({"DepthToSpace", "MaxPool", "Resize"})
@@ -46,17 +46,15 @@ def quantized_activations(
         operators: operator types to quantize.
         exclude: names of nodes to keep in float.
     """
-    weights = {tensor.name for tensor in graph.initializer}
+    index = GraphIndex(graph)
     wanted = {
         name
         for node in graph.node
         if node.op_type in operators and node.name not in exclude
         for name in activation_inputs(node)
-        if name not in weights
+        if name not in index.constants
     }
-    produced = [value.name for value in graph.input]
-    produced += [name for node in graph.node for name in node.output]
-    return tuple(name for name in produced if name in wanted)
+    return tuple(name for name in index.tensors if name in wanted)
 
 
 def activation_inputs(node: onnx.NodeProto) -> list[str]:
@@ -81,11 +79,11 @@ def unfused_outputs(graph: onnx.GraphProto) -> tuple[str, ...]:
 
     Our int8 models leave the last one in float; other tools ask for its range.
     """
-    readers = {name: node.op_type for node in graph.node for name in node.input}
+    index = GraphIndex(graph)
     return tuple(
         node.output[0]
         for node in graph.node
-        if node.op_type == "Conv" and readers.get(node.output[0]) not in (None, "Relu")
+        if node.op_type == "Conv" and any(r.op_type != "Relu" for r in index.readers_of(node))
     )
 
 
@@ -95,13 +93,14 @@ def repetitions(graph: onnx.GraphProto) -> dict[str, int]:
     Exact for nearest upsampling by whole factors. Bilinear values lie between those of the input,
     so there it is how much they weigh.
     """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    index = GraphIndex(graph)
     repeated: dict[str, int] = {}
     for node in graph.node:
         if node.op_type in SELECTS_VALUES:
             factor = 1
-            if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
-                scale = float(numpy_helper.to_array(constants[node.input[2]]).prod())
+            scales = index.constant(node.input[2]) if len(node.input) > 2 else None
+            if node.op_type == "Resize" and scales is not None:
+                scale = float(scales.prod())
                 if not 0 < scale <= MOST_REPETITIONS:
                     raise _too_large(node, scale)
                 factor = max(1, round(scale))
@@ -130,15 +129,12 @@ def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> O
     """
     wanted = quantized_activations(graph, operators=operators)
     follows, repeated = followed_ranges(graph), repetitions(graph)
-    producer = {node.output[0]: node for node in graph.node}
+    index = GraphIndex(graph)
     parts: dict[str, tuple[str, ...]] = {}
 
     def resolve(name: str) -> tuple[str, ...]:
         source, times = follows.get(name, name), repeated.get(name, 1)
-        node = producer.get(source)
-        if node is None or node.op_type != "Concat":
-            return (source,) * times
-        return parts[source] * times
+        return (parts[source] if index.made_by(source, "Concat") else (source,)) * times
 
     for node in graph.node:
         if node.op_type == "Concat":
@@ -153,10 +149,8 @@ def plan_observation(graph: onnx.GraphProto, *, operators: Collection[str]) -> O
             parts[node.output[0]] = tuple(found)
     needed = {part for name in wanted for part in resolve(name)}
     needed |= set(unfused_outputs(graph))
-    order = [value.name for value in graph.input]
-    order += [name for node in graph.node for name in node.output]
     return Observation(
-        observed=tuple(name for name in order if name in needed),
+        observed=tuple(name for name in index.tensors if name in needed),
         summed={name: parts[name] for name in wanted if name in parts},
         follows={name: follows[name] for name in wanted if name in follows},
     )

@@ -18,6 +18,7 @@ import onnx
 
 from segdeploy.calibration.qparams import QuantParams, QuantType
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 LEVELS = 256
@@ -42,7 +43,8 @@ def pixel_levels(preprocess: Preprocess, profile: TargetProfile) -> PixelLevels 
     Example:
         (x / 255 - 0.5) / 0.5 is 0 at level 127.5; the integer that stands for 0 is 128.
 
-        >>> from segdeploy.deploy.targets.profiles import ORT_X86
+        >>> from segdeploy.deploy.onnx_model.graph import GraphIndex
+    from segdeploy.deploy.targets.profiles import ORT_X86
         >>> levels = pixel_levels(Preprocess(), ORT_X86)
         >>> step = levels.params.scale
         >>> round(1 / float(step), 4), int(levels.params.zero_point), float(levels.shift / step)
@@ -88,6 +90,6 @@ def takes_pixels(graph: onnx.GraphProto, quantized: Collection[str]) -> str | No
         quantized: names of the nodes that will be quantized.
     """
     (name,) = [value.name for value in graph.input][:1] or [""]
-    readers = [node for node in graph.node if name in node.input]
+    readers = GraphIndex(graph).readers.get(name, [])
     fit = all(node.op_type == "Conv" and node.name in quantized for node in readers)
     return name if readers and fit else None

@@ -17,6 +17,7 @@ from segdeploy.calibration.weights import (
     quantize_weight,
     smallest_weight_scale,
 )
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 OUTPUT_CHANNEL_AXIS = 0
@@ -40,7 +41,7 @@ class QdqWriter:
         self.profile = profile
         self.exclude = exclude
         self.shifts = shifts
-        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.weights = dict(GraphIndex(graph).constants)
         self.added: dict[str, onnx.TensorProto] = {}
         self.integers: dict[str, NDArray[np.int8]] = {}
         self.before: dict[str, list[onnx.NodeProto]] = {}

@@ -24,6 +24,7 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.quantize.activations import followed_ranges, quantized_activations
 from segdeploy.deploy.quantize.pixel_levels import PixelLevels, pixel_levels, takes_pixels
 from segdeploy.deploy.quantize.qdq_writer import QdqWriter
@@ -92,9 +93,7 @@ def to_int8(
 
 def _require_known(table: CalibrationTable, graph: onnx.GraphProto, path: Path) -> None:
     """Refuse a table edited by hand: one of this very model holds its tensors and no others."""
-    tensors = {value.name for value in graph.input}
-    tensors |= {name for node in graph.node for name in node.output}
-    unknown = sorted(table.ranges.keys() - tensors)
+    unknown = sorted(table.ranges.keys() - set(GraphIndex(graph).tensors))
     if unknown:
         raise InputError(
             f"the calibration table has a range for {unknown[0]!r:.80}, which is no tensor of "

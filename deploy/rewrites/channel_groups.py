@@ -91,7 +91,7 @@ def _sums_before_relu(node: onnx.NodeProto, index: GraphIndex) -> bool:
     """A sum of computed tensors that only ReLUs read."""
     if node.op_type != "Add" or any(name not in index.producer for name in node.input):
         return False
-    readers = index.readers.get(node.output[0], [])
+    readers = index.readers_of(node)
     return bool(readers) and all(reader.op_type == "Relu" for reader in readers)
 
 

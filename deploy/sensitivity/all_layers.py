@@ -123,7 +123,7 @@ def _counterpart(candidate: GraphView, pair: LayerPair) -> str | None:
     """
     if not pair.rectified:
         return str(pair.twin.output[0])
-    if pair.output in candidate.producer and candidate.producer[pair.output].op_type == "Relu":
+    if candidate.made_by(pair.output, "Relu") is not None:
         return pair.output
     name = str(pair.twin.output[0])
     for reader in candidate.readers.get(name, []):

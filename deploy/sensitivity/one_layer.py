@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from segdeploy.calibration.noise import Noise
-from segdeploy.deploy.sensitivity.pairs import LayerPair, layer_name, shift_of
+from segdeploy.deploy.onnx_model.graph import layer_name
+from segdeploy.deploy.sensitivity.pairs import LayerPair, shift_of
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.sensitivity.steps import Step, behind_the_last_convolution, steps_of
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from segdeploy.deploy.onnx_model.graph import layer_name
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.system.errors import InputError
 
@@ -110,16 +111,10 @@ def pair_layers(reference: GraphView, candidate: GraphView) -> tuple[LayerPair, 
     return tuple(pairs)
 
 
-def layer_name(node: onnx.NodeProto) -> str:
-    """The node's name; its output's where it has none."""
-    return str(node.name or node.output[0])
-
-
 def sole_relu(view: GraphView, node: onnx.NodeProto) -> onnx.NodeProto | None:
     """The ReLU that alone reads a node's output."""
-    readers = view.readers.get(node.output[0], [])
-    alone = len(readers) == 1 and node.output[0] != view.output
-    return readers[0] if alone and readers[0].op_type == "Relu" else None
+    reader = view.only_reader(node.output[0])
+    return reader if reader is not None and reader.op_type == "Relu" else None
 
 
 def rounding_of(view: GraphView, name: str) -> str | None:
@@ -152,7 +147,7 @@ def _is_shift(view: GraphView, node: onnx.NodeProto) -> bool:
     if node.op_type != "Add":
         return False
     amount = view.constant(node.input[1])
-    readers = view.readers.get(node.output[0], [])
+    readers = view.readers_of(node)
     rounded = bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
     return amount is not None and amount.size == 1 and rounded
 
@@ -177,8 +172,8 @@ def integer_range(view: GraphView, name: str) -> IntegerRange | None:
 
     ``None`` where the tensor is not dequantized with constants of an integer type.
     """
-    node = view.producer.get(name)
-    if node is None or node.op_type != "DequantizeLinear":
+    node = view.made_by(name, "DequantizeLinear")
+    if node is None:
         return None
     scale = view.constant(node.input[1])
     point = view.constant(node.input[2]) if len(node.input) > 2 else np.zeros((), np.uint8)
@@ -224,8 +219,7 @@ def constants_of(
 
 def _is_quantized(view: GraphView, node: onnx.NodeProto) -> bool:
     """Whether a convolution's weight is; one kept in float may still read a rounded input."""
-    maker = view.producer.get(node.input[1])
-    return maker is not None and maker.op_type == "DequantizeLinear"
+    return view.made_by(node.input[1], "DequantizeLinear") is not None
 
 
 def _upstream(

@@ -2,75 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.system.errors import InputError
 
 Values = NDArray[Any]
 
 
-class GraphView:
-    """A loaded model with its producers, readers and constants at hand. Not modified.
+class GraphView(GraphIndex):
+    """A loaded model of one input and one output. Not modified.
 
     Attributes:
         model: the model.
-        nodes: that depend on the image, in the order they are computed.
-        producer: tensor to the node that makes it, constant ones included.
-        readers: tensor to the nodes that read it.
-        constants: initialisers by name.
-        changing: tensors that depend on the image.
         input: the image.
-        output: the graph's first output.
+        output: what it gives.
 
     Raises:
         InputError: the model takes or gives something else than one tensor.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
+        super().__init__(model.graph)
         self.model = model
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.producer = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        images = [value.name for value in graph.input if value.name not in self.constants]
-        if len(images) != 1 or len(graph.output) != 1:
+        if len(self.inputs) != 1 or len(model.graph.output) != 1:
             raise InputError(
-                f"the model takes {images} and gives {[value.name for value in graph.output]}; "
-                "layers are compared in models with one input and one output"
+                f"the model takes {list(self.inputs)} and gives "
+                f"{[value.name for value in model.graph.output]}; layers are compared in models "
+                "with one input and one output"
             )
-        self.input, self.output = images[0], graph.output[0].name
-        changing = set(images)
-        self.nodes: list[onnx.NodeProto] = []
-        for node in graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-            if not changing.isdisjoint(node.input):
-                changing.update(filter(None, node.output))
-                self.nodes.append(node)
-        self.changing = frozenset(changing)
-
-    def constant(self, name: str) -> Values | None:
-        """An initialiser's values; ``None`` for any other tensor."""
-        tensor = self.constants.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
-
-    def between(self, inputs: Iterable[str], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-        """The nodes that compute ``outputs`` from ``inputs`` and constants, in graph order."""
-        given, wanted, seen = set(inputs), list(outputs), set[str]()
-        while wanted:
-            name = wanted.pop()
-            node = self.producer.get(name)
-            if name in given or node is None or node.output[0] in seen:
-                continue
-            seen.add(node.output[0])
-            wanted += [source for source in node.input if source]
-        return [node for node in self.model.graph.node if node.output[0] in seen]
+        (self.input,) = self.inputs
+        (self.output,) = self.outputs
 
 
 class GraphPart:

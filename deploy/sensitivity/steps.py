@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from segdeploy.deploy.sensitivity.pairs import layer_name, sole_relu
+from segdeploy.deploy.onnx_model.graph import layer_name
+from segdeploy.deploy.sensitivity.pairs import sole_relu
 from segdeploy.deploy.sensitivity.parts import GraphView
 from segdeploy.deploy.system.errors import InputError
 

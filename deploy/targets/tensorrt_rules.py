@@ -15,7 +15,9 @@ from enum import Enum
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+
+from segdeploy.deploy.onnx_model.graph import GraphIndex, attributes, layer_name
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 SUPPORTED_TYPES = frozenset(
@@ -131,29 +133,10 @@ def rejected(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(finding for finding in findings if finding.rule.rejects)
 
 
-class _Graph:
-    """Who makes and who reads each tensor, and the constants."""
+class _Graph(GraphIndex):
+    """The index, and what this parser takes for a constant."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            for attribute in node.attribute if node.op_type == "Constant" else ():
-                if attribute.name == "value":
-                    self.stored[node.output[0]] = attribute.t
-        self.producer = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.inputs = {value.name for value in graph.input}
-        self.outputs = {value.name for value in graph.output}
-
-    def made_by(self, name: str, operator: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor, where it is of that kind."""
-        node = self.producer.get(name)
-        return node if node is not None and node.op_type == operator else None
-
-    def constant(self, name: str) -> bool:
+    def is_constant(self, name: str) -> bool:
         """Whether a tensor is stored, or made from stored ones by QuantizeLinear."""
         if name in self.stored:
             return True
@@ -167,7 +150,6 @@ class _Graph:
 
 
 def _check(graph: _Graph, node: onnx.NodeProto) -> Iterator[Finding]:
-    name = node.name or node.output[0]
     if node.op_type in (QUANTIZE, DEQUANTIZE):
         found = [*_numbers(graph, node), *_neighbours(graph, node)]
     elif node.op_type in WEIGHTED:
@@ -177,13 +159,13 @@ def _check(graph: _Graph, node: onnx.NodeProto) -> Iterator[Finding]:
     else:
         found = []
     for rule, text in found:
-        yield Finding(rule=rule, node=name, found=text)
+        yield Finding(rule=rule, node=layer_name(node), found=text)
 
 
 def _numbers(graph: _Graph, node: onnx.NodeProto) -> Iterator[tuple[Rule, str]]:
     """Scale, zero point, type and axis of one QuantizeLinear or DequantizeLinear."""
     data, scale = node.input[0], graph.values(node.input[1])
-    kind = "weight" if graph.constant(data) else "activation"
+    kind = "weight" if graph.is_constant(data) else "activation"
     if scale is None:
         yield Rule.SCALE, f"the scale {node.input[1]!r} is computed"
     elif not (np.isfinite(scale).all() and (scale > 0).all()):
@@ -207,7 +189,7 @@ def _neighbours(graph: _Graph, node: onnx.NodeProto) -> Iterator[tuple[Rule, str
     """QuantizeLinear and DequantizeLinear in pairs."""
     if node.op_type == QUANTIZE:
         output = node.output[0]
-        others = {n.op_type for n in graph.readers.get(output, [])} - {DEQUANTIZE}
+        others = {n.op_type for n in graph.readers_of(node)} - {DEQUANTIZE}
         if others:
             yield Rule.LONELY_QUANTIZE, f"{output!r} is read by {', '.join(sorted(others))}"
         elif output in graph.outputs or output not in graph.readers:
@@ -230,7 +212,7 @@ def _layer(graph: _Graph, node: onnx.NodeProto) -> Iterator[tuple[Rule, str]]:
     if graph.made_by(node.input[0], DEQUANTIZE) is None:
         yield Rule.WEIGHT_ONLY, f"the weight is quantized, the input {node.input[0]!r} is not"
     expected, scale = WEIGHTED[node.op_type], graph.values(weight.input[1])
-    axis = _attribute(weight, "axis", 1)
+    axis = attributes(weight).get("axis", 1)
     if scale is not None and scale.size > 1 and axis != expected:
         yield Rule.WEIGHT_AXIS, f"the weight's scales lie along axis {axis}, expected {expected}"
     channels = _input_channels(graph, node, weight)
@@ -259,19 +241,12 @@ def _type(graph: _Graph, node: onnx.NodeProto) -> int | None:
         return None if zero is None else int(zero.data_type)
     if node.op_type == DEQUANTIZE:
         return None
-    return _attribute(node, "output_dtype", 0) or int(TensorProto.UINT8)
+    return int(attributes(node).get("output_dtype", 0) or TensorProto.UINT8)
 
 
 def _is_bias(graph: _Graph, node: onnx.NodeProto) -> bool:
-    readers = graph.readers.get(node.output[0], [])
+    readers = graph.readers_of(node)
     return bool(readers) and all(
         reader.op_type in WEIGHTED and node.output[0] in list(reader.input)[2:]
         for reader in readers
     )
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return int(helper.get_attribute_value(attribute))
-    return default

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -57,18 +58,12 @@ def activations(model: onnx.ModelProto) -> tuple[Activation, ...]:
         value.name: value.type.tensor_type.elem_type
         for value in (*graph.value_info, *graph.output, *graph.input)
     }
-    depends = {value.name for value in graph.input}
-    found = []
-    for node in graph.node:
-        if depends.isdisjoint(node.input):
-            continue
-        depends.update(filter(None, node.output))
-        found += [
-            Activation(name=name, operator=node.op_type, element=types[name])
-            for name in node.output
-            if types.get(name) in _FLOATS
-        ]
-    return tuple(found)
+    return tuple(
+        Activation(name=name, operator=node.op_type, element=types[name])
+        for node in GraphIndex(graph).nodes
+        for name in node.output
+        if types.get(name) in _FLOATS
+    )
 
 
 def expose(source: Artifact, output: Path, *, tensors: Collection[str]) -> Artifact:
@@ -106,7 +101,7 @@ def perturb(source: Artifact, output: Path, *, layer: str, by: float = PERTURBAT
         OSError: the output cannot be written.
     """
     model = load_model(source.path)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = GraphIndex(model.graph).constants
     layers = {
         node.name: weights[node.input[1]]
         for node in model.graph.node
