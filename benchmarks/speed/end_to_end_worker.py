@@ -21,7 +21,7 @@ from segdeploy.deploy.prediction.flow import Flow, partial_folder
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared
 from segdeploy.deploy.prediction.journal import Status
 from segdeploy.deploy.prediction.settings import Settings
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.system.errors import InputError, RunError
 
@@ -112,7 +112,7 @@ def masks_flow(runtime: Runtime, *, preprocess: Preprocess, output: Path, worker
 
 def measure(
     flow: Flow,
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     *,
     warmup: int,
     duration_s: float,
@@ -141,7 +141,7 @@ def measure(
     needed = max(len(sources), warmup + MIN_IMAGES)
     began, began_processor_s = time.perf_counter(), time.process_time()
 
-    def wanted() -> Iterator[Source]:
+    def wanted() -> Iterator[ImageSource]:
         for taken, source in enumerate(cycle(sources)):
             spent = time.perf_counter() - began
             if taken >= needed and spent >= duration_s:
@@ -170,7 +170,7 @@ def measure(
 
 def rates_alone(
     flow: Flow,
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     *,
     seconds: float,
     alive: Callable[[], None] = lambda: None,
@@ -254,7 +254,7 @@ def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         )
         measured = measure(
             flow,
-            [Source(path=path, name=Path(path).stem) for path in request["paths"]],
+            [ImageSource(path=path, name=Path(path).stem) for path in request["paths"]],
             warmup=max(1, request["warmup"] * execution.batch),
             duration_s=request["duration_s"],
             progress=progress,

@@ -18,7 +18,7 @@ import numpy as np
 
 from segdeploy.calibration.files import remove_partial
 from segdeploy.deploy.data.image_files import image_files, read_image
-from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, divide, require_shares
 from segdeploy.deploy.data.layouts.registry import AUTO, layout_of
 from segdeploy.deploy.data.prepared_files import Prepared, targets, write_image, write_splits
@@ -38,7 +38,7 @@ def prepare_raw(
     layout: str = AUTO,
     seed: int = 0,
     ratios: Ratios | None = None,
-    progress: Callable[[Iterable[Source]], Iterable[Source]] = iter,
+    progress: Callable[[Iterable[RawSample]], Iterable[RawSample]] = iter,
 ) -> tuple[Prepared, ...]:
     """Write ``images/``, ``masks/``, ``splits.csv`` and where the layout has them ``fov/``.
 
@@ -86,10 +86,10 @@ def prepare_raw(
         return rows
 
 
-def _require_consistent(raw: Path, sources: Sequence[Source], ratios: Ratios | None) -> None:
+def _require_consistent(raw: Path, sources: Sequence[RawSample], ratios: Ratios | None) -> None:
     if not sources:
         raise InputError(f"{raw} holds no images; its folders are empty")
-    first: dict[str, Source] = {}
+    first: dict[str, RawSample] = {}
     for source in sources:
         require_plain_name(source.name, where=str(raw))
         twin = first.setdefault(source.name.casefold(), source)
@@ -103,7 +103,7 @@ def _require_consistent(raw: Path, sources: Sequence[Source], ratios: Ratios | N
         raise UsageError(f"ratios {ratios} have nothing to divide: {raw} says each image's split")
 
 
-def _require_own_folder(raw: Path, output: Path, sources: Sequence[Source]) -> None:
+def _require_own_folder(raw: Path, output: Path, sources: Sequence[RawSample]) -> None:
     """Refuse an output whose own images would mix with the new ones, or that is the source."""
     if os.path.realpath(output) == os.path.realpath(raw):
         raise UsageError(f"-o {output} is the raw folder itself; choose another")
@@ -121,7 +121,7 @@ def _require_own_folder(raw: Path, output: Path, sources: Sequence[Source]) -> N
                 raise UsageError(f"-o {output} holds {path}, which is not of {raw}; choose another")
 
 
-def _written(sources: Sequence[Source]) -> dict[str, set[str]]:
+def _written(sources: Sequence[RawSample]) -> dict[str, set[str]]:
     """Folder of the prepared set to the names of all files written there."""
     written: dict[str, set[str]] = defaultdict(set)
     for source in sources:
@@ -131,7 +131,7 @@ def _written(sources: Sequence[Source]) -> dict[str, set[str]]:
 
 
 def _convert(
-    sources: Iterable[Source], output: Path, layout: Layout
+    sources: Iterable[RawSample], output: Path, layout: Layout
 ) -> tuple[list[Prepared], list[list[str]]]:
     """Write every image.
 
@@ -140,7 +140,7 @@ def _convert(
         in groups.
     """
     rows: list[Prepared] = []
-    groups: dict[bytes, list[Source]] = defaultdict(list)
+    groups: dict[bytes, list[RawSample]] = defaultdict(list)
     for source in sources:
         row, digest = _convert_one(source, output, layout)
         rows.append(row)
@@ -149,7 +149,7 @@ def _convert(
     return rows, [[twin.name for twin in group] for group in groups.values() if len(group) > 1]
 
 
-def _convert_one(source: Source, output: Path, layout: Layout) -> tuple[Prepared, bytes]:
+def _convert_one(source: RawSample, output: Path, layout: Layout) -> tuple[Prepared, bytes]:
     """Write one image; its row, and a digest of its pixels."""
     image = read_image(source.image, "RGB")
     write_image(source, image, output)
@@ -166,7 +166,7 @@ def _convert_one(source: Source, output: Path, layout: Layout) -> tuple[Prepared
     return row, digest.digest()
 
 
-def _require_one_split(first: Source, second: Source) -> None:
+def _require_one_split(first: RawSample, second: RawSample) -> None:
     """Refuse equal images in two splits that the dataset gives: figures would be void."""
     if first.split != second.split:
         one, other = (

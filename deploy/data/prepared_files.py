@@ -19,7 +19,7 @@ from PIL import Image
 
 from segdeploy.calibration.files import atomic_writer, write_atomic
 from segdeploy.deploy.data.image_files import read_image, read_mask, require_size
-from segdeploy.deploy.data.layouts.base import Source
+from segdeploy.deploy.data.layouts.base import RawSample
 
 COPIED_SUFFIXES = (".jpg", ".jpeg")
 
@@ -39,7 +39,7 @@ class Prepared:
     modality: str | None = None
 
 
-def targets(source: Source) -> dict[str, str]:
+def targets(source: RawSample) -> dict[str, str]:
     """Folder of the prepared set to the name of the file written there for one image."""
     suffix = source.image.suffix.lower()
     kept = suffix if suffix in COPIED_SUFFIXES else ".png"
@@ -47,7 +47,7 @@ def targets(source: Source) -> dict[str, str]:
     return files if source.field is None else {**files, "fov": f"{source.name}.png"}
 
 
-def write_image(source: Source, image: NDArray[np.uint8], output: Path) -> None:
+def write_image(source: RawSample, image: NDArray[np.uint8], output: Path) -> None:
     """Write an image with its mask and field of view into folders that exist.
 
     Args:
@@ -81,7 +81,7 @@ def write_splits(rows: Sequence[Prepared], path: Path) -> None:
     write_atomic(path, stream.getvalue().encode())
 
 
-def _mask(source: Source, size: tuple[int, int]) -> NDArray[np.uint8] | NDArray[np.bool_]:
+def _mask(source: RawSample, size: tuple[int, int]) -> NDArray[np.uint8] | NDArray[np.bool_]:
     """The mask (H, W) of an image: grey as it is, or the union of its objects."""
     if not source.instances:
         return read_mask(source.masks[0], image_path=source.image, size=size)

@@ -44,7 +44,7 @@ FLAG_OF = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PackagedModel:
     """A model to package: the file, and everything it says about itself.
 
     Attributes:
@@ -60,7 +60,7 @@ class Source:
     metadata: dict[str, str] = field(hash=False)
 
     @classmethod
-    def open(cls, path: Path) -> Source:
+    def open(cls, path: Path) -> PackagedModel:
         """Read a model file and what it carries.
 
         Raises:
@@ -126,7 +126,7 @@ class Request:
         preprocessing: which forms of each model to write, where the target has both.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[PackagedModel, ...]
     calibration: SegmentationSet | None = None
     evaluation: SegmentationSet | None = None
     table: CalibrationTable | None = None
@@ -165,7 +165,7 @@ class Request:
             InputError: another precision, an int8 model of another profile, an image interface,
                 or two models of one precision.
         """
-        seen: dict[Precision, Source] = {}
+        seen: dict[Precision, PackagedModel] = {}
         for source in self.sources:
             path, precision = source.artifact.path, source.artifact.precision
             if precision not in precisions:
@@ -216,12 +216,12 @@ class Request:
             asked = " ".join(map(str, self.batches))
             raise UsageError(f"--batch {asked}: this package is for one image a call; leave it out")
 
-    def of(self, precision: Precision) -> Source | None:
+    def of(self, precision: Precision) -> PackagedModel | None:
         """The model of a precision, if there is one."""
         found = [s for s in self.sources if s.artifact.precision is precision]
         return found[0] if found else None
 
-    def needed(self, precision: Precision, *, why: str) -> Source:
+    def needed(self, precision: Precision, *, why: str) -> PackagedModel:
         """The model of a precision.
 
         Raises:

@@ -10,7 +10,7 @@ import onnx
 
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.graph import GraphIndex
-from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 
@@ -27,7 +27,7 @@ class FloatLayers:
     others: tuple[str, ...]
 
 
-def float_layers(request: Request, source: Source) -> FloatLayers:
+def float_layers(request: Request, source: PackagedModel) -> FloatLayers:
     """What to keep in float of a float model.
 
     Args:

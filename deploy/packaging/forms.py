@@ -8,7 +8,7 @@ import onnx
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, TensorSpec
 from segdeploy.deploy.onnx_model.interface import Interface
-from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.system.errors import InputError
 
@@ -31,7 +31,7 @@ def fixed_batch(request: Request) -> int | None:
     return batch
 
 
-def insides(source: Source, wanted: Preprocessing) -> list[bool]:
+def insides(source: PackagedModel, wanted: Preprocessing) -> list[bool]:
     """For each form of a model to write, whether it takes 8-bit images.
 
     Raises:
@@ -95,7 +95,7 @@ def _require_batch(artifact: Artifact, batch: int | None) -> None:
         )
 
 
-def _require_size(source: Source) -> None:
+def _require_size(source: PackagedModel) -> None:
     shape = source.artifact.inputs[0].shape
     found = shape[1:3] if source.artifact.inputs[0].dtype == "uint8" else shape[2:]
     if tuple(found) != source.preprocess.size:

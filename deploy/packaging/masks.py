@@ -13,7 +13,7 @@ from segdeploy.deploy.data.image_set import Sample, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY, Interface, interface_of
-from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError
@@ -62,14 +62,16 @@ class MaskCheck:
                 form=form,
             )
 
-    def differing(self, source: Source, found: Masks, name: RuntimeName) -> int:
+    def differing(self, source: PackagedModel, found: Masks, name: RuntimeName) -> int:
         """Pixels in which masks are not those of a model's own file on the same runtime."""
         key = (source.artifact.sha256, name)
         if key not in self._expected:
             self._expected[key] = self.masks_of_file(source.artifact, source.preprocess, name)
         return int((found != self._expected[key]).sum())
 
-    def require_same(self, source: Source, found: Masks, name: RuntimeName, *, what: str) -> str:
+    def require_same(
+        self, source: PackagedModel, found: Masks, name: RuntimeName, *, what: str
+    ) -> str:
         """Refuse a model that changed.
 
         Args:

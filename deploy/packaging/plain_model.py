@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from segdeploy.deploy.packaging.base import Source
+from segdeploy.deploy.packaging.base import PackagedModel
 from segdeploy.deploy.system.errors import InputError
 
 OPSET, IR_VERSION = 11, 6
@@ -33,7 +33,7 @@ NEWER_RESIZE = {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}
 """Attributes of Resize that came later, and the value that says what opset 11 does anyway."""
 
 
-def plain_model(source: Source, *, batch: int) -> onnx.ModelProto:
+def plain_model(source: PackagedModel, *, batch: int) -> onnx.ModelProto:
     """A copy in opset 11 with a fixed batch; names and metadata stay.
 
     Args:
@@ -66,7 +66,7 @@ def plain_model(source: Source, *, batch: int) -> onnx.ModelProto:
     return model
 
 
-def only_model(folder: Path) -> Source:
+def only_model(folder: Path) -> PackagedModel:
     """The one model of a package.
 
     Raises:
@@ -75,7 +75,7 @@ def only_model(folder: Path) -> Source:
     paths = sorted(folder.glob("*.onnx"))
     if len(paths) != 1:
         raise InputError(f"{folder} holds {len(paths)} ONNX files; expected one")
-    return Source.open(paths[0])
+    return PackagedModel.open(paths[0])
 
 
 def _lower_resize(node: onnx.NodeProto, empty_roi: str, path: str) -> None:

@@ -10,10 +10,10 @@ from segdeploy.deploy import __version__
 from segdeploy.deploy.packaging.base import (
     MANIFEST,
     Contents,
+    PackagedModel,
     PackageFile,
     PackageTarget,
     Request,
-    Source,
 )
 
 SCHEMA_VERSION = 1
@@ -66,7 +66,7 @@ def readme(content: dict[str, Any], *, title: str) -> str:
     return "\n".join(parts)
 
 
-def _model(source: Source) -> dict[str, Any]:
+def _model(source: PackagedModel) -> dict[str, Any]:
     artifact = source.artifact
     return {
         "name": source.name,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from segdeploy.deploy.packaging.base import Source
+from segdeploy.deploy.packaging.base import PackagedModel
 
 IMAGE_ENDING = "-image"
 """Ends the name of a model that takes 8-bit images."""
 
 
-def served_name(source: Source, *parts: str, inside: bool) -> str:
+def served_name(source: PackagedModel, *parts: str, inside: bool) -> str:
     """A model's name on a server, which is its folder's, too.
 
     Example:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from segdeploy.calibration.files import naming
 from segdeploy.deploy.prediction.fitting import Canvas
 from segdeploy.deploy.prediction.image import Job, Outcome, Piece, Prepared, feeds_of, predict_image
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Runtime
 from segdeploy.deploy.system.errors import RunError
 
@@ -76,7 +76,7 @@ class Flow:
         self.written_at: list[float] = []
         self.decode_processor_s = self.encode_processor_s = 0.0
 
-    def outcomes(self, sources: Iterable[Source]) -> Iterator[Outcome]:
+    def outcomes(self, sources: Iterable[ImageSource]) -> Iterator[Outcome]:
         """Write the outputs of every image.
 
         Args:
@@ -108,7 +108,7 @@ class Flow:
         while waiting:
             yield waiting.popleft().result()
 
-    def read(self, source: Source) -> Prepared | Outcome:
+    def read(self, source: ImageSource) -> Prepared | Outcome:
         """Decode an image file and turn it into the model's input."""
         started = time.thread_time()
         item = self.job.read(source)
@@ -179,7 +179,7 @@ class Flow:
             self.written_at.append(time.perf_counter())
         return written
 
-    def _counted(self, sources: Iterable[Source]) -> Iterator[Source]:
+    def _counted(self, sources: Iterable[ImageSource]) -> Iterator[ImageSource]:
         for source in sources:
             with self._lock:
                 self._at_once += 1

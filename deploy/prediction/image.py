@@ -18,7 +18,7 @@ from segdeploy.deploy.prediction.fitting import Canvas, Plan, plan_of
 from segdeploy.deploy.prediction.journal import Row, Status, digest, key_of
 from segdeploy.deploy.prediction.outputs import Finding, encoded
 from segdeploy.deploy.prediction.settings import Settings, Write
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import Feeds, Runtime
 from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.shown_command import shown_text
@@ -39,7 +39,7 @@ class Outcome:
 class Prepared:
     """A decoded image, ready for the model; ``shown`` is itself where an overlay needs it."""
 
-    source: Source
+    source: ImageSource
     sha256: str
     orientation: int
     plan: Plan
@@ -65,7 +65,7 @@ class Job:
     decides: bytes = b""
     folder: str = ""
 
-    def read(self, source: Source) -> Prepared | Outcome:
+    def read(self, source: ImageSource) -> Prepared | Outcome:
         """Decode an image; one that cannot be decoded or held is an outcome, not an error.
 
         A single piece is made at once, so that the image itself need not be kept.
@@ -146,7 +146,7 @@ class _Pieces:
         return map(self.job.input_of, self.plan.pieces(self.filled))
 
 
-def predict_image(source: Source, job: Job, runtime: Runtime) -> Outcome:
+def predict_image(source: ImageSource, job: Job, runtime: Runtime) -> Outcome:
     """Take one image all the way: a function of its bytes, the job and the model, nothing else.
 
     Args:
@@ -219,7 +219,7 @@ def feeds_of(group: list[Piece], runtime: Runtime) -> Feeds:
     return {runtime.inputs[0].name: np.stack(filled)}
 
 
-def _bytes_of(source: Source, folder: str) -> bytes:
+def _bytes_of(source: ImageSource, folder: str) -> bytes:
     """The bytes of an image file.
 
     Raises:
@@ -243,7 +243,7 @@ def _require_bounded(plan: Plan, label: str) -> None:
         )
 
 
-def failed(source: Source, status: Status, error: Exception) -> Outcome:
+def failed(source: ImageSource, status: Status, error: Exception) -> Outcome:
     """The outcome of an image that is not done."""
     words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, RunError):

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from segdeploy.calibration.files import atomic_writer, naming
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.prediction.settings import Write
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import LOCK, is_empty
 
@@ -169,7 +169,7 @@ class Journal:
             self._file.write(row.line())
             self._file.flush()
 
-    def finish(self, sources: Iterable[Source]) -> None:
+    def finish(self, sources: Iterable[ImageSource]) -> None:
         """Write the table, and the journal again: these images, each once, in their order.
 
         The bytes of both do not depend on the order in which images were done, nor on
@@ -193,7 +193,7 @@ class Journal:
         if self.path.exists() and not self.path.stat().st_size and not beside:
             self.path.unlink()
 
-    def _rows(self, sources: Iterable[Source]) -> Iterator[Row]:
+    def _rows(self, sources: Iterable[ImageSource]) -> Iterator[Row]:
         for source in sources:
             yield self._row_at(self._places[source.name])
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from segdeploy.deploy.prediction.image import Job, Outcome, predict_image
 from segdeploy.deploy.prediction.model import Model
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.errors import InputError, RunError
 
@@ -38,7 +38,7 @@ def require_ray() -> None:
 
 
 def ray_outcomes(
-    sources: Sequence[Source], *, model: Model, job: Job, execution: Execution, workers: int
+    sources: Sequence[ImageSource], *, model: Model, job: Job, execution: Execution, workers: int
 ) -> Iterator[Outcome]:
     """Work on images in several processes, of the cluster in ``RAY_ADDRESS`` or a new one here.
 
@@ -76,7 +76,7 @@ def ray_outcomes(
 
 
 def _dataset(
-    sources: Sequence[Source], *, model: Model, job: Job, execution: Execution, workers: int
+    sources: Sequence[ImageSource], *, model: Model, job: Job, execution: Execution, workers: int
 ) -> Any:
     """The lazy computation."""
     import ray

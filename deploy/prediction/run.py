@@ -19,7 +19,7 @@ from segdeploy.deploy.prediction.image import Job, Outcome
 from segdeploy.deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
 from segdeploy.deploy.prediction.model import Model, decides, require_possible
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, RunError
@@ -87,7 +87,7 @@ class _Tally:
 
 
 def predict(
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     *,
     model: Model,
     settings: Settings,
@@ -141,7 +141,7 @@ def predict(
     ):
         remove_partial_folder(output)  # even where no image is left to do
 
-        def wanted() -> Iterator[Source]:
+        def wanted() -> Iterator[ImageSource]:
             for source in sources:
                 row = None if overwrite else _done(source, journal, job)
                 if row is None:
@@ -172,7 +172,7 @@ def predict(
     )
 
 
-def _done(source: Source, journal: Journal, job: Job) -> Row | None:
+def _done(source: ImageSource, journal: Journal, job: Job) -> Row | None:
     """The row of an image whose outputs are there and would be the same again."""
     row = journal.row(source.name)
     if row is None or row.status is not Status.DONE or row.image_sha256 is None:
@@ -197,7 +197,7 @@ def _forget_old_files(journal: Journal, row: Row) -> None:
 
 
 def _local(
-    sources: Iterator[Source],
+    sources: Iterator[ImageSource],
     model: Model,
     job: Job,
     execution: Execution,
@@ -214,7 +214,7 @@ def _local(
 
 
 def _ray(
-    sources: Iterator[Source],
+    sources: Iterator[ImageSource],
     model: Model,
     job: Job,
     execution: Execution,
@@ -230,6 +230,6 @@ def _ray(
             yield write_files(outcome, output)
 
 
-def _chained(first: Source, rest: Iterable[Source]) -> Iterator[Source]:
+def _chained(first: ImageSource, rest: Iterable[ImageSource]) -> Iterator[ImageSource]:
     yield first
     yield from rest

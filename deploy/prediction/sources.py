@@ -17,7 +17,7 @@ WILDCARDS = "*?["
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class ImageSource:
     """One image file, and what it is called in the output.
 
     Attributes:
@@ -36,7 +36,9 @@ class Source:
         return self.path if self.shown is None else self.shown
 
 
-def sources_of(inputs: Sequence[str], *, output: Path, writes: Sequence[Write]) -> list[Source]:
+def sources_of(
+    inputs: Sequence[str], *, output: Path, writes: Sequence[Write]
+) -> list[ImageSource]:
     """The images that were asked for, in the order asked for and, within a folder, by name.
 
     Args:
@@ -54,7 +56,7 @@ def sources_of(inputs: Sequence[str], *, output: Path, writes: Sequence[Write]) 
             image or lies where the images are looked for.
     """
     real = _real_paths()
-    found: dict[str, Source] = {}
+    found: dict[str, ImageSource] = {}
     for given in inputs:
         for source in _found(given, output):
             found.setdefault(real(source.path), source)
@@ -64,7 +66,7 @@ def sources_of(inputs: Sequence[str], *, output: Path, writes: Sequence[Write]) 
     return list(found.values())
 
 
-def _found(given: str, output: Path) -> Iterator[Source]:
+def _found(given: str, output: Path) -> Iterator[ImageSource]:
     """The images behind one input."""
     path = Path(given)
     if given.startswith(LIST_MARK) and not path.exists():
@@ -88,16 +90,16 @@ def _found(given: str, output: Path) -> Iterator[Source]:
         )
 
 
-def _named(path: str) -> Source:
-    return Source(path=path, name=Path(path).stem, shown=shown_path(path))
+def _named(path: str) -> ImageSource:
+    return ImageSource(path=path, name=Path(path).stem, shown=shown_path(path))
 
 
-def _below(root: Path, paths: Iterable[str]) -> Iterator[Source]:
+def _below(root: Path, paths: Iterable[str]) -> Iterator[ImageSource]:
     top = shown_path(root)
     for path in paths:
         inner = Path(path).relative_to(root)
         shown = path if top == str(root) else str(Path(top.lstrip(os.sep), inner))
-        yield Source(path=path, name=inner.with_suffix("").as_posix(), shown=shown)
+        yield ImageSource(path=path, name=inner.with_suffix("").as_posix(), shown=shown)
 
 
 def _listed(file: Path) -> Iterator[str]:
@@ -159,7 +161,9 @@ def _require_apart(images: Path, output: Path) -> None:
         )
 
 
-def _require_own_files(images: Mapping[str, Source], output: Path, writes: Sequence[Write]) -> None:
+def _require_own_files(
+    images: Mapping[str, ImageSource], output: Path, writes: Sequence[Write]
+) -> None:
     """Refuse two images that would write one file, and a file that would replace an image.
 
     Args:
@@ -167,7 +171,7 @@ def _require_own_files(images: Mapping[str, Source], output: Path, writes: Seque
         output: folder that is written to.
         writes: what is written for each image.
     """
-    written: dict[str, Source] = {}
+    written: dict[str, ImageSource] = {}
     root = Path(os.path.realpath(output))
     for source in images.values():
         for file in (write.file(source.name) for write in writes):

@@ -18,7 +18,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
-from segdeploy.deploy.packaging.base import Package, Request, Source
+from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.package import package as write_package
 from segdeploy.deploy.packaging.package import require_free
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
@@ -101,7 +101,7 @@ def package(
     if calibration is not None and evaluation is not None:
         require_disjoint(calibration, evaluation)
     request = Request(
-        sources=tuple(Source.open(_file(model)) for model in _several(models)),
+        sources=tuple(PackagedModel.open(_file(model)) for model in _several(models)),
         calibration=calibration,
         evaluation=evaluation,
         table=None if table is None else table_of(table),

@@ -155,7 +155,7 @@ def _request(options: Options) -> Request:
     from segdeploy.calibration.estimate import Method
     from segdeploy.calibration.table import CalibrationTable
     from segdeploy.deploy.data.image_set import open_set, require_disjoint
-    from segdeploy.deploy.packaging.base import Request, Source
+    from segdeploy.deploy.packaging.base import PackagedModel, Request
     from segdeploy.deploy.packaging.preprocessing import Preprocessing
     from segdeploy.deploy.system.checksums import sha256_of
 
@@ -167,7 +167,7 @@ def _request(options: Options) -> Request:
         require_disjoint(calibration, evaluation)
     table = options.calibration
     return Request(
-        sources=tuple(Source.open(path) for path in options.model),
+        sources=tuple(PackagedModel.open(path) for path in options.model),
         calibration=calibration,
         evaluation=evaluation,
         table=CalibrationTable.read(table) if table else None,

@@ -13,7 +13,7 @@ from segdeploy.deploy.data.layouts.division import Ratios, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class RawSample:
     """One image as a layout holds it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Layout:
     name: str
     expected: str
     recognises: Callable[[Path], bool]
-    sources: Callable[[Path, Ratios | None], tuple[Source, ...]]
+    sources: Callable[[Path, Ratios | None], tuple[RawSample, ...]]
     ratios: Ratios
     sizes: Sizes
     stratum: Callable[[NDArray[np.uint8]], str | None] = _one_stratum

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segdeploy.deploy.data.image_files import image_files
-from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, floored
 from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -20,7 +20,7 @@ def _recognises(raw: Path) -> bool:
     return (raw / "training" / "images").is_dir() and (raw / "training" / "1st_manual").is_dir()
 
 
-def _sources(raw: Path, ratios: Ratios | None) -> tuple[Source, ...]:
+def _sources(raw: Path, ratios: Ratios | None) -> tuple[RawSample, ...]:
     """The images of both folders, by name; with a share for test, of the training folder alone.
 
     Raises:
@@ -47,7 +47,7 @@ def _sources(raw: Path, ratios: Ratios | None) -> tuple[Source, ...]:
     return tuple(training)
 
 
-def _folder(folder: Path, *, kind: str, split: str | None) -> list[Source]:
+def _folder(folder: Path, *, kind: str, split: str | None) -> list[RawSample]:
     number = "01" if split else "21"
     images = keyed(folder / "images", rf"(\d+)_{kind}", example=f"{number}_{kind}.tif")
     masks = keyed(folder / "1st_manual", r"(\d+)_manual1", example=f"{number}_manual1.gif")
@@ -55,7 +55,7 @@ def _folder(folder: Path, *, kind: str, split: str | None) -> list[Source]:
     fields = keyed(folder / "mask", rf"(\d+)_{kind}_mask", example=f"{number}_{kind}_mask.gif")
     require_paired(images, fields, kind="field of view", folder=folder / "mask")
     return [
-        Source(
+        RawSample(
             name=images[key].stem,
             image=images[key],
             masks=(masks[key],),

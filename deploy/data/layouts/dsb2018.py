@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.data.image_files import image_files
-from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, rounded
 from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, keyed, require_paired
 from segdeploy.deploy.data.splits import read_splits
@@ -44,7 +44,7 @@ def _recognises(raw: Path) -> bool:
     )
 
 
-def _sources(raw: Path, ratios: Ratios | None) -> tuple[Source, ...]:
+def _sources(raw: Path, ratios: Ratios | None) -> tuple[RawSample, ...]:
     """The images, by name.
 
     Raises:
@@ -66,17 +66,17 @@ def _image_folders(raw: Path) -> list[Path]:
     return [p for p in entries if (p / "images").is_dir() or (p / "masks").is_dir()]
 
 
-def _raw(folder: Path) -> Source:
+def _raw(folder: Path) -> RawSample:
     images = image_files(folder / "images", suffixes=(".png",))
     if len(images) != 1:
         raise InputError(f"{folder / 'images'} holds {len(images)} PNG files; expected one")
     masks = image_files(folder / "masks", suffixes=(".png",))
     if not masks:
         raise InputError(f"image {images[0]} has no masks in {folder / 'masks'}")
-    return Source(name=folder.name, image=images[0], masks=tuple(masks), instances=True)
+    return RawSample(name=folder.name, image=images[0], masks=tuple(masks), instances=True)
 
 
-def _merged(raw: Path) -> tuple[Source, ...]:
+def _merged(raw: Path) -> tuple[RawSample, ...]:
     folder = _mask_folder(raw / "masks")
     images = keyed(raw / "images", "(.+)", example="<id>.png")
     masks = keyed(folder, "(.+)", example="<id>.png")
@@ -87,7 +87,7 @@ def _merged(raw: Path) -> tuple[Source, ...]:
         require_paired(images, fields, kind="field of view", folder=raw / "fov")
     splits = _splits_of(images, raw / "splits.csv")
     return tuple(
-        Source(
+        RawSample(
             name=name,
             image=images[name],
             masks=(masks[name],),

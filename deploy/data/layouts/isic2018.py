@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, floored
 from segdeploy.deploy.data.layouts.pairing import keyed, require_paired
 
@@ -21,7 +21,7 @@ def _recognises(raw: Path) -> bool:
     return (raw / IMAGES).is_dir() and (raw / MASKS).is_dir()
 
 
-def _sources(raw: Path, ratios: Ratios | None) -> tuple[Source, ...]:
+def _sources(raw: Path, ratios: Ratios | None) -> tuple[RawSample, ...]:
     """The images, by name.
 
     Raises:
@@ -31,7 +31,7 @@ def _sources(raw: Path, ratios: Ratios | None) -> tuple[Source, ...]:
     masks = keyed(raw / MASKS, r"(ISIC_\d+)_segmentation", example="ISIC_0000000_segmentation.png")
     require_paired(images, masks, kind="mask", folder=raw / MASKS)
     return tuple(
-        Source(name=name, image=images[name], masks=(masks[name],)) for name in sorted(images)
+        RawSample(name=name, image=images[name], masks=(masks[name],)) for name in sorted(images)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.data.layouts.base import Layout, Source
+from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, floored
 from segdeploy.deploy.data.layouts.pairing import keyed, require_paired
 
@@ -20,7 +20,7 @@ def _recognises(raw: Path) -> bool:
     return (raw / "train").is_dir() and (raw / "train_GT").is_dir()
 
 
-def _sources(raw: Path, ratios: Ratios | None) -> tuple[Source, ...]:
+def _sources(raw: Path, ratios: Ratios | None) -> tuple[RawSample, ...]:
     """The images, by split and name.
 
     Raises:
@@ -31,13 +31,13 @@ def _sources(raw: Path, ratios: Ratios | None) -> tuple[Source, ...]:
     )
 
 
-def _split(raw: Path, folder: str, split: str) -> list[Source]:
+def _split(raw: Path, folder: str, split: str) -> list[RawSample]:
     images = keyed(raw / folder, "(.+)", example="<name>.jpg")
     truth = raw / f"{folder}_GT"
     masks = keyed(truth, "(.+?)(?:_segmentation)?", example="<name>_segmentation.png")
     require_paired(images, masks, kind="mask", folder=truth)
     return [
-        Source(name=name, image=images[name], masks=(masks[name],), split=split)
+        RawSample(name=name, image=images[name], masks=(masks[name],), split=split)
         for name in sorted(images)
     ]
 

@@ -17,7 +17,7 @@ from segdeploy.deploy.onnx_model.file import save_model
 from segdeploy.deploy.packaging.ascend.aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend.amct import SCHEMA as AMCT_SCHEMA
 from segdeploy.deploy.packaging.ascend.amct import long_form, short_form
-from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, shared_weights
 from segdeploy.deploy.packaging.images import write_evaluation, write_tensors
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
@@ -105,7 +105,7 @@ def aipp_error(aipp: Aipp, preprocess: Preprocess) -> float:
     return float(np.abs(aipp.apply(ramp) - preprocess.normalise(ramp)).max())
 
 
-def _verify_amct(folder: Path, source: Source, batches: int) -> None:
+def _verify_amct(folder: Path, source: PackagedModel, batches: int) -> None:
     """Both forms of the configuration say the same, of layers that exist."""
     convolutions = [node.name for node in source.model().graph.node if node.op_type == "Conv"]
     short = fields_of(AMCT_SCHEMA.read(_text(folder / AMCT), source=str(folder / AMCT)))
@@ -144,7 +144,7 @@ def _write_inputs(images: SegmentationSet, preprocess: Preprocess, folder: Path)
     (folder / ORDER).write_text("".join(f"{INPUTS}/{name}.npy\n" for name in names), "utf-8")
 
 
-def _scripts(source: Source) -> dict[str, list[str]]:
+def _scripts(source: PackagedModel) -> dict[str, list[str]]:
     """The three scripts, by name."""
     name = source.artifact.inputs[0].name
     shape = f'--input_shape="{name}:{",".join(map(str, source.image_shape(1)))}"'
@@ -178,7 +178,7 @@ def _scripts(source: Source) -> dict[str, list[str]]:
     }
 
 
-def _steps(source: Source) -> tuple[Step, ...]:
+def _steps(source: PackagedModel) -> tuple[Step, ...]:
     return (
         Step(what="quantize to int8 with AMCT", command=f"sh {QUANTIZE}"),
         Step(

@@ -15,7 +15,7 @@ from segdeploy.deploy.onnx_model.file import (
     set_metadata,
 )
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
-from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique, with_batch
 from segdeploy.deploy.packaging.masks import mask_check
@@ -102,7 +102,7 @@ def verify_model(path: Path) -> None:
         raise InputError(f"{path} takes images of {found}; its contract says otherwise")
 
 
-def onnx_model(source: Source, batch: int | None, *, inside: bool) -> onnx.ModelProto:
+def onnx_model(source: PackagedModel, batch: int | None, *, inside: bool) -> onnx.ModelProto:
     """A model with the package's batch; with ``inside`` one that takes 8-bit images, resized.
 
     Of a dynamic batch and preprocessing outside this is the file's own model, unchanged.
@@ -114,7 +114,7 @@ def onnx_model(source: Source, batch: int | None, *, inside: bool) -> onnx.Model
     return model
 
 
-def _name(source: Source, inside: bool) -> str:
+def _name(source: PackagedModel, inside: bool) -> str:
     return f"{source.name}{IMAGE_ENDING if inside else '.onnx'}"
 
 

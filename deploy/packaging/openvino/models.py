@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.onnx_model.artifact import Precision
-from segdeploy.deploy.packaging.base import Source
+from segdeploy.deploy.packaging.base import PackagedModel
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of
 from segdeploy.deploy.packaging.served import served_name
@@ -35,7 +35,7 @@ IR_FILE = "1/model.xml"
 class IrModel:
     """One IR to write: of a model, compressed to fp16 or not, with its contract inside or not."""
 
-    source: Source
+    source: PackagedModel
     label: str
     compress: bool
     inside: bool

@@ -8,7 +8,7 @@ import numpy as np
 
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.onnx_model.artifact import Precision
-from segdeploy.deploy.packaging.base import Source
+from segdeploy.deploy.packaging.base import PackagedModel
 
 LOADER, INPUTS = "data_loader.py", "inputs"
 BUILD, BUILD_IMPLICIT, COMPARE = "build.sh", "build_with_cache.sh", "compare.sh"
@@ -35,7 +35,7 @@ def load_data():
 """
 
 
-def shapes_of(source: Source, batches: tuple[int, int, int]) -> list[tuple[str, str]]:
+def shapes_of(source: PackagedModel, batches: tuple[int, int, int]) -> list[tuple[str, str]]:
     """Smallest, usual and largest shape, as ``image:1x3x96x96``; none where the batch is fixed."""
     if not isinstance(source.artifact.inputs[0].shape[0], str):
         return []
@@ -46,21 +46,21 @@ def shapes_of(source: Source, batches: tuple[int, int, int]) -> list[tuple[str, 
     ]
 
 
-def trtexec(source: Source, batches: tuple[int, int, int]) -> str:
+def trtexec(source: PackagedModel, batches: tuple[int, int, int]) -> str:
     """Build a strongly typed engine: every layer runs in the types of the graph."""
     shapes = [f"--{key}Shapes={shape}" for key, shape in shapes_of(source, batches)]
     ends = [f"--onnx={source.artifact.path.name}", "--stronglyTyped"]
     return " ".join(["trtexec", *ends, *shapes, f"--saveEngine={source.name}.plan"])
 
 
-def trtexec_with_cache(source: Source, batches: tuple[int, int, int]) -> str:
+def trtexec_with_cache(source: PackagedModel, batches: tuple[int, int, int]) -> str:
     """Build an int8 engine from a float model and the calibration cache (TensorRT up to 10)."""
     shapes = [f"--{key}Shapes={shape}" for key, shape in shapes_of(source, batches)]
     ends = [f"--onnx={source.artifact.path.name}", "--int8", "--fp16", f"--calib={CACHE}"]
     return " ".join(["trtexec", *ends, *shapes, f"--saveEngine={source.name}.cache.plan"])
 
 
-def polygraphy(source: Source, batches: tuple[int, int, int], *, real: bool) -> str:
+def polygraphy(source: PackagedModel, batches: tuple[int, int, int], *, real: bool) -> str:
     """One model in ONNX Runtime and in TensorRT.
 
     Args:
@@ -84,7 +84,7 @@ def polygraphy(source: Source, batches: tuple[int, int, int], *, real: bool) -> 
     )
 
 
-def _noise(source: Source, batches: tuple[int, int, int]) -> list[str]:
+def _noise(source: PackagedModel, batches: tuple[int, int, int]) -> list[str]:
     contract, name = source.preprocess, source.artifact.inputs[0].name
     ends = [
         (pixel * contract.scale - mean) / std
@@ -98,13 +98,15 @@ def _noise(source: Source, batches: tuple[int, int, int]) -> list[str]:
     ]
 
 
-def usual_batch(source: Source, batches: tuple[int, int, int]) -> int:
+def usual_batch(source: PackagedModel, batches: tuple[int, int, int]) -> int:
     """The batch to run at: the model's own where it is fixed."""
     fixed = source.artifact.inputs[0].shape[0]
     return fixed if isinstance(fixed, int) else batches[1]
 
 
-def write_loader(images: SegmentationSet, source: Source, folder: Path, *, batch: int) -> None:
+def write_loader(
+    images: SegmentationSet, source: PackagedModel, folder: Path, *, batch: int
+) -> None:
     """Write every image as a prepared float32 batch of one, and a script that yields them.
 
     Args:

@@ -13,7 +13,7 @@ from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.files import read_text
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, load_model
-from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.tensorrt.commands import (
     BUILD,
     BUILD_IMPLICIT,
@@ -81,7 +81,7 @@ def verify(folder: Path) -> None:
         InputError: a model TensorRT would reject, a script that names a file that is not there or
             a shape the model does not take, or a cache with a tensor the model lacks.
     """
-    sources = [Source.open(path) for path in sorted(folder.glob("*.onnx"))]
+    sources = [PackagedModel.open(path) for path in sorted(folder.glob("*.onnx"))]
     for source in sources:
         _require_accepted(source, check_qdq(source.model()))
     for name in (BUILD, COMPARE, BUILD_IMPLICIT):
@@ -95,7 +95,7 @@ def verify(folder: Path) -> None:
             raise InputError(f"{path} holds {found.shape} {found.dtype}; the model takes another")
 
 
-def _models(request: Request, folder: Path) -> list[Source]:
+def _models(request: Request, folder: Path) -> list[PackagedModel]:
     """The models of the package, in order: copied, or made from fp32."""
     sources = {source.artifact.precision: source for source in request.sources}
     for source in sources.values():
@@ -116,17 +116,17 @@ def _models(request: Request, folder: Path) -> list[Source]:
         )
     elif request.exclude:
         raise UsageError("--exclude is for an int8 model made here: give -m fp32 and --calibration")
-    return [Source.open(path) for path in sorted(folder.glob("*.onnx"))]
+    return [PackagedModel.open(path) for path in sorted(folder.glob("*.onnx"))]
 
 
-def _require_accepted(source: Source, findings: tuple[Finding, ...]) -> None:
+def _require_accepted(source: PackagedModel, findings: tuple[Finding, ...]) -> None:
     broken = rejected(findings)
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise InputError(f"TensorRT rejects {source.artifact.path.name}: {broken[0]}{more}")
 
 
-def _write_cache(request: Request, folder: Path) -> Source | None:
+def _write_cache(request: Request, folder: Path) -> PackagedModel | None:
     """The calibration cache of the fp32 model, which is returned; ``None`` without a table."""
     table = request.table
     if table is None:
@@ -144,7 +144,7 @@ def _write_cache(request: Request, folder: Path) -> Source | None:
     return source
 
 
-def _steps(models: list[Source], batches: tuple[int, int, int]) -> tuple[Step, ...]:
+def _steps(models: list[PackagedModel], batches: tuple[int, int, int]) -> tuple[Step, ...]:
     first = min(
         models,
         key=lambda s: (Precision.INT8, Precision.FP16, Precision.FP32).index(s.artifact.precision),
@@ -158,7 +158,7 @@ def _steps(models: list[Source], batches: tuple[int, int, int]) -> tuple[Step, .
     )
 
 
-def _notes(cache: Source | None, advice: list[str]) -> tuple[str, ...]:
+def _notes(cache: PackagedModel | None, advice: list[str]) -> tuple[str, ...]:
     notes = [
         "Engines are bound to the GPU and the TensorRT release that built them. They are strongly "
         "typed: what an int8 model does not quantize runs in fp32."

@@ -9,7 +9,7 @@ from pathlib import Path
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.onnx_model.interface import Interface
-from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique
 from segdeploy.deploy.packaging.masks import MaskCheck, mask_check
@@ -51,7 +51,7 @@ class Entry:
         inside: whether it takes images.
     """
 
-    source: Source
+    source: PackagedModel
     backend: str
     inside: bool
 
@@ -113,7 +113,7 @@ def _entries(request: Request) -> Iterator[Entry]:
                 yield Entry(source=source, backend=backend, inside=inside)
 
 
-def _backends(source: Source) -> tuple[str, ...]:
+def _backends(source: PackagedModel) -> tuple[str, ...]:
     """Those that serve a model: int8 the one it was made for, fp32 both where both are here.
 
     Raises:

@@ -14,7 +14,7 @@ from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import save_model
-from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Source, Step
+from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, indices
 from segdeploy.deploy.packaging.images import verify_pixels, write_evaluation, write_pixels
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
@@ -85,7 +85,7 @@ def write(request: Request, folder: Path) -> Contents:
 
 
 def build_file(
-    source: Source, *, dtype: str, mode: str, samples: int, skip: list[int]
+    source: PackagedModel, *, dtype: str, mode: str, samples: int, skip: list[int]
 ) -> dict[str, Any]:
     """What ``vamc compile`` reads.
 
@@ -140,7 +140,7 @@ def process_operators(preprocess: Preprocess) -> list[dict[str, Any]]:
     ]
 
 
-def run_name(source: Source, dtype: str) -> str:
+def run_name(source: PackagedModel, dtype: str) -> str:
     """What vamc calls the compiled model; its folder below the workspace."""
     return f"{source.name.replace('.', '_')}_{dtype}"
 
@@ -222,7 +222,7 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def _steps(source: Source) -> tuple[Step, ...]:
+def _steps(source: PackagedModel) -> tuple[Step, ...]:
     shape = ",".join(map(str, source.image_shape(1)[1:]))
     return (
         Step(

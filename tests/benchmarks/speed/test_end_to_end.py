@@ -21,7 +21,7 @@ from segdeploy.benchmarks.speed.end_to_end_worker import (
 )
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.prediction.flow import Flow
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import Feeds, Results
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 
@@ -43,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sources(folder: Path) -> list[Source]:
-    return [Source(path=str(path), name=path.stem) for path in image_files(folder)]
+def sources(folder: Path) -> list[ImageSource]:
+    return [ImageSource(path=str(path), name=path.stem) for path in image_files(folder)]
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def flow(brightness: type[Any], tmp_path: Path) -> Flow:
 
 class TestMeasure:
     def test_images_are_taken_again_until_there_are_enough(
-        self, flow: Flow, sources: list[Source]
+        self, flow: Flow, sources: list[ImageSource]
     ) -> None:
         shares: list[float] = []
         measured = measure(flow, sources, warmup=4, duration_s=0.05, progress=shares.append)
@@ -72,13 +72,13 @@ class TestMeasure:
         masks = [flow.output / f"{source.name}.png" for source in sources]
         assert sorted(flow.output.iterdir()) == sorted(masks), "nothing half written stays"
 
-    def test_a_large_folder_is_taken_once(self, flow: Flow, sources: list[Source]) -> None:
+    def test_a_large_folder_is_taken_once(self, flow: Flow, sources: list[ImageSource]) -> None:
         many = sources * 5
         measured = measure(flow, many, warmup=1, duration_s=0.0, progress=lambda share: None)
         assert len(measured.written_s) == len(many)
 
     def test_what_was_measured_alone_is_not_counted(
-        self, flow: Flow, sources: list[Source]
+        self, flow: Flow, sources: list[ImageSource]
     ) -> None:
         assert all(rate > 0 for rate in rates_alone(flow, sources, seconds=0).values())
         assert flow.written_at
@@ -87,17 +87,17 @@ class TestMeasure:
 
     @pytest.mark.parametrize("position", [0, 40])
     def test_figures_are_those_of_all_images_or_none(
-        self, flow: Flow, sources: list[Source], tmp_path: Path, position: int
+        self, flow: Flow, sources: list[ImageSource], tmp_path: Path, position: int
     ) -> None:
         broken = tmp_path / "broken.png"
         broken.write_bytes(Path(sources[0].path).read_bytes()[:60])
         many = sources * 7
-        many.insert(position, Source(path=str(broken), name="broken"))
+        many.insert(position, ImageSource(path=str(broken), name="broken"))
         with pytest.raises(InputError, match=r"broken\.png cannot be read"):
             measure(flow, many, warmup=1, duration_s=0.0, progress=lambda share: None)
 
     def test_a_runtime_that_fails_gives_no_figures(
-        self, flow: Flow, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+        self, flow: Flow, sources: list[ImageSource], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(feeds: Feeds) -> Results:
             raise RunError("out of memory")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.deploy.data.image_set import SPLITS, open_set, read_splits
-from segdeploy.deploy.data.layouts.base import Source
+from segdeploy.deploy.data.layouts.base import RawSample
 from segdeploy.deploy.data.layouts.division import Ratios
 from segdeploy.deploy.data.layouts.dsb2018 import modality_of
 from segdeploy.deploy.data.prepare import prepare_raw
@@ -102,7 +102,7 @@ def test_progress_sees_every_image_and_each_is_written_before_the_next_is_read(
 ) -> None:
     seen: list[str] = []
 
-    def note(sources: Iterable[Source]) -> Iterator[Source]:
+    def note(sources: Iterable[RawSample]) -> Iterator[RawSample]:
         for source in sources:
             for folder in ("images", "masks"):
                 written = sorted(path.name for path in (tmp_path / "set" / folder).iterdir())

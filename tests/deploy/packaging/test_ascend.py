@@ -19,7 +19,7 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.ascend.aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend.amct import SCHEMA, long_form, short_form
 from segdeploy.deploy.packaging.ascend.package import ASCEND, aipp_error
-from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.text_protobuf import fields_of
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -31,7 +31,7 @@ HALF = 2.0**-11
 @pytest.fixture
 def request_(tmp_path: Path, small_onnx: Callable[..., Path], image_set: Path) -> Request:
     return Request(
-        sources=(Source.open(small_onnx(tmp_path / "net.onnx")),),
+        sources=(PackagedModel.open(small_onnx(tmp_path / "net.onnx")),),
         calibration=open_set(image_set, "train").take(3, seed=0),
         evaluation=open_set(image_set, "test"),
     )

@@ -26,7 +26,7 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
-from segdeploy.deploy.packaging.base import Package, Request, Source
+from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.onnx.package import ONNX
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
@@ -45,7 +45,9 @@ def run(path: Path, feed: NDArray[Any]) -> NDArray[Any]:
 
 
 def request_of(tiny_models: dict[str, Path], *names: str, **settings: Any) -> Request:
-    return Request(sources=tuple(Source.open(tiny_models[name]) for name in names), **settings)
+    return Request(
+        sources=tuple(PackagedModel.open(tiny_models[name]) for name in names), **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ class TestModels:
         other = replace(TINY, channel_order="RGB", mean=(0.4, 0.5, 0.6))
         set_metadata(model, metadata(model) | {"preprocess": other.to_json()})
         save_model(model, tmp_path / "net.onnx")
-        request = Request(sources=(Source.open(tmp_path / "net.onnx"),))
+        request = Request(sources=(PackagedModel.open(tmp_path / "net.onnx"),))
         folder = package(request, target=ONNX, output=tmp_path / "out").folder
         assert json.loads((folder / "package.json").read_text())["preprocess"]["mean"] == [
             0.4,
@@ -152,10 +154,10 @@ class TestRefusals:
         request = request_of(tiny_models, "fp32", batches=(2, 2, 2))
         fixed = package(request, target=ONNX, output=tmp_path / "two").folder / "net.fp32.onnx"
         for batches, wanted in (((1, 1, 8), "a dynamic one"), ((4, 4, 4), "batch 4")):
-            request = Request(sources=(Source.open(fixed),), batches=batches)
+            request = Request(sources=(PackagedModel.open(fixed),), batches=batches)
             with pytest.raises(InputError, match=rf"fixed to 2; .* asked for {wanted}.*--batch 2"):
                 package(request, target=ONNX, output=tmp_path / "out")
-        request = Request(sources=(Source.open(fixed),), batches=(2, 2, 2))
+        request = Request(sources=(PackagedModel.open(fixed),), batches=(2, 2, 2))
         assert package(request, target=ONNX, output=tmp_path / "same").files
 
     def test_flags_that_mean_nothing_here(
@@ -195,7 +197,7 @@ class TestRefusals:
     ) -> None:
         model = image_interface(load_model(tiny_models["fp32"]), TINY).model
         save_model(model, tmp_path / "mask.onnx")
-        source = Source.open(tmp_path / "mask.onnx")
+        source = PackagedModel.open(tmp_path / "mask.onnx")
         request = Request(sources=(source,), preprocessing=Preprocessing.OUTSIDE)
         with pytest.raises(InputError, match=r"mask.onnx takes 8-bit images, and nothing takes"):
             package(request, target=ONNX, output=tmp_path / "out")
@@ -204,7 +206,9 @@ class TestRefusals:
 
     def test_two_models_of_one_name(self, tiny_models: dict[str, Path], tmp_path: Path) -> None:
         twin = Path(shutil.copy(tiny_models["fp16"], tmp_path / "net.fp32.onnx"))
-        request = Request(sources=(Source.open(tiny_models["fp32"]), Source.open(twin)))
+        request = Request(
+            sources=(PackagedModel.open(tiny_models["fp32"]), PackagedModel.open(twin))
+        )
         with pytest.raises(InputError, match=r"two models here would be called 'net.fp32.onnx'"):
             package(request, target=ONNX, output=tmp_path / "out")
 
@@ -214,7 +218,7 @@ class TestRefusals:
         set_metadata(model, metadata(model) | {"preprocess": other.to_json()})
         save_model(model, tmp_path / "net.onnx")
         with pytest.raises(InputError, match=r"images of \(3, 32, 32\), .* says \(3, 48, 32\)"):
-            Source.open(tmp_path / "net.onnx")
+            PackagedModel.open(tmp_path / "net.onnx")
 
 
 class TestReadingBack:

@@ -29,7 +29,7 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
-from segdeploy.deploy.packaging.base import Package, Request, Source
+from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.openvino import models as openvino_models
 from segdeploy.deploy.packaging.openvino.ir import compile_model, infer, read_ir, write_ir
 from segdeploy.deploy.packaging.openvino.models import IR_FILE
@@ -58,7 +58,9 @@ contracts = st.builds(
 
 
 def request_of(tiny_models: dict[str, Path], *names: str, **settings_: Any) -> Request:
-    return Request(sources=tuple(Source.open(tiny_models[name]) for name in names), **settings_)
+    return Request(
+        sources=tuple(PackagedModel.open(tiny_models[name]) for name in names), **settings_
+    )
 
 
 def noise(seed: int, height: int, width: int) -> Pixels:
@@ -214,7 +216,7 @@ class TestModels:
         set_metadata(model, metadata(model) | {"preprocess": other.to_json()})
         save_model(model, tmp_path / "net.onnx")
         request = Request(
-            sources=(Source.open(tmp_path / "net.onnx"),), preprocessing=Preprocessing.INSIDE
+            sources=(PackagedModel.open(tmp_path / "net.onnx"),), preprocessing=Preprocessing.INSIDE
         )
         changed = package(request, target=OPENVINO, output=tmp_path / "out").folder
         name = f"unet_plus_plus-fp32-image/{IR_FILE}"
@@ -279,7 +281,7 @@ class TestRefusals:
     def test_a_model_that_takes_images(self, tiny_models: dict[str, Path], tmp_path: Path) -> None:
         model = image_interface(load_model(tiny_models["fp32"]), TINY).model
         save_model(model, tmp_path / "mask.onnx")
-        request = Request(sources=(Source.open(tmp_path / "mask.onnx"),))
+        request = Request(sources=(PackagedModel.open(tmp_path / "mask.onnx"),))
         with pytest.raises(InputError, match=r"mask.onnx takes 8-bit images"):
             package(request, target=OPENVINO, output=tmp_path / "out")
 

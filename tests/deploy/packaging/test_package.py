@@ -19,9 +19,9 @@ from segdeploy.deploy.packaging.base import (
     MANIFEST,
     README,
     Contents,
+    PackagedModel,
     PackageTarget,
     Request,
-    Source,
     Step,
 )
 from segdeploy.deploy.packaging.package import package, reread
@@ -37,7 +37,7 @@ def model(tmp_path: Path, small_onnx: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def request_(model: Path) -> Request:
-    return Request(sources=(Source.open(model),))
+    return Request(sources=(PackagedModel.open(model),))
 
 
 def write_shape(request: Request, folder: Path) -> Contents:
@@ -185,25 +185,27 @@ class TestRefusals:
         set_metadata(bare, entries)
         save_model(bare, tmp_path / "bare.onnx")
         with pytest.raises(InputError, match="carries no preprocessing contract"):
-            Source.open(tmp_path / "bare.onnx")
+            PackagedModel.open(tmp_path / "bare.onnx")
 
     def test_two_networks_in_one_package(self, model: Path, tmp_path: Path) -> None:
         other = load_model(model)
         set_metadata(other, metadata(other) | {"arch": "r2u_net"})
         save_model(other, tmp_path / "other.onnx")
         with pytest.raises(InputError, match="different input contracts or networks"):
-            Request(sources=(Source.open(model), Source.open(tmp_path / "other.onnx")))
+            Request(
+                sources=(PackagedModel.open(model), PackagedModel.open(tmp_path / "other.onnx"))
+            )
 
     def test_a_name_that_a_shell_would_split(
         self, tmp_path: Path, small_onnx: Callable[..., Path]
     ) -> None:
-        source = Source.open(small_onnx(tmp_path / "my net.onnx"))
+        source = PackagedModel.open(small_onnx(tmp_path / "my net.onnx"))
         with pytest.raises(InputError, match=r"the model's name 'my net\.onnx' goes into command"):
             Request(sources=(source,))
 
     def test_batches_out_of_order(self, model: Path) -> None:
         with pytest.raises(UsageError, match="batches 4 1 8 are out of order"):
-            Request(sources=(Source.open(model),), batches=(4, 1, 8))
+            Request(sources=(PackagedModel.open(model),), batches=(4, 1, 8))
 
     def test_a_package_of_an_unknown_target(self, request_: Request, tmp_path: Path) -> None:
         folder = package(request_, target=TOY, output=tmp_path / "out").folder

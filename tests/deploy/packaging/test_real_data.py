@@ -11,7 +11,7 @@ import pytest
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import load_checkpoint
-from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.openvino.ir import compile_model, infer
 from segdeploy.deploy.packaging.openvino.models import IR_FILE
 from segdeploy.deploy.packaging.openvino.package import OPENVINO
@@ -45,7 +45,7 @@ def test_ir_and_onnx_give_the_same_probabilities_from_tensors_and_from_raw_image
         table_sha256="0" * 64,
         profile=OPENVINO_CPU,
     )
-    request = Request(sources=(Source.open(fp32.path), Source.open(int8.path)))
+    request = Request(sources=(PackagedModel.open(fp32.path), PackagedModel.open(int8.path)))
     folder = package(request, target=OPENVINO, output=tmp_path / "out").folder
     samples = open_set(data, "test").samples
     sizes = set()

@@ -22,7 +22,7 @@ from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.packaging import segment as example
-from segdeploy.deploy.packaging.base import Package, Request, Source
+from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.onnx.package import ONNX
 from segdeploy.deploy.packaging.openvino.ir import write_ir
 from segdeploy.deploy.packaging.package import package
@@ -65,7 +65,7 @@ def expected(tiny_models: dict[str, Path], image: Pixels) -> Pixels:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Package:
-    request = Request(sources=(Source.open(tiny_models["fp32"]),))
+    request = Request(sources=(PackagedModel.open(tiny_models["fp32"]),))
     return package(request, target=ONNX, output=tmp_path_factory.mktemp("package") / "out")
 
 
@@ -93,7 +93,7 @@ class TestModels:
     def test_every_form_gives_the_mask_of_the_file(
         self, tiny_models: dict[str, Path], image: Pixels, expected: Pixels, tmp_path: Path
     ) -> None:
-        request = Request(sources=(Source.open(tiny_models["fp32"]),), batches=(2, 2, 2))
+        request = Request(sources=(PackagedModel.open(tiny_models["fp32"]),), batches=(2, 2, 2))
         folder = package(request, target=ONNX, output=tmp_path / "out").folder
         for name, contract in (("plain", None), ("inside", TINY)):
             write_ir(

@@ -30,9 +30,9 @@ from segdeploy.deploy.packaging.base import (
     COMMANDS,
     MANIFEST,
     README,
+    PackagedModel,
     PackageTarget,
     Request,
-    Source,
 )
 from segdeploy.deploy.packaging.float_layers import (
     float_layers,
@@ -68,7 +68,7 @@ def make_request(
 
     def make(target: str, preprocess: Preprocess = TINY) -> Request:
         path = small_onnx(tmp_path / "net.onnx", preprocess)
-        source, train = Source.open(path), open_set(image_set, "train").take(3, seed=0)
+        source, train = PackagedModel.open(path), open_set(image_set, "train").take(3, seed=0)
         needs = NEEDS.get(target, ())
         if "table" not in needs:
             return Request(
@@ -83,12 +83,12 @@ def make_request(
 
 
 @pytest.fixture(scope="module")
-def recurrent(tmp_path_factory: pytest.TempPathFactory, _tiny_r2u: R2UNet) -> Source:
+def recurrent(tmp_path_factory: pytest.TempPathFactory, _tiny_r2u: R2UNet) -> PackagedModel:
     """A small R2U-Net as exported."""
     folder = tmp_path_factory.mktemp("recurrent")
     save_checkpoint(_tiny_r2u, folder / "net.safetensors", preprocess=TINY)
     checkpoint = load_checkpoint(folder / "net.safetensors")
-    return Source.open(export(checkpoint, folder / "r2u.onnx").path)
+    return PackagedModel.open(export(checkpoint, folder / "r2u.onnx").path)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -161,7 +161,7 @@ class TestEveryTarget:
         )
         for sources, message in (
             (request.sources * 2, "are both fp32; give one of them"),
-            ((Source.open(made.path),), "mask.onnx takes 8-bit images"),
+            ((PackagedModel.open(made.path),), "mask.onnx takes 8-bit images"),
         ):
             with pytest.raises(InputError, match=message):
                 package(replace(request, sources=sources), target=target, output=tmp_path / "x")
@@ -169,7 +169,9 @@ class TestEveryTarget:
 
 
 class TestPlainModel:
-    def test_opset_11_computes_the_same_bits_at_a_fixed_batch(self, recurrent: Source) -> None:
+    def test_opset_11_computes_the_same_bits_at_a_fixed_batch(
+        self, recurrent: PackagedModel
+    ) -> None:
         plain = plain_model(recurrent, batch=2)
         assert [entry.version for entry in plain.opset_import] == [OPSET]
         assert plain.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
@@ -194,14 +196,14 @@ class TestPlainModel:
             change(resize)
             (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
             source = replace(
-                Source.open(path), artifact=describe(tmp_path / "changed.onnx", model=model)
+                PackagedModel.open(path), artifact=describe(tmp_path / "changed.onnx", model=model)
             )
             object.__setattr__(source, "model", lambda model=model: model)
             with pytest.raises(InputError, match=message):
                 plain_model(source, batch=1)
 
     def test_a_fixed_batch_stays(self, tmp_path: Path, small_onnx: Callable[..., Path]) -> None:
-        fixed = Source.open(small_onnx(tmp_path / "net.onnx", batch=4))
+        fixed = PackagedModel.open(small_onnx(tmp_path / "net.onnx", batch=4))
         assert plain_model(fixed, batch=4).graph.input[0].type.tensor_type.shape.dim[0].dim_value
         with pytest.raises(InputError, match=r"takes \(4, 3, 32, 32\)"):
             plain_model(fixed, batch=1)
@@ -209,15 +211,17 @@ class TestPlainModel:
 
 class TestFloatLayers:
     @pytest.fixture
-    def source(self, tmp_path: Path, small_onnx: Callable[..., Path]) -> Source:
-        return Source.open(small_onnx(tmp_path / "net.onnx"))
+    def source(self, tmp_path: Path, small_onnx: Callable[..., Path]) -> PackagedModel:
+        return PackagedModel.open(small_onnx(tmp_path / "net.onnx"))
 
     @pytest.fixture
-    def table(self, source: Source, image_set: Path) -> CalibrationTable:
+    def table(self, source: PackagedModel, image_set: Path) -> CalibrationTable:
         images = open_set(image_set, "train").take(2, seed=0)
         return calibrate(source.artifact, images, preprocess=TINY, threads=1)
 
-    def int8(self, source: Source, table: CalibrationTable, folder: Path, *exclude: str) -> Source:
+    def int8(
+        self, source: PackagedModel, table: CalibrationTable, folder: Path, *exclude: str
+    ) -> PackagedModel:
         made = to_int8(
             source.artifact,
             folder / "net.int8.onnx",
@@ -226,27 +230,27 @@ class TestFloatLayers:
             profile=PROFILES["ort-x86"],
             exclude=exclude,
         )
-        return Source.open(made.path)
+        return PackagedModel.open(made.path)
 
     def test_names_come_from_the_int8_model_and_from_the_flag(
-        self, source: Source, table: CalibrationTable, tmp_path: Path
+        self, source: PackagedModel, table: CalibrationTable, tmp_path: Path
     ) -> None:
         int8 = self.int8(source, table, tmp_path, "head", "pool")
         found = float_layers(Request(sources=(source, int8), exclude=("high",)), source)
         assert (found.convolutions, found.others) == (("high", "head"), ("pool",))
 
     def test_an_int8_model_of_another_network_is_refused(
-        self, source: Source, table: CalibrationTable, tmp_path: Path
+        self, source: PackagedModel, table: CalibrationTable, tmp_path: Path
     ) -> None:
         int8 = self.int8(source, table, tmp_path)
         model = load_model(source.artifact.path)
         set_metadata(model, metadata(model) | {"note": "other"})
         save_model(model, tmp_path / "other.onnx")
-        other = Source.open(tmp_path / "other.onnx")
+        other = PackagedModel.open(tmp_path / "other.onnx")
         with pytest.raises(InputError, match=r"was not made from .*other.onnx"):
             float_layers(Request(sources=(other, int8)), other)
 
-    def test_a_name_that_is_no_layer_is_refused(self, source: Source) -> None:
+    def test_a_name_that_is_no_layer_is_refused(self, source: PackagedModel) -> None:
         with pytest.raises(UsageError, match="has no layer heads"):
             float_layers(Request(sources=(source,), exclude=("heads",)), source)
 
@@ -264,7 +268,7 @@ class TestFloatLayers:
         assert visiting_order(graph) == ["b", "a", "d"]
         assert indices(graph, ["d", "a"]) == [1, 2]
 
-    def test_every_convolution_is_counted_once(self, recurrent: Source) -> None:
+    def test_every_convolution_is_counted_once(self, recurrent: PackagedModel) -> None:
         graph = recurrent.model().graph
         order = visiting_order(graph)
         assert sorted(order) == sorted(n.name for n in graph.node if n.op_type == "Conv")
@@ -272,7 +276,7 @@ class TestFloatLayers:
         assert place["RRCNN1.RCNN.0.conv.0"] < place["RRCNN1.RCNN.0.conv.0@2"]
         assert shared_weights(graph) == 54  # 18 recurrent convolutions, three times each
 
-    def test_a_network_without_recurrence_shares_no_weight(self, source: Source) -> None:
+    def test_a_network_without_recurrence_shares_no_weight(self, source: PackagedModel) -> None:
         assert shared_weights(source.model().graph) == 0
 
 

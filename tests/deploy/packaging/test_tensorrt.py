@@ -19,7 +19,7 @@ from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, load_model
-from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.tensorrt.package import TENSORRT
 from segdeploy.deploy.quantize.calibrate import calibrate
@@ -32,13 +32,15 @@ TINY = Preprocess(size=(32, 32))
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory, small_onnx: Callable[..., Path]) -> Source:
-    return Source.open(small_onnx(tmp_path_factory.mktemp("source") / "net.onnx"))
+def source(
+    tmp_path_factory: pytest.TempPathFactory, small_onnx: Callable[..., Path]
+) -> PackagedModel:
+    return PackagedModel.open(small_onnx(tmp_path_factory.mktemp("source") / "net.onnx"))
 
 
 @pytest.fixture(scope="module")
 def table(
-    source: Source,
+    source: PackagedModel,
     tmp_path_factory: pytest.TempPathFactory,
     make_image_set: Callable[[Path, list[str]], Path],
 ) -> CalibrationTable:
@@ -47,11 +49,13 @@ def table(
 
 
 @pytest.fixture
-def request_(source: Source, table: CalibrationTable) -> Request:
+def request_(source: PackagedModel, table: CalibrationTable) -> Request:
     return Request(sources=(source,), table=table, table_sha256="0" * 64)
 
 
-def int8(source: Source, table: CalibrationTable, folder: Path, target: str) -> Source:
+def int8(
+    source: PackagedModel, table: CalibrationTable, folder: Path, target: str
+) -> PackagedModel:
     made = to_int8(
         source.artifact,
         folder / f"net.int8.{target}.onnx",
@@ -59,7 +63,7 @@ def int8(source: Source, table: CalibrationTable, folder: Path, target: str) -> 
         table_sha256="0" * 64,
         profile=PROFILES[target],
     )
-    return Source.open(made.path)
+    return PackagedModel.open(made.path)
 
 
 def test_one_float_model_and_its_table_give_every_model_and_the_cache(
@@ -81,7 +85,7 @@ def test_one_float_model_and_its_table_give_every_model_and_the_cache(
 
 
 def test_what_is_given_is_kept_byte_for_byte(
-    source: Source, table: CalibrationTable, tmp_path: Path
+    source: PackagedModel, table: CalibrationTable, tmp_path: Path
 ) -> None:
     given = int8(source, table, tmp_path, "tensorrt")
     written = package(Request(sources=(given,)), target=TENSORRT, output=tmp_path / "out")
@@ -118,7 +122,7 @@ def test_build_lines_give_smallest_usual_and_largest_shape(
 
 
 def test_a_fixed_batch_needs_no_shapes(tmp_path: Path, small_onnx: Callable[..., Path]) -> None:
-    fixed = Source.open(small_onnx(tmp_path / "net.onnx", batch=4))
+    fixed = PackagedModel.open(small_onnx(tmp_path / "net.onnx", batch=4))
     folder = package(Request(sources=(fixed,)), target=TENSORRT, output=tmp_path / "out").folder
     assert "Shapes" not in (folder / "build.sh").read_text()
     assert "--input-shapes image:[4,3,32,32]" in (folder / "compare.sh").read_text()
@@ -128,7 +132,7 @@ def test_noise_lies_in_the_range_of_the_contract(
     tmp_path: Path, small_onnx: Callable[..., Path]
 ) -> None:
     contract = Preprocess(size=(32, 32), mean=(0.5, 0.4, 0.2), std=(0.5, 0.2, 0.4))
-    model = Source.open(small_onnx(tmp_path / "net.onnx", contract))
+    model = PackagedModel.open(small_onnx(tmp_path / "net.onnx", contract))
     folder = package(Request(sources=(model,)), target=TENSORRT, output=tmp_path / "out").folder
     assert "--val-range image:[-2,3]" in (folder / "compare.sh").read_text()
 
@@ -148,7 +152,7 @@ def test_real_images_reach_polygraphy_prepared_and_in_batches(
 
 class TestRefusals:
     def test_int8_for_another_target(
-        self, source: Source, table: CalibrationTable, tmp_path: Path
+        self, source: PackagedModel, table: CalibrationTable, tmp_path: Path
     ) -> None:
         other = int8(source, table, tmp_path, "ort-x86")
         with pytest.raises(InputError, match=r"is int8 for ort-x86; this package takes .*tensorrt"):
@@ -156,7 +160,7 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
     def test_a_graph_that_breaks_a_rule(
-        self, source: Source, table: CalibrationTable, tmp_path: Path
+        self, source: PackagedModel, table: CalibrationTable, tmp_path: Path
     ) -> None:
         good = int8(source, table, tmp_path, "tensorrt")
         model = load_model(good.artifact.path)
@@ -164,14 +168,14 @@ class TestRefusals:
             if tensor.name == "image/zero_point":
                 tensor.raw_data = b"\x03"
         good.artifact.path.write_bytes(model.SerializeToString())
-        request = Request(sources=(Source.open(good.artifact.path),))
+        request = Request(sources=(PackagedModel.open(good.artifact.path),))
         with pytest.raises(
             InputError, match=r"TensorRT rejects net.int8.tensorrt.onnx: image/Q: ze"
         ):
             package(request, target=TENSORRT, output=tmp_path / "out")
 
     def test_a_table_of_another_model_or_of_none(
-        self, request_: Request, source: Source, table: CalibrationTable, tmp_path: Path
+        self, request_: Request, source: PackagedModel, table: CalibrationTable, tmp_path: Path
     ) -> None:
         foreign = replace(request_, table=replace(table, model_sha256="f" * 64))
         with pytest.raises(InputError, match="calibration table was made for another model"):
@@ -180,7 +184,9 @@ class TestRefusals:
         with pytest.raises(UsageError, match="--calibration belongs to an fp32 model"):
             package(alone, target=TENSORRT, output=tmp_path / "out")
 
-    def test_layers_named_for_a_finished_int8_model(self, source: Source, tmp_path: Path) -> None:
+    def test_layers_named_for_a_finished_int8_model(
+        self, source: PackagedModel, tmp_path: Path
+    ) -> None:
         with pytest.raises(UsageError, match="--exclude is for an int8 model made here"):
             package(
                 Request(sources=(source,), exclude=("head",)),
@@ -209,7 +215,10 @@ class TestRefusals:
 
 
 def test_check_names_node_rule_and_fix_for_any_file(
-    source: Source, table: CalibrationTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: PackagedModel,
+    table: CalibrationTable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     good = int8(source, table, tmp_path, "tensorrt").artifact.path
     bad = int8(source, table, tmp_path, "ort-x86").artifact.path

@@ -20,7 +20,7 @@ from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.onnx_model.file import describe
-from segdeploy.deploy.packaging.base import Package, Request, Source
+from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.openvino import models as openvino_models
 from segdeploy.deploy.packaging.openvino.ir import read_ir
 from segdeploy.deploy.packaging.package import package
@@ -41,7 +41,9 @@ NAMES = {
 
 
 def request_of(tiny_models: dict[str, Path], *names: str, **settings: Any) -> Request:
-    return Request(sources=tuple(Source.open(tiny_models[name]) for name in names), **settings)
+    return Request(
+        sources=tuple(PackagedModel.open(tiny_models[name]) for name in names), **settings
+    )
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from segdeploy.calibration.estimate import Method
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.packaging.base import Request, Source
+from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.vacc.numbers import unit_range
 from segdeploy.deploy.packaging.vacc.package import VACC, build_file, process_operators
@@ -53,14 +53,14 @@ PUBLISHED_OLDER = {
 
 
 @pytest.fixture
-def published(tmp_path: Path, small_onnx: Callable[..., Path]) -> Source:
+def published(tmp_path: Path, small_onnx: Callable[..., Path]) -> PackagedModel:
     """A model with the published networks' contract, which is the default."""
-    return Source.open(small_onnx(tmp_path / "r2u_net.onnx", Preprocess()))
+    return PackagedModel.open(small_onnx(tmp_path / "r2u_net.onnx", Preprocess()))
 
 
 @pytest.fixture
 def request_(tmp_path: Path, small_onnx: Callable[..., Path], image_set: Path) -> Request:
-    source = Source.open(small_onnx(tmp_path / "net.onnx"))
+    source = PackagedModel.open(small_onnx(tmp_path / "net.onnx"))
     return Request(
         sources=(source,),
         calibration=open_set(image_set, "train").take(3, seed=0),
@@ -69,7 +69,9 @@ def request_(tmp_path: Path, small_onnx: Callable[..., Path], image_set: Path) -
 
 
 class TestPublishedFiles:
-    def test_the_build_file_has_the_published_keys_and_values(self, published: Source) -> None:
+    def test_the_build_file_has_the_published_keys_and_values(
+        self, published: PackagedModel
+    ) -> None:
         found = build_file(published, dtype="int8", mode="kl_divergence", samples=50, skip=[])
         assert list(found) == ["name", "frontend", "backend", "dataset", "workspace"]
         assert found["backend"] == PUBLISHED_BACKEND
@@ -88,7 +90,9 @@ class TestPublishedFiles:
         assert operators[2]["size"] == [PUBLISHED_SIZE, PUBLISHED_SIZE]
         assert operators[3]["mean"] == operators[3]["std"] == [0.5, 0.5, 0.5]
 
-    def test_the_preprocessing_has_the_published_keys_and_values(self, published: Source) -> None:
+    def test_the_preprocessing_has_the_published_keys_and_values(
+        self, published: PackagedModel
+    ) -> None:
         found = operator_json(published.preprocess)
         assert found["OpType"] == "FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR"
         sides = {f"{end}image{side}" for end in "IO" for side in ("Width", "Height")}
@@ -105,7 +109,7 @@ class TestPublishedFiles:
             "ResizeType": "BILINEAR_CV",
         }
 
-    def test_so_has_its_older_form(self, published: Source) -> None:
+    def test_so_has_its_older_form(self, published: PackagedModel) -> None:
         found = older_operator_json(published.preprocess)
         assert found is not None
         assert found["vdsp_op_type"] == "RGB_RESIZE_CVTCOLOR_NORMALIZATION_TENSORIZATION_U8"

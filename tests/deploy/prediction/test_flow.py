@@ -23,7 +23,7 @@ from segdeploy.deploy.prediction.flow import Flow
 from segdeploy.deploy.prediction.image import Job, Outcome, Prepared, predict_image
 from segdeploy.deploy.prediction.journal import Status
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
-from segdeploy.deploy.prediction.sources import Source
+from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import Feeds, Results
 from segdeploy.deploy.system.errors import RunError
 
@@ -35,7 +35,7 @@ Fake = type[Any]
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[ImageSource]:
     """Seven images of different sizes, each half dark and half bright."""
     root = tmp_path_factory.mktemp("images")
     found = []
@@ -44,7 +44,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
         pixels[:, (index + 1) * pixels.shape[1] // 9 :] = 255
         path = root / f"cells {index}.{('png', 'tif')[index % 2]}"
         Image.fromarray(pixels).save(path)
-        found.append(Source(path=str(path), name=path.stem))
+        found.append(ImageSource(path=str(path), name=path.stem))
     return found
 
 
@@ -86,7 +86,7 @@ class TestTheSameFunction:
     def test_overlapped_or_one_by_one_the_bytes_are_the_same(
         self,
         brightness: Fake,
-        sources: list[Source],
+        sources: list[ImageSource],
         tmp_path: Path,
         fit: Fit,
         batch: int,
@@ -107,7 +107,7 @@ class TestTheSameFunction:
 
 class TestMasks:
     def test_every_image_gets_its_mask_at_its_size(
-        self, brightness: Fake, sources: list[Source], tmp_path: Path
+        self, brightness: Fake, sources: list[ImageSource], tmp_path: Path
     ) -> None:
         runtime = brightness(sides=(SIDE, SIDE), streams=2)
         for outcome in flow_of(runtime, tmp_path).outcomes(sources):
@@ -123,7 +123,7 @@ class TestMasks:
 
     @pytest.mark.parametrize("fit", [Fit.PAD, Fit.TILE])
     def test_at_native_resolution_a_brightness_is_found_exactly(
-        self, brightness: Fake, sources: list[Source], tmp_path: Path, fit: Fit
+        self, brightness: Fake, sources: list[ImageSource], tmp_path: Path, fit: Fit
     ) -> None:
         job = job_of(Settings(fit=fit, overlap=4 if fit is Fit.TILE else 0))
         sides = ANY_SIZE if fit is Fit.PAD else (SIDE, SIDE)
@@ -138,7 +138,7 @@ class TestMasks:
         pixels = read_image(sorted((bundled.sample() / "images").glob("*.png"))[0], "RGB")
         times = (-(-1040 // pixels.shape[0]), -(-1388 // pixels.shape[1]), 1)
         Image.fromarray(np.tile(pixels, times)[:1040, :1388]).save(tmp_path / "field.tif")
-        source = Source(path=str(tmp_path / "field.tif"), name="field")
+        source = ImageSource(path=str(tmp_path / "field.tif"), name="field")
         (outcome,) = flow_of(brightness(sides=(SIDE, SIDE)), tmp_path).outcomes([source])
         with Image.open(tmp_path / "field.png") as mask:
             assert mask.size == (1388, 1040)
@@ -159,12 +159,12 @@ class TestOverlap:
     ) -> None:
         root = tmp_path_factory.mktemp("many")
         Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(root / "image.tif")
-        source = Source(path=str(root / "image.tif"), name="image")
+        source = ImageSource(path=str(root / "image.tif"), name="image")
         runtime = brightness(sides=(SIDE, SIDE), batch=batch, streams=streams)
         flow = flow_of(runtime, root, workers=workers)
         taken = 0
 
-        def lazily() -> Iterator[Source]:
+        def lazily() -> Iterator[ImageSource]:
             nonlocal taken
             for _ in range(count):
                 taken += 1
@@ -177,7 +177,7 @@ class TestOverlap:
         assert flow.bound == 4 * max(workers, batch) + (2 * streams + 1) * batch
 
     def test_later_images_are_decoded_while_the_model_works(
-        self, brightness: Fake, sources: list[Source], tmp_path: Path
+        self, brightness: Fake, sources: list[ImageSource], tmp_path: Path
     ) -> None:
         decoded = threading.Semaphore(0)
 
@@ -199,7 +199,7 @@ class TestOverlap:
         assert len(list(flow.outcomes(sources))) == 7
 
     def test_masks_are_written_while_the_model_works(
-        self, brightness: Fake, sources: list[Source], tmp_path: Path
+        self, brightness: Fake, sources: list[ImageSource], tmp_path: Path
     ) -> None:
         class Slow(brightness):  # type: ignore[misc, valid-type]  # a fixture gives the class
             asked = 0
@@ -219,13 +219,13 @@ class TestOverlap:
 class TestBadImages:
     @pytest.mark.parametrize("batch", [1, 3])
     def test_one_that_cannot_be_read_is_an_outcome_and_the_rest_is_done(
-        self, brightness: Fake, sources: list[Source], tmp_path: Path, batch: int
+        self, brightness: Fake, sources: list[ImageSource], tmp_path: Path, batch: int
     ) -> None:
         (tmp_path / "broken.png").write_bytes(Path(sources[0].path).read_bytes()[:60])
         deep = np.zeros((4, 4), np.uint16)
         Image.fromarray(deep).save(tmp_path / "deep.png")
         bad = [
-            Source(path=str(tmp_path / name), name=f"bad {name}")
+            ImageSource(path=str(tmp_path / name), name=f"bad {name}")
             for name in ("broken.png", "absent.png", "deep.png")
         ]
         output = tmp_path / "masks"
@@ -243,7 +243,7 @@ class TestBadImages:
 
     @pytest.mark.parametrize(("batch", "streams"), [(1, 1), (1, 3), (3, 2)])
     def test_the_runtime_s_failures_cost_the_images_it_fails_on(
-        self, brightness: Fake, sources: list[Source], tmp_path: Path, batch: int, streams: int
+        self, brightness: Fake, sources: list[ImageSource], tmp_path: Path, batch: int, streams: int
     ) -> None:
         lost = {sources[2].name, sources[6].name}
         glaring = np.full((3, SIDE, SIDE), 3, np.float32)
@@ -256,7 +256,7 @@ class TestBadImages:
                 return found
 
         class Noted(Job):
-            def read(self, source: Source) -> Prepared | Outcome:
+            def read(self, source: ImageSource) -> Prepared | Outcome:
                 item = super().read(source)
                 if isinstance(item, Prepared) and source.name in lost:
                     return replace(item, pieces=(glaring,))
@@ -277,7 +277,7 @@ class TestBadImages:
         dots[::2, ::2] = 255
         Image.fromarray(dots).save(tmp_path / "dots.tif")
         job = job_of(Settings(fit=Fit.PAD, writes=(Write.MASK, Write.LABELS)))
-        source = Source(path=str(tmp_path / "dots.tif"), name="dots")
+        source = ImageSource(path=str(tmp_path / "dots.tif"), name="dots")
         found = predict_image(source, job, brightness(sides=ANY_SIZE))
         assert found.row.status is Status.FAILED
         assert "131072 objects" in str(found.row.error)

@@ -30,7 +30,7 @@ from segdeploy.deploy.prediction.journal import JOURNAL, TABLE, Journal, Row, St
 from segdeploy.deploy.prediction.model import CheckpointModel
 from segdeploy.deploy.prediction.run import Summary, predict
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
-from segdeploy.deploy.prediction.sources import Source, sources_of
+from segdeploy.deploy.prediction.sources import ImageSource, sources_of
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -397,5 +397,5 @@ def test_the_journal_holds_places_not_rows(tmp_path: Path) -> None:
     again = Journal(tmp_path / "out")
     assert again.row("7") == replace(rows[7], width=1), "the last one counts"
     assert sum(sys.getsizeof(value) for value in vars(again).values()) < 200_000
-    again.finish(Source(path=row.image, name=row.name) for row in rows)
+    again.finish(ImageSource(path=row.image, name=row.name) for row in rows)
     assert len((tmp_path / "out" / JOURNAL).read_bytes().splitlines()) == 2000
