@@ -18,7 +18,7 @@ from segdeploy.training.history import (
 )
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
-from segdeploy.training.state import NOT_BEGUN, save_progress
+from segdeploy.training.state import NOT_BEGUN, save_state
 
 
 def claim(output: Path, *, overwrite: bool) -> None:
@@ -29,7 +29,7 @@ def claim(output: Path, *, overwrite: bool) -> None:
         OSError: the folder cannot be written.
     """
     if overwrite:
-        save_progress(NOT_BEGUN, output)  # first: a killed start must not look like the old end
+        save_state(NOT_BEGUN, output)  # first: a killed start must not look like the old end
         for name in {*FILES, CHECKSUMS} - {STATE_FILE}:
             (output / name).unlink(missing_ok=True)
     if (output / STATE_FILE).exists():
@@ -39,7 +39,7 @@ def claim(output: Path, *, overwrite: bool) -> None:
             f"{output / BEST_FILE} exists, but no {STATE_FILE} to go on from; choose another "
             "folder, or start over with --overwrite"
         )
-    save_progress(NOT_BEGUN, output)
+    save_state(NOT_BEGUN, output)
 
 
 def finish(output: Path) -> None:

@@ -35,7 +35,7 @@ from segdeploy.training.folder import claim, finish, write_epoch
 from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
-from segdeploy.training.state import Progress, identity_of, load_progress, save_progress
+from segdeploy.training.state import TrainingState, identity_of, load_state, save_state
 from segdeploy.training.step import Stepper
 from segdeploy.training.views import Views, pass_order
 
@@ -140,7 +140,7 @@ def _train(
 ) -> TrainingResult:
     """Go on from what the folder holds until all epochs are done."""
     shard = settings.shard
-    progress = load_progress(output, settings=identity)
+    progress = load_state(output, settings=identity)
     history = list(progress.history) if progress is not None else []
     if _finished(recipe, history):
         _announce(settings, f"{output}: already finished after {len(history)} epochs")
@@ -163,8 +163,9 @@ def _train(
         board.add(history[-1])
         if shard.is_first:
             write_epoch(stepper.average, recipe, history, preprocess, output)
-            save_progress(
-                Progress(settings=identity, history=tuple(history), tensors=stepper.state()), output
+            save_state(
+                TrainingState(settings=identity, history=tuple(history), tensors=stepper.state()),
+                output,
             )
             if not settings.quiet:
                 _say(recipe, history)
@@ -308,7 +309,7 @@ def _result(recipe: Recipe, output: Path, history: list[EpochFigures]) -> Traini
     )
 
 
-def _take_over(stepper: Stepper, progress: Progress, path: Path) -> None:
+def _take_over(stepper: Stepper, progress: TrainingState, path: Path) -> None:
     """Put the stepper where the state file says it was.
 
     Raises:

@@ -26,7 +26,7 @@ STATE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingState:
     """How far a training is, and what decided it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Progress:
     tensors: dict[str, Any]
 
 
-NOT_BEGUN = Progress(settings="{}", history=(), tensors={})
+NOT_BEGUN = TrainingState(settings="{}", history=(), tensors={})
 """No epoch is finished: says whose the folder is before the first checkpoint is written."""
 
 
@@ -69,7 +69,7 @@ def identity_of(
     return json.dumps(json.loads(recipe.to_json()) | data, sort_keys=True)
 
 
-def save_progress(progress: Progress, folder: Path) -> None:
+def save_state(progress: TrainingState, folder: Path) -> None:
     """Write the state file; it appears whole or not at all.
 
     Raises:
@@ -85,7 +85,7 @@ def save_progress(progress: Progress, folder: Path) -> None:
         torch.save(content, stream)
 
 
-def load_progress(folder: Path, *, settings: str) -> Progress | None:
+def load_state(folder: Path, *, settings: str) -> TrainingState | None:
     """The state of the last finished epoch; ``None`` where no epoch was finished.
 
     Raises:
@@ -101,10 +101,10 @@ def load_progress(folder: Path, *, settings: str) -> Progress | None:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}); start over with --overwrite"
         ) from error
-    return progress_in(content, settings=settings, path=path)
+    return state_in(content, settings=settings, path=path)
 
 
-def progress_in(content: object, *, settings: str, path: Path) -> Progress | None:
+def state_in(content: object, *, settings: str, path: Path) -> TrainingState | None:
     """The state that a decoded file holds; ``None`` where no epoch was finished.
 
     Args:
@@ -140,7 +140,7 @@ def progress_in(content: object, *, settings: str, path: Path) -> Progress | Non
             f"{path.parent} holds a training with other settings ({'; '.join(changed)}). Go on "
             "with the same, choose another folder, or start over with --overwrite"
         )
-    return Progress(
+    return TrainingState(
         settings=settings,
         history=history,
         tensors=stored["tensors"],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,8 @@ from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.progress import LabelledProgress
 from segdeploy.deploy.system.shown_command import shown_text
-
-T = TypeVar("T")
-Progress = Callable[[Iterable[T], str], Iterable[T]]
-"""Wraps an iterable for a progress bar with a label."""
 
 
 def parity_section(
@@ -42,7 +39,7 @@ def parity_section(
     max_drop: float,
     seed: int,
     execution: Execution,
-    progress: Progress[NDArray[Any]],
+    progress: LabelledProgress[NDArray[Any]],
     pixels: NDArray[np.uint8] | None = None,
     fields: NDArray[np.bool_] | None = None,
     predictions: Sequence[Predictions] = (),
@@ -139,7 +136,7 @@ def _foreground(
     runtime: Runtime,
     name: str,
     inputs: Mapping[Interface, NDArray[Any] | None],
-    progress: Progress[NDArray[Any]],
+    progress: LabelledProgress[NDArray[Any]],
 ) -> NDArray[np.float32]:
     """What a model says of every image, fed with what it takes."""
     interface = interface_of(runtime.inputs, runtime.outputs)

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.peers.contenders import BASELINE, Contender, Group, contenders
 from segdeploy.benchmarks.peers.models import Made, Model, SpeedSubject, make_models
 from segdeploy.benchmarks.peers.speed_rows import Lap, comparisons_of, rows_of
-from segdeploy.benchmarks.peers.timing import Progress, Setting, settings_of, time_in_turn
+from segdeploy.benchmarks.peers.timing import Setting, settings_of, time_in_turn
 from segdeploy.deploy.runtimes.base import Hint, Runtime, infer_each
 from segdeploy.deploy.system.errors import SegdeployError
+from segdeploy.deploy.system.progress import ShareProgress
 from segdeploy.deploy.system.shown_command import shown_text
 
 Bar = Callable[[Iterable[Any], str], Iterable[Any]]
-ShareBar = Callable[[str], AbstractContextManager[Progress]]
+ShareBar = Callable[[str], AbstractContextManager[ShareProgress]]
 Pixels = NDArray[np.float32]
 
 NO_COMPILE = "left out by --no-compile"

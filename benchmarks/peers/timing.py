@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.speed.latency import Candidate, measure
 from segdeploy.benchmarks.speed.throughput import measure_throughput
 from segdeploy.deploy.runtimes.base import Execution, Hint, Runtime
-
-Progress = Callable[[float], None]
+from segdeploy.deploy.system.progress import ShareProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ def time_in_turn(
     *,
     warmup: int,
     duration_s: float,
-    progress: Progress,
+    progress: ShareProgress,
 ) -> list[Timed]:
     """Time open runtimes, taking turns.
 
@@ -100,7 +99,7 @@ def time_in_turn(
 
 
 def _throughput(
-    candidates: Sequence[Candidate], *, warmup: int, duration_s: float, progress: Progress
+    candidates: Sequence[Candidate], *, warmup: int, duration_s: float, progress: ShareProgress
 ) -> list[Timed]:
     results = measure_throughput(
         candidates, warmup=warmup, duration_s=duration_s, progress=progress

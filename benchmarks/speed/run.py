@@ -30,8 +30,8 @@ from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Hint
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
+from segdeploy.deploy.system.progress import ShareProgress
 
-Progress = Callable[[float], None]
 Timer = Callable[..., Sequence[BenchmarkResult | ThroughputResult]]
 
 TIMED_SHARE = 0.7
@@ -47,7 +47,7 @@ def speed_section(
     sweep: Sweep,
     warmup: int,
     duration_s: float,
-    progress: Progress,
+    progress: ShareProgress,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> dict[str, Any]:
     """Time all candidates with every setting.
@@ -122,7 +122,7 @@ def _rows(
     load: OtherLoad,
     warmup: int,
     duration_s: float,
-    progress: Progress,
+    progress: ShareProgress,
     time_limit_s: float,
 ) -> list[dict[str, Any]]:
     """One row for each subject with one setting, those that were not measured last."""
@@ -170,7 +170,7 @@ def _timed(
     *,
     warmup: int,
     duration_s: float,
-    progress: Progress,
+    progress: ShareProgress,
     failed: dict[int, RunError],
 ) -> dict[int, dict[str, Any]]:
     """The columns of time of each candidate that does not fail, by its place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -28,9 +28,8 @@ from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.look_ahead import run_ahead
 from segdeploy.deploy.system.memory import return_freed_memory
+from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
-
-Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
 
 SAVE_EVERY_S = 10.0
 """Seconds of work an interruption can cost at most."""
@@ -45,7 +44,7 @@ def calibrate(
     state: Path | None = None,
     threads: int | None = None,
     shard: Shard = WHOLE,
-    progress: Progress = iter,
+    progress: ItemProgress[Sample] = iter,
 ) -> CalibrationTable:
     """Find the range of every activation an int8 model may quantize.
 
@@ -125,7 +124,7 @@ def _collect(
     state: Path | None,
     fingerprint: str,
     threads: int,
-    progress: Progress,
+    progress: ItemProgress[Sample],
 ) -> Collection | None:
     """Count the images that were not counted before; ``None`` where there is no image at all."""
     resume = None

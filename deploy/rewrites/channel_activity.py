@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,7 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.file import load_model, save_model
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.system.errors import InputError
-
-Progress = Callable[[Iterable[Sample]], Iterable[Sample]]
+from segdeploy.deploy.system.progress import ItemProgress
 
 
 def channel_activity(
@@ -26,7 +25,7 @@ def channel_activity(
     *,
     preprocess: Preprocess,
     threads: int,
-    progress: Progress = iter,
+    progress: ItemProgress[Sample] = iter,
 ) -> dict[str, NDArray[np.float32]]:
     """Run images through a float32 model and keep each channel's maximum.
 

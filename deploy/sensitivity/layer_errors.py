@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy.calibration.table import CalibrationTable
@@ -20,6 +20,7 @@ from segdeploy.deploy.sensitivity.parts import GraphView, Values
 from segdeploy.deploy.sensitivity.rows import Bins, LayerError, RoundingError
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.look_ahead import run_ahead
+from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 __all__ = ["Bins", "LayerError", "RoundingError", "compare_layers", "layer_errors"]
@@ -28,7 +29,6 @@ VARIANT_BYTES = 128 << 20
 """Memory that the variants of one activation may take, all threads together."""
 
 Work = tuple[Values, tuple[int, ...]]
-Progress = Callable[[Iterable[Work]], Iterable[Work]]
 
 
 def layer_errors(
@@ -39,7 +39,7 @@ def layer_errors(
     images: Sequence[Values],
     exclude: Sequence[str] = (),
     threads: int | None = None,
-    progress: Progress = iter,
+    progress: ItemProgress[Work] = iter,
 ) -> tuple[LayerError, ...]:
     """What int8 would cost at each layer of a float model.
 
@@ -78,7 +78,7 @@ def compare_layers(
     images: Sequence[Values],
     *,
     threads: int | None = None,
-    progress: Progress = iter,
+    progress: ItemProgress[Work] = iter,
 ) -> tuple[LayerError, ...]:
     """What int8 costs at each layer of a QDQ file, beside the float file it was made from.
 
@@ -123,7 +123,7 @@ def compare_layers(
 
 
 def _together(
-    networks: TogetherNetworks, images: Sequence[Values], workers: int, progress: Progress
+    networks: TogetherNetworks, images: Sequence[Values], workers: int, progress: ItemProgress[Work]
 ) -> Together:
     """Both models whole, over all images."""
     work = [(image, ()) for image in images]
@@ -135,7 +135,7 @@ def _together(
 
 
 def _alone(
-    network: AloneNetwork, work: Sequence[Work], workers: int, progress: Progress
+    network: AloneNetwork, work: Sequence[Work], workers: int, progress: ItemProgress[Work]
 ) -> dict[int, Effect]:
     """Each layer alone, over all images, by its position."""
     totals: dict[int, Effect] = {}

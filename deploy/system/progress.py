@@ -11,6 +11,15 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
+ItemProgress = Callable[[Iterable[T]], Iterable[T]]
+"""Wraps the items of a piece of work, for a bar; ``iter`` shows none."""
+
+LabelledProgress = Callable[[Iterable[T], str], Iterable[T]]
+"""The same, told what is being done."""
+
+ShareProgress = Callable[[float], None]
+"""Told the share of a piece of work that is done, 0 to 1."""
+
 
 def _hidden() -> bool | None:
     """What tqdm takes: ``None`` hides a bar where standard error is no terminal.
@@ -38,7 +47,7 @@ def count_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[], Non
 
 
 @contextmanager
-def share_bar(label: str) -> Iterator[Callable[[float], None]]:
+def share_bar(label: str) -> Iterator[ShareProgress]:
     """A bar for work that reports the share done, 0 to 1."""
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     with tqdm(total=1.0, desc=label, leave=False, disable=_hidden(), bar_format=form) as shown:

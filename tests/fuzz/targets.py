@@ -62,7 +62,7 @@ from segdeploy.deploy.system.yaml_text import read_yaml
 from segdeploy.pipeline.workspace import MANIFEST, Workspace
 from segdeploy.training.align.dump import INDEX, TENSORS, Dump, read_dump, write_dump
 from segdeploy.training.align.history import read_curve
-from segdeploy.training.state import progress_in
+from segdeploy.training.state import state_in
 
 OWN_ERRORS = (CalibrationError, SegdeployError)
 CORPUS = Path(__file__).with_name("corpus")
@@ -417,7 +417,7 @@ def checkpoint_keys(data: bytes) -> None:
 @target
 def training_state(data: bytes) -> None:
     settings = '{"arch": "unet_plus_plus", "seed": 0}'
-    progress = progress_in(decoded(data), settings=settings, path=Path("out/state.pt"))
+    progress = state_in(decoded(data), settings=settings, path=Path("out/state.pt"))
     if progress is not None:
         assert progress.history
         assert all(math.isfinite(figures.epoch) for figures in progress.history)

@@ -23,7 +23,7 @@ from segdeploy.cli.main import main
 from segdeploy.training.files import FILES
 from segdeploy.training.folder import claim
 from segdeploy.training.history import EpochFigures
-from segdeploy.training.state import Progress, load_progress, save_progress
+from segdeploy.training.state import TrainingState, load_state, save_state
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 KILLED = ("run", "calibrate", "train", "predict", "quantize", "prepare", "package")
@@ -115,11 +115,11 @@ def test_a_training_that_starts_over_and_dies_is_not_taken_for_the_finished_one(
         images_per_s=1.0,
         seconds=1.0,
     )
-    save_progress(Progress(settings="{}", history=(done,), tensors={}), tmp_path)
+    save_state(TrainingState(settings="{}", history=(done,), tensors={}), tmp_path)
     monkeypatch.setattr(Path, "unlink", lambda path, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         claim(tmp_path, overwrite=True)
-    assert load_progress(tmp_path, settings="{}") is None
+    assert load_state(tmp_path, settings="{}") is None
 
 
 def test_half_a_folder_of_a_killed_command_goes_too(tmp_path: Path) -> None:
