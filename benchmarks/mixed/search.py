@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,12 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.mixed.next_count import fewest_within, next_count
 from segdeploy.benchmarks.mixed.state import SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
-from segdeploy.deploy.quantize.float_region import float_region
+from segdeploy.deploy.quantize.activations import float_region
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.sensitivity.layer_errors import layer_errors
 from segdeploy.deploy.targets.profiles import TargetProfile
@@ -267,3 +266,38 @@ _MOST_DECADES = 300.0
 def _noise(sqnr_db: float | None) -> float:
     """Noise over signal; 0 where nothing changed."""
     return 0.0 if sqnr_db is None else float(10.0 ** min(-sqnr_db / 10, _MOST_DECADES))
+
+
+def fewest_within(tried: Mapping[int, bool]) -> int | None:
+    """The smallest number of float layers that kept the budget; ``None`` where none did."""
+    return min((count for count, within in tried.items() if within), default=None)
+
+
+def next_count(tried: Mapping[int, bool], total: int) -> int | None:
+    """The number of float layers to try next.
+
+    Starts without any, doubles until the budget is kept, then bisects between that number and the
+    largest below it that lost too much. A few layers carry most of the loss, so a small number is
+    found in few trials.
+
+    Example:
+        Seven layers are needed of 31.
+
+        >>> tried = {}
+        >>> while (count := next_count(tried, 31)) is not None:
+        ...     tried[count] = count >= 7
+        >>> list(tried), fewest_within(tried)
+        ([0, 1, 2, 4, 8, 6, 7], 7)
+
+    Args:
+        tried: for each number tried, whether the budget was kept.
+        total: layers there are.
+
+    Returns:
+        ``None`` when the number is found, or even all layers in float lose too much.
+    """
+    within = fewest_within(tried)
+    lost = max((count for count in tried if within is None or count < within), default=-1)
+    if within is None:
+        return None if lost == total else min(total, max(0, 2 * lost if lost > 0 else lost + 1))
+    return None if within == lost + 1 else (lost + within) // 2

@@ -94,8 +94,8 @@ def parity_section(
             field=fields,
             seed=seed,
         )
-        alone = score_images(found, truths, fields)
-        return candidate_row(identity, executed, report, alone, ranks=ranks)
+        scores = score_images(found, truths, fields)
+        return candidate_row(identity, executed, report, scores, ranks=ranks)
 
     rows = [_reference_row(reference, reference_name, expected, truths, fields)]
     for entry in entries:

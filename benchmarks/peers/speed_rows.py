@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.parity.evidence import compare
 from segdeploy.benchmarks.parity.report import ParityReport
 from segdeploy.benchmarks.peers.contenders import BASELINE, Contender, Group
-from segdeploy.benchmarks.peers.ratios import paired_ratio
 from segdeploy.benchmarks.peers.timing import Timed
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Executed
@@ -21,6 +20,9 @@ from segdeploy.deploy.system.errors import RunError
 Row = dict[str, Any]
 ALLOWED_DROP = 100.0
 """No verdict here: the rows show what each lost."""
+
+RANGE_PERCENT = (5.0, 95.0)
+"""Percentiles of the rounds that a ratio is shown with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,3 +170,48 @@ def _figures(name: str, field: Mapping[str, Lap], nncf_best: str | None) -> Row 
         else None
         for key, other in times.items()
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A ratio of times over the rounds of one run; above 1 the candidate is the faster.
+
+    Attributes:
+        median: over the rounds.
+        low: 5th percentile of the rounds.
+        high: 95th percentile of the rounds.
+        rounds: how many there were.
+    """
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+def paired_ratio(reference_s: Sequence[float], candidate_s: Sequence[float]) -> Ratio:
+    """Compare two candidates round by round, so that a slow moment of the machine cancels.
+
+    Example:
+        The machine is half as fast in the second round, for both:
+
+        >>> paired_ratio([4.0, 8.0, 4.0], [2.0, 4.0, 2.0])
+        Ratio(median=2.0, low=2.0, high=2.0, rounds=3)
+
+    Args:
+        reference_s: seconds of the reference in each round, above zero.
+        candidate_s: seconds of the candidate for the same work in the same rounds.
+
+    Raises:
+        RunError: no rounds, or not the same number of both.
+    """
+    if not reference_s or len(reference_s) != len(candidate_s):
+        raise RunError(
+            f"{len(candidate_s)} rounds of a candidate beside {len(reference_s)} of its reference; "
+            "expected the same number, 1 or more"
+        )
+    ratios = np.asarray(reference_s) / np.asarray(candidate_s)
+    low, high = np.percentile(ratios, RANGE_PERCENT)
+    return Ratio(
+        median=float(np.median(ratios)), low=float(low), high=float(high), rounds=len(ratios)
+    )

@@ -12,6 +12,9 @@ from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.system.errors import InputError
 
+IMAGE_ENDING = "-image"
+"""Ends the name of a model that takes 8-bit images."""
+
 
 def fixed_batch(request: Request) -> int | None:
     """The batch of a device that sees only one; ``None`` leaves the models' batch dynamic.
@@ -71,6 +74,21 @@ def sides(spec: TensorSpec) -> list[int]:
         [-1, 3, 96, 96]
     """
     return [side if isinstance(side, int) else -1 for side in spec.shape]
+
+
+def served_name(source: PackagedModel, *parts: str, inside: bool) -> str:
+    """A model's name on a server, which is its folder's, too.
+
+    Example:
+        ``unet_plus_plus-int8-image``.
+
+    Args:
+        source: gives the network's name.
+        parts: what tells the models of the package apart.
+        inside: whether it takes images.
+    """
+    arch = source.metadata.get("arch", "model")
+    return "-".join([arch, *parts]) + (IMAGE_ENDING if inside else "")
 
 
 def require_unique(names: Sequence[str]) -> None:

@@ -1,9 +1,11 @@
-"""The README and the manifest of a package, both from the same facts."""
+"""What explains a package: README and manifest, from the same facts, and an example program."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from segdeploy.deploy import __version__
@@ -17,6 +19,9 @@ from segdeploy.deploy.packaging.base import (
 )
 
 SCHEMA_VERSION = 1
+
+EXAMPLE = "segment.py"
+"""The example program, copied as it is."""
 
 
 def manifest(
@@ -64,6 +69,16 @@ def readme(content: dict[str, Any], *, title: str) -> str:
     if notes:
         parts.insert(4, "".join(f"- {note}\n" for note in notes))
     return "\n".join(parts)
+
+
+def write_example(folder: Path) -> None:
+    """Copy the example beside the models.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    text = (resources.files("segdeploy.deploy.packaging") / EXAMPLE).read_text(encoding="utf-8")
+    (folder / EXAMPLE).write_text(text, encoding="utf-8")
 
 
 def _model(source: PackagedModel) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.packaging.ascend.package import ASCEND
+from segdeploy.deploy.packaging.ascend.target import ASCEND
 from segdeploy.deploy.packaging.base import Package, PackageTarget
-from segdeploy.deploy.packaging.onnx.package import ONNX
-from segdeploy.deploy.packaging.openvino.package import OPENVINO
+from segdeploy.deploy.packaging.onnx.target import ONNX
+from segdeploy.deploy.packaging.openvino.target import OPENVINO
 from segdeploy.deploy.packaging.package import read_manifest, reread
-from segdeploy.deploy.packaging.tensorrt.package import TENSORRT
-from segdeploy.deploy.packaging.triton.package import TRITON
-from segdeploy.deploy.packaging.vacc.package import VACC
+from segdeploy.deploy.packaging.tensorrt.target import TENSORRT
+from segdeploy.deploy.packaging.triton.target import TRITON
+from segdeploy.deploy.packaging.vacc.target import VACC
 from segdeploy.deploy.system.errors import UsageError
 
 PACKAGE_TARGETS = {

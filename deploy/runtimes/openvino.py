@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cached_property
 
 import openvino
@@ -14,6 +15,7 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, TimedKernel
 from segdeploy.deploy.system.errors import InputError, RunError, one_line
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
@@ -24,6 +26,8 @@ OPERATORS = {
     "FullyConnected": "MatMul",
     "MatMul": "MatMul",
 }
+
+MICROSECOND = timedelta(microseconds=1)
 
 _OPENVINO_NOISE = re.compile(
     r"Exception from|Check '|While validating|FrontEnd API|Model wasn't|Summary:|Loading input"
@@ -190,3 +194,39 @@ def openvino_reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if not _OPENVINO_NOISE.match(line)]
     return one_line((telling or lines or [type(error).__name__])[0].removeprefix("-- "))
+
+
+def profile(artifact: Artifact, execution: Execution, feeds: Feeds) -> Iterator[TimedKernel]:
+    """Run a few calls of a model that was compiled to count its time.
+
+    Args:
+        artifact: the ONNX file.
+        execution: how to run it.
+        feeds: one batch.
+
+    Raises:
+        InputError: OpenVINO does not accept the file.
+        RunError: it failed while running.
+    """
+    times: dict[str, list[float]] = {}
+    operators: dict[str, str] = {}
+    runtime = OpenVinoRuntime(artifact, execution=execution, profiled=True)
+    with runtime:
+        for call in range(WARMUP_CALLS + PROFILED_CALLS):
+            runtime.infer(feeds)
+            for node in runtime.profile() if call >= WARMUP_CALLS else ():
+                operators.setdefault(node.node_name, node.node_type)
+                times.setdefault(node.node_name, []).append(node.real_time / MICROSECOND)
+        names = original_names(runtime.graph())
+    for node_name, samples in times.items():
+        if any(samples):
+            operator = operators[node_name]
+            yield TimedKernel(
+                kernel=Kernel(
+                    names=(*names.get(node_name, ()), node_name),
+                    operator=OPERATORS.get(operator, operator),
+                    precision="",
+                ),
+                is_layer=operator in OPERATORS,
+                times_us=tuple(samples),
+            )

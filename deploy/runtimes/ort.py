@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import onnx
-import onnxruntime
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.ort_kernels import kernels_of
-from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT, OrtSession, session_options
+from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT, OrtSession, execution_options
 from segdeploy.deploy.system.errors import UsageError
 
 
@@ -115,19 +114,6 @@ def optimised_graph(
             settings=_settings(provider, artifact.precision),
         )
         return onnx.load(optimised, load_external_data=False).graph
-
-
-def execution_options(artifact: Artifact, execution: Execution) -> onnxruntime.SessionOptions:
-    """Settings of a session that is called from ``execution.streams`` threads.
-
-    Every call brings its own thread, so the session's pool holds those that are left.
-    """
-    options = session_options(threads=execution.threads - execution.streams + 1)
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    for axis in {d for spec in artifact.inputs for d in spec.shape[:1] if isinstance(d, str)}:
-        options.add_free_dimension_override_by_name(axis, execution.batch)
-    return options
 
 
 def _settings(provider: str, precision: Precision) -> dict[str, str]:

@@ -11,6 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.errors import InputError, RunError, one_line
 
 CPU = "CPUExecutionProvider"
@@ -52,6 +54,19 @@ def session_options(
     options.log_severity_level = 4
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def execution_options(artifact: Artifact, execution: Execution) -> onnxruntime.SessionOptions:
+    """Settings of a session that is called from ``execution.streams`` threads.
+
+    Every call brings its own thread, so the session's pool holds those that are left.
+    """
+    options = session_options(threads=execution.threads - execution.streams + 1)
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for axis in {d for spec in artifact.inputs for d in spec.shape[:1] if isinstance(d, str)}:
+        options.add_free_dimension_override_by_name(axis, execution.batch)
     return options
 
 

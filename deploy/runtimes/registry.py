@@ -136,10 +136,10 @@ def time_layers(
         raise UsageError(f"the time of single layers is not read from {name.value}")
     names = [layer.name for layer in file_layers(artifact.path)]
     if name is RuntimeName.OPENVINO:
-        from segdeploy.deploy.runtimes.openvino_profile import profile as openvino_profile
+        from segdeploy.deploy.runtimes.openvino import profile as openvino_profile
 
         return sorted_out(names, openvino_profile(artifact, execution, feeds))
-    from segdeploy.deploy.runtimes.ort_profile import profile as ort_profile
+    from segdeploy.deploy.runtimes.ort_kernels import profile as ort_profile
 
     return sorted_out(names, ort_profile(artifact, execution, feeds, names))
 

@@ -16,7 +16,7 @@ from segdeploy.deploy.system.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
+class Accumulated:
     """What one image shows, or several added up.
 
     Attributes:
@@ -33,8 +33,8 @@ class Together:
     inputs: dict[str, TensorHistogram]
     largest_bytes: int
 
-    def __add__(self, other: Together) -> Together:
-        return Together(
+    def __add__(self, other: Accumulated) -> Accumulated:
+        return Accumulated(
             layers={name: noise + other.layers[name] for name, noise in self.layers.items()},
             roundings={
                 each: noise + other.roundings[each] for each, noise in self.roundings.items()
@@ -44,7 +44,7 @@ class Together:
         )
 
 
-class TogetherNetworks:
+class SideBySide:
     """The float model and the whole int8 model side by side, every layer returned.
 
     Both run on ONNX Runtime; the int8 model literally, in float32 between the roundings.
@@ -82,7 +82,7 @@ class TogetherNetworks:
         self._float = GraphPart(reference, [reference.input], self._wanted, literal=False)
         self._int8 = GraphPart(candidate, [candidate.input], self._found, literal=True)
 
-    def run(self, image: Values) -> Together:
+    def run(self, image: Values) -> Accumulated:
         """One image (1, C, H, W).
 
         Raises:
@@ -101,7 +101,7 @@ class TogetherNetworks:
             counter = TensorCounter()
             counter.add(wanted[name])
             inputs[name] = counter.histogram()
-        return Together(
+        return Accumulated(
             layers=layers,
             roundings={
                 site: Noise.between(

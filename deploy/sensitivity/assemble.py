@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from segdeploy.calibration.baselines import reachable_noise
 from segdeploy.calibration.histogram import TensorHistogram
 from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.calibration.weight_spread import WeightSpread, weight_spread
 from segdeploy.deploy.onnx_model.cost import onnx_cost
-from segdeploy.deploy.sensitivity.all_layers import Together
-from segdeploy.deploy.sensitivity.constants import Constants
-from segdeploy.deploy.sensitivity.effects import Effect
+from segdeploy.deploy.sensitivity.all_layers import Accumulated
+from segdeploy.deploy.sensitivity.one_layer import Effect
 from segdeploy.deploy.sensitivity.pairs import (
     BIAS,
     IntegerRange,
     LayerPair,
     Rounding,
+    constants_of,
     integer_range,
 )
 from segdeploy.deploy.sensitivity.parts import GraphView, Values
@@ -34,7 +35,7 @@ def rows_of(
     candidate: GraphView,
     pairs: Sequence[LayerPair],
     *,
-    together: Together,
+    accumulated: Accumulated,
     effects: Mapping[int, Effect],
     image: Values,
 ) -> tuple[LayerError, ...]:
@@ -44,7 +45,7 @@ def rows_of(
         reference: the float model.
         candidate: its int8 model.
         pairs: the layers.
-        together: both models whole, over all images.
+        accumulated: both models whole, over all images.
         effects: of each layer alone, by its position.
         image: one of the images, (1, C, H, W), whose size the multiply-adds are for.
 
@@ -52,16 +53,16 @@ def rows_of(
         InputError: a weight that the int8 model does not hold in the same shape.
     """
     macs, constants = _macs(reference, image), Constants(reference, candidate)
-    sites = _rounding_errors(candidate, together)
+    sites = _rounding_errors(candidate, accumulated)
     return tuple(
         _layer_error(
             pair,
             position=position,
             macs=macs[pair.name],
             constants=constants,
-            histogram=together.inputs[pair.node.input[0]],
+            histogram=accumulated.inputs[pair.node.input[0]],
             ends=integer_range(candidate, pair.twin.input[0]),
-            accumulated=together.layers.get(pair.name, SILENCE),
+            accumulated=accumulated.layers.get(pair.name, SILENCE),
             effect=effects[position],
             roundings=tuple(sites[site] for site in pair.roundings),
         )
@@ -69,15 +70,17 @@ def rows_of(
     )
 
 
-def _rounding_errors(candidate: GraphView, together: Together) -> dict[Rounding, RoundingError]:
+def _rounding_errors(
+    candidate: GraphView, accumulated: Accumulated
+) -> dict[Rounding, RoundingError]:
     """Each rounding beside what 8 bits can give its tensor."""
     reachable = {
-        name: reachable_noise(together.inputs[name]).sqnr_db
-        for name in dict.fromkeys(site.tensor for site in together.roundings)
+        name: reachable_noise(accumulated.inputs[name]).sqnr_db
+        for name in dict.fromkeys(site.tensor for site in accumulated.roundings)
     }
     found = {}
-    for site, noise in together.roundings.items():
-        histogram, ends = together.inputs[site.tensor], integer_range(candidate, site.rounded)
+    for site, noise in accumulated.roundings.items():
+        histogram, ends = accumulated.inputs[site.tensor], integer_range(candidate, site.rounded)
         found[site] = RoundingError(
             tensor=site.tensor,
             sqnr_db=noise.sqnr_db,
@@ -161,3 +164,36 @@ def _macs(view: GraphView, image: Values) -> dict[str, int]:
     """Multiply-adds of each convolution, by the name it goes by here."""
     cost = onnx_cost(view.model, size=(image.shape[2], image.shape[3]))
     return {layer.name: layer.macs for layer in cost.layers}
+
+
+class Constants:
+    """Noise of weights and biases, each measured once however many layers share it."""
+
+    def __init__(self, reference: GraphView, candidate: GraphView) -> None:
+        self._views = reference, candidate
+        self._spreads: dict[str, WeightSpread] = {}
+        self._noise: dict[tuple[str, str], Noise] = {}
+
+    def noise(self, pair: LayerPair, place: int) -> Noise:
+        """Of the weight (``place`` 1) or bias (2) as the int8 model holds it."""
+        if len(pair.node.input) <= place:
+            return SILENCE
+        key = pair.node.input[place], pair.twin.input[place]
+        if key not in self._noise:
+            self._noise[key] = Noise.between(*constants_of(*self._views, pair, place))
+        return self._noise[key]
+
+    def spread(self, pair: LayerPair) -> WeightSpread:
+        """Of the weight in float."""
+        name = pair.node.input[1]
+        if name not in self._spreads:
+            self._spreads[name] = weight_spread(constants_of(*self._views, pair, 1)[0])
+        return self._spreads[name]
+
+    def reachable_db(self, pair: LayerPair) -> float | None:
+        """SQNR of the weight with as many scales as the int8 model gives it."""
+        spread = self.spread(pair)
+        maker = self._views[1].producer.get(pair.twin.input[1])
+        scale = None if maker is None else self._views[1].constant(maker.input[1])
+        one = scale is not None and scale.size == 1
+        return spread.per_tensor_db if one else spread.per_channel_db

@@ -11,10 +11,9 @@ from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, require_fp32
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.registry import usable_cores
-from segdeploy.deploy.sensitivity.all_layers import Together, TogetherNetworks
+from segdeploy.deploy.sensitivity.all_layers import Accumulated, SideBySide
 from segdeploy.deploy.sensitivity.assemble import rows_of
-from segdeploy.deploy.sensitivity.effects import Effect, effects_of
-from segdeploy.deploy.sensitivity.one_layer import AloneNetwork
+from segdeploy.deploy.sensitivity.one_layer import Effect, OneLayerNetwork, effects_of
 from segdeploy.deploy.sensitivity.pairs import pair_layers, rounding_parts
 from segdeploy.deploy.sensitivity.parts import GraphView, Values
 from segdeploy.deploy.sensitivity.rows import Bins, LayerError, RoundingError
@@ -110,21 +109,21 @@ def compare_layers(
     workers = min(threads or usable_cores(), len(images))
     batches = [image[None] for image in images]
     roundings = rounding_parts(views[1])
-    together = _together(
-        TogetherNetworks(*views, pairs, roundings=roundings), batches, workers, progress
+    accumulated = _accumulated(
+        SideBySide(*views, pairs, roundings=roundings), batches, workers, progress
     )
     batched = not isinstance(reference.inputs[0].shape[0], int)
-    network = AloneNetwork(*views, pairs, roundings=roundings, batched=batched)
-    rows = max(1, VARIANT_BYTES // workers // together.largest_bytes - 2)
+    network = OneLayerNetwork(*views, pairs, roundings=roundings, batched=batched)
+    rows = max(1, VARIANT_BYTES // workers // accumulated.largest_bytes - 2)
     parts = [tuple(range(i, min(i + rows, len(pairs)))) for i in range(0, len(pairs), rows)]
-    totals = _alone(network, [(b, part) for part in parts for b in batches], workers, progress)
-    found = rows_of(*views, pairs, together=together, effects=totals, image=batches[0])
+    totals = _one_by_one(network, [(b, part) for part in parts for b in batches], workers, progress)
+    found = rows_of(*views, pairs, accumulated=accumulated, effects=totals, image=batches[0])
     return tuple(sorted(found, key=lambda layer: layer.rank))
 
 
-def _together(
-    networks: TogetherNetworks, images: Sequence[Values], workers: int, progress: ItemProgress[Work]
-) -> Together:
+def _accumulated(
+    networks: SideBySide, images: Sequence[Values], workers: int, progress: ItemProgress[Work]
+) -> Accumulated:
     """Both models whole, over all images."""
     work = [(image, ()) for image in images]
     found = run_ahead(lambda each: networks.run(each[0]), progress(work), workers)
@@ -134,8 +133,8 @@ def _together(
     return total
 
 
-def _alone(
-    network: AloneNetwork, work: Sequence[Work], workers: int, progress: ItemProgress[Work]
+def _one_by_one(
+    network: OneLayerNetwork, work: Sequence[Work], workers: int, progress: ItemProgress[Work]
 ) -> dict[int, Effect]:
     """Each layer alone, over all images, by its position."""
     totals: dict[int, Effect] = {}

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segdeploy.calibration.noise import Noise
+from segdeploy.calibration.noise import SILENCE, Noise
 from segdeploy.deploy.onnx_model.graph import layer_name
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.sensitivity.pairs import LayerPair, shift_of
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.sensitivity.steps import Step, behind_the_last_convolution, steps_of
@@ -46,7 +47,7 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alone:
+class OneLayerOutputs:
     """What one image shows.
 
     Attributes:
@@ -60,7 +61,7 @@ class Alone:
     inputs: dict[int, Noise]
 
 
-class AloneNetwork:
+class OneLayerNetwork:
     """A float network whose convolutions can each be put in int8 alone.
 
     Args:
@@ -93,7 +94,7 @@ class AloneNetwork:
         self._roundings = roundings
         self._prepare()
 
-    def run(self, image: Values, layers: Iterable[int]) -> Alone:
+    def run(self, image: Values, layers: Iterable[int]) -> OneLayerOutputs:
         """One image (1, C, H, W) with each of ``layers`` alone in int8.
 
         Raises:
@@ -116,7 +117,7 @@ class AloneNetwork:
         rows = known[self._view.output]
         values = self._last_rounded(self._int8.output, rows.values, rows.layers)
         found = {layer: values[i : i + 1] for i, layer in enumerate(rows.layers, start=1)}
-        return Alone(
+        return OneLayerOutputs(
             output=values[:1],
             outputs={layer: found.get(layer, values[:1]) for layer in wanted},
             inputs=noise,
@@ -190,3 +191,35 @@ class AloneNetwork:
             if pair is not None:
                 ends = [pair.twin.input[0]], [pair.twin.output[0]]
                 self._parts[f"{step.output} in int8"] = GraphPart(self._int8, *ends, literal=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """Of one layer alone, over some images: noise at output and input, and pixels that change."""
+
+    output: Noise = SILENCE
+    input: Noise = SILENCE
+    changed: int = 0
+    pixels: int = 0
+
+    def __add__(self, other: Effect) -> Effect:
+        return Effect(
+            output=self.output + other.output,
+            input=self.input + other.input,
+            changed=self.changed + other.changed,
+            pixels=self.pixels + other.pixels,
+        )
+
+
+def effects_of(found: OneLayerOutputs) -> dict[int, Effect]:
+    """What one image shows, reduced to sums."""
+    classes = found.output >= FOREGROUND_PROBABILITY
+    return {
+        layer: Effect(
+            output=Noise.between(found.output, output),
+            input=found.inputs[layer],
+            changed=int(np.count_nonzero(classes != (output >= FOREGROUND_PROBABILITY))),
+            pixels=output.size,
+        )
+        for layer, output in found.outputs.items()
+    }

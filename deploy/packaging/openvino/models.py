@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import PackagedModel
-from segdeploy.deploy.packaging.forms import sides
+from segdeploy.deploy.packaging.forms import served_name, sides
 from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of
-from segdeploy.deploy.packaging.served import served_name
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.system.errors import InputError
 

@@ -13,7 +13,7 @@ from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.forms import sides
-from segdeploy.deploy.packaging.onnx.package import verify_model
+from segdeploy.deploy.packaging.onnx.target import verify_model
 from segdeploy.deploy.packaging.openvino.models import IR_FILE, require_openvino, verify_ir
 from segdeploy.deploy.packaging.text_protobuf import Message
 from segdeploy.deploy.packaging.triton.config import DATA_TYPES, MODEL_CONFIG, read_config

@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from segdeploy.benchmarks.mixed.next_count import fewest_within, next_count
-from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch
+from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch, fewest_within, next_count
 from segdeploy.benchmarks.mixed.state import SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
@@ -31,8 +30,8 @@ from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, metadata
+from segdeploy.deploy.quantize.activations import float_region
 from segdeploy.deploy.quantize.calibrate import calibrate
-from segdeploy.deploy.quantize.float_region import float_region
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify

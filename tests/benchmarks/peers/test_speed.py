@@ -24,9 +24,14 @@ from segdeploy.benchmarks.peers import speed as peers_speed
 from segdeploy.benchmarks.peers.contenders import BASELINE, Contender, Group, contenders
 from segdeploy.benchmarks.peers.models import Made, Model, SpeedSubject, make_models
 from segdeploy.benchmarks.peers.quantize import Recipe
-from segdeploy.benchmarks.peers.ratios import paired_ratio
 from segdeploy.benchmarks.peers.speed import Plan, compare_speed
-from segdeploy.benchmarks.peers.speed_rows import Lap, comparisons_of, fastest, rows_of
+from segdeploy.benchmarks.peers.speed_rows import (
+    Lap,
+    comparisons_of,
+    fastest,
+    paired_ratio,
+    rows_of,
+)
 from segdeploy.benchmarks.peers.timing import Timed, settings_of, time_in_turn
 from segdeploy.benchmarks.report.label_places import free_place
 from segdeploy.deploy.data.image_set import open_set

@@ -18,7 +18,7 @@ from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.ascend.aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend.amct import SCHEMA, long_form, short_form
-from segdeploy.deploy.packaging.ascend.package import ASCEND, aipp_error
+from segdeploy.deploy.packaging.ascend.target import ASCEND, aipp_error
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.text_protobuf import fields_of

@@ -27,7 +27,7 @@ from segdeploy.deploy.onnx_model.file import (
     set_metadata,
 )
 from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
-from segdeploy.deploy.packaging.onnx.package import ONNX
+from segdeploy.deploy.packaging.onnx.target import ONNX
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.rewrites.image_interface import image_interface

@@ -33,8 +33,8 @@ from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.openvino import models as openvino_models
 from segdeploy.deploy.packaging.openvino.ir import compile_model, infer, read_ir, write_ir
 from segdeploy.deploy.packaging.openvino.models import IR_FILE
-from segdeploy.deploy.packaging.openvino.package import OPENVINO, SERVER_CONFIG
 from segdeploy.deploy.packaging.openvino.preprocess import embed
+from segdeploy.deploy.packaging.openvino.target import OPENVINO, SERVER_CONFIG
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.rewrites.image_interface import image_interface

@@ -14,7 +14,7 @@ from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.openvino.ir import compile_model, infer
 from segdeploy.deploy.packaging.openvino.models import IR_FILE
-from segdeploy.deploy.packaging.openvino.package import OPENVINO
+from segdeploy.deploy.packaging.openvino.target import OPENVINO
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8

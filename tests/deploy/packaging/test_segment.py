@@ -23,7 +23,7 @@ from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.packaging import segment as example
 from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
-from segdeploy.deploy.packaging.onnx.package import ONNX
+from segdeploy.deploy.packaging.onnx.target import ONNX
 from segdeploy.deploy.packaging.openvino.ir import write_ir
 from segdeploy.deploy.packaging.package import package
 

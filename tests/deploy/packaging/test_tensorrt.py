@@ -21,7 +21,7 @@ from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.package import package
-from segdeploy.deploy.packaging.tensorrt.package import TENSORRT
+from segdeploy.deploy.packaging.tensorrt.target import TENSORRT
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.system.errors import InputError, UsageError

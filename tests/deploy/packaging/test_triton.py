@@ -25,10 +25,10 @@ from segdeploy.deploy.packaging.openvino import models as openvino_models
 from segdeploy.deploy.packaging.openvino.ir import read_ir
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
-from segdeploy.deploy.packaging.triton import package as triton
+from segdeploy.deploy.packaging.triton import target as triton
 from segdeploy.deploy.packaging.triton.config import MODEL_CONFIG, read_config
 from segdeploy.deploy.packaging.triton.model import CONFIG, WARMUP
-from segdeploy.deploy.packaging.triton.package import REPOSITORY, TRITON
+from segdeploy.deploy.packaging.triton.target import REPOSITORY, TRITON
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.system.errors import InputError
 

@@ -19,9 +19,13 @@ from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.package import package
-from segdeploy.deploy.packaging.vacc.numbers import unit_range
-from segdeploy.deploy.packaging.vacc.package import VACC, build_file, process_operators
-from segdeploy.deploy.packaging.vacc.vdsp import half_bits, older_operator_json, operator_json
+from segdeploy.deploy.packaging.vacc.target import VACC, build_file, process_operators
+from segdeploy.deploy.packaging.vacc.vdsp import (
+    half_bits,
+    older_operator_json,
+    operator_json,
+    unit_range,
+)
 from segdeploy.deploy.system.checksums import files_of, write_checksums
 from segdeploy.deploy.system.errors import InputError, UsageError
 

@@ -8,9 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.prediction.fitting import Canvas, Plan, plan_of, resized
+from segdeploy.deploy.prediction.fitting import (
+    Canvas,
+    Plan,
+    plan_of,
+    resized,
+    tile_starts,
+    tile_weights,
+)
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
-from segdeploy.deploy.prediction.tiling import tile_starts, tile_weights
 from segdeploy.deploy.system.errors import UsageError
 
 MODEL = (16, 32)

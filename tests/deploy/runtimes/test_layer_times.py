@@ -21,7 +21,7 @@ from segdeploy.deploy.runtimes.layer_times import (
     TimedKernel,
     sorted_out,
 )
-from segdeploy.deploy.runtimes.ort_profile import read_trace
+from segdeploy.deploy.runtimes.ort_kernels import read_trace
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, time_layers
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import RunError, UsageError

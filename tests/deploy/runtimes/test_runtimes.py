@@ -36,7 +36,7 @@ from segdeploy.deploy.quantize.activations import quantized_activations
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes import ort
 from segdeploy.deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
-from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT
+from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT, execution_options
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
 from segdeploy.deploy.runtimes.registry import (
@@ -461,9 +461,7 @@ class TestOnnxRuntime(ModelFileContract):
 
     def test_every_processor_is_used_once(self) -> None:
         for threads, streams in ((1, 1), (4, 1), (4, 2), (5, 2), (4, 4)):
-            options = ort.execution_options(
-                made_for(None), Execution(threads=threads, streams=streams)
-            )
+            options = execution_options(made_for(None), Execution(threads=threads, streams=streams))
             pool = options.intra_op_num_threads - 1  # one of them is the caller
             assert pool + streams == threads
 

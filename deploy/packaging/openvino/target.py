@@ -12,8 +12,7 @@ from pathlib import Path
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Step
-from segdeploy.deploy.packaging.example import EXAMPLE, write_example
-from segdeploy.deploy.packaging.forms import fixed_batch, insides
+from segdeploy.deploy.packaging.forms import IMAGE_ENDING, fixed_batch, insides
 from segdeploy.deploy.packaging.masks import mask_check
 from segdeploy.deploy.packaging.openvino.models import (
     INT8_NOTE,
@@ -23,7 +22,7 @@ from segdeploy.deploy.packaging.openvino.models import (
     verify_ir,
     write_ir_model,
 )
-from segdeploy.deploy.packaging.served import IMAGE_ENDING
+from segdeploy.deploy.packaging.readme import EXAMPLE, write_example
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU
 

@@ -16,9 +16,9 @@ from segdeploy.deploy.onnx_model.file import (
 )
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
-from segdeploy.deploy.packaging.example import EXAMPLE, write_example
 from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique, with_batch
 from segdeploy.deploy.packaging.masks import mask_check
+from segdeploy.deploy.packaging.readme import EXAMPLE, write_example
 from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError

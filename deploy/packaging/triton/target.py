@@ -10,17 +10,22 @@ from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
-from segdeploy.deploy.packaging.example import EXAMPLE, write_example
-from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique
+from segdeploy.deploy.packaging.forms import (
+    IMAGE_ENDING,
+    fixed_batch,
+    insides,
+    require_unique,
+    served_name,
+)
 from segdeploy.deploy.packaging.masks import MaskCheck, mask_check
-from segdeploy.deploy.packaging.onnx.package import onnx_model
+from segdeploy.deploy.packaging.onnx.target import onnx_model
 from segdeploy.deploy.packaging.openvino.models import (
     INT8_NOTE,
     IrModel,
     require_openvino,
     write_ir_model,
 )
-from segdeploy.deploy.packaging.served import IMAGE_ENDING, served_name
+from segdeploy.deploy.packaging.readme import EXAMPLE, write_example
 from segdeploy.deploy.packaging.text_protobuf import text_of
 from segdeploy.deploy.packaging.triton.model import (
     CONFIG,

@@ -18,8 +18,7 @@ from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarg
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, indices
 from segdeploy.deploy.packaging.images import verify_pixels, write_evaluation, write_pixels
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
-from segdeploy.deploy.packaging.vacc.numbers import unit_range
-from segdeploy.deploy.packaging.vacc.vdsp import older_operator_json, operator_json
+from segdeploy.deploy.packaging.vacc.vdsp import older_operator_json, operator_json, unit_range
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.yaml_text import read_yaml
 
