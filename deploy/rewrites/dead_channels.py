@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
-from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten, rebuilt
-from segdeploy.deploy.rewrites.channel_groups import ChannelGroup, channel_groups
-from segdeploy.deploy.rewrites.narrow import Narrower
+from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten, constant, rebuilt
+from segdeploy.deploy.rewrites.channel_groups import ChannelGroup, channel_groups, residual_of
 
 CHANNEL_BLOCK = 16
 """Channels are kept in multiples of this: a processor computes them in blocks, so that a few less
@@ -86,3 +86,113 @@ def cut_of(
     filled = silent.copy()
     filled[np.flatnonzero(silent)[: stay - room]] = False
     return Cut(group=group, kept=np.flatnonzero(~filled), silent=count)
+
+
+Channels = NDArray[np.int64]
+
+
+class Narrower:
+    """Collects which channels each group keeps, then rewrites the graph once, front to back."""
+
+    def __init__(self, graph: onnx.GraphProto, index: GraphIndex) -> None:
+        self.graph = graph
+        self.index = index
+        self._kept: dict[str, Channels] = {}
+        self._whole: dict[str, Channels] = {}
+        self._channels: dict[str, Channels] = {}
+        self._width: dict[str, int] = {}
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._stored: dict[tuple[str, bytes, bytes], str] = {}
+
+    def keep(self, group: ChannelGroup, kept: Channels) -> None:
+        """Leave only these channels of a group."""
+        self._kept |= dict.fromkeys(group.tensors, kept)
+        for name in group.activations:
+            for reader in self.index.readers.get(name, []):
+                residual = residual_of(reader, self.index)
+                if residual is not None and residual.part == name:
+                    self._whole[residual.whole] = kept
+
+    def rewrite(self) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """The nodes, and the constants they need beside the graph's own."""
+        for value in self.graph.input:
+            width = value.type.tensor_type.shape.dim[1].dim_value
+            self._width[value.name], self._channels[value.name] = width, np.arange(width)
+        nodes = [new for node in self.graph.node for new in self._rewritten(node)]
+        return nodes, list(self._constants.values())
+
+    def _rewritten(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        name = node.output[0]
+        if node.op_type == "Conv":
+            return self._convolution(node)
+        residual = residual_of(node, self.index)
+        if residual is not None and residual.whole in self._whole:
+            self._follow(name, residual.whole)
+            return _residual_sum(node, residual.whole, residual.part)
+        if node.op_type == "Concat":
+            widths = [self._width[source] for source in node.input]
+            starts = np.cumsum([0, *widths])
+            parts = [
+                self._channels[s] + start for s, start in zip(node.input, starts, strict=False)
+            ]
+            self._channels[name], self._width[name] = np.concatenate(parts), int(starts[-1])
+        else:
+            self._follow(name, node.input[0])
+        return [node]
+
+    def _follow(self, name: str, source: str) -> None:
+        self._channels[name], self._width[name] = self._channels[source], self._width[source]
+
+    def _convolution(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """One convolution with fewer weights, or the two of a residual sum's whole side."""
+        name, width = node.output[0], self.index.constants[node.input[1]].dims[0]
+        self._width[name] = width
+        if name not in self._whole:
+            out = self._kept.get(name, np.arange(width))
+            self._channels[name] = out
+            return [self._narrowed(node, out, name)]
+        first = self._whole[name]
+        rest = np.setdiff1d(np.arange(width), first)
+        self._channels[name] = np.concatenate([first, rest])
+        return [
+            self._narrowed(node, first, f"{name}/summed"),
+            self._narrowed(node, rest, f"{name}/rest"),
+            helper.make_node(
+                "Concat", [f"{name}/summed", f"{name}/rest"], [name], name=f"{name}/Concat", axis=1
+            ),
+        ]
+
+    def _narrowed(self, node: onnx.NodeProto, out: Channels, name: str) -> onnx.NodeProto:
+        channels = self._channels[node.input[0]]
+        inputs = [node.input[0], self._weight(node.input[1], out, channels)]
+        inputs += [self._weight(bias, out, None) for bias in node.input[2:]]
+        new = helper.make_node(
+            "Conv", inputs, [name], name=node.name if name == node.output[0] else name
+        )
+        new.attribute.extend(node.attribute)
+        return new
+
+    def _weight(self, stored: str, out: Channels, channels: Channels | None) -> str:
+        """A constant's rows and columns; the same cut of the same constant is stored once."""
+        dims = self.index.constants[stored].dims
+        whole = np.array_equal(out, np.arange(dims[0]))
+        if whole and (channels is None or np.array_equal(channels, np.arange(dims[1]))):
+            return stored
+        key = (stored, out.tobytes(), b"" if channels is None else channels.tobytes())
+        if key not in self._stored:
+            value = self.index.value(stored)[out]
+            new = f"{stored}/cut{sum(other[0] == stored for other in self._stored) + 1}"
+            self._constants[new] = constant(new, value if channels is None else value[:, channels])
+            self._stored[key] = new
+        return self._stored[key]
+
+
+def _residual_sum(node: onnx.NodeProto, whole: str, part: str) -> list[onnx.NodeProto]:
+    """Add what the part reaches, and put the rest of the whole behind it."""
+    name = node.output[0]
+    return [
+        helper.make_node("Add", [f"{whole}/summed", part], [f"{name}/summed"], name=node.name),
+        helper.make_node(
+            "Concat", [f"{name}/summed", f"{whole}/rest"], [name], name=f"{name}/Concat", axis=1
+        ),
+    ]

@@ -22,7 +22,7 @@ from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability, usable_cores
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.progress import bar
-from segdeploy.training.align.compare import TOLERANCES, compare_dumps
+from segdeploy.training.align.compare import TOLERANCES, StepRow, compare_dumps
 from segdeploy.training.align.curves import (
     MAX_ABSOLUTE,
     MAX_RELATIVE,
@@ -31,11 +31,14 @@ from segdeploy.training.align.curves import (
 )
 from segdeploy.training.align.dump import Dump, Step, read_dump, write_dump
 from segdeploy.training.align.history import read_curve
-from segdeploy.training.align.layer_rows import LayerAlignment
-from segdeploy.training.align.layers import DEFAULT_TOLERANCE, Reference, align_layers
+from segdeploy.training.align.layers import (
+    DEFAULT_TOLERANCE,
+    LayerAlignment,
+    Reference,
+    align_layers,
+)
 from segdeploy.training.align.onnx import OnnxValues, perturb
 from segdeploy.training.align.plot import require_plots, write_plot
-from segdeploy.training.align.step_rows import StepRow
 from segdeploy.training.align.tolerance import Tolerance
 
 if TYPE_CHECKING:

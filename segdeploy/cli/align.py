@@ -37,10 +37,9 @@ if TYPE_CHECKING:
     from segdeploy.deploy.onnx_model.artifact import Artifact
     from segdeploy.deploy.runtimes.base import Execution
     from segdeploy.deploy.runtimes.registry import RuntimeName
+    from segdeploy.training.align.compare import StepRow
     from segdeploy.training.align.dump import Step
-    from segdeploy.training.align.layer_rows import Layer, LayerAlignment
-    from segdeploy.training.align.layers import Reference
-    from segdeploy.training.align.step_rows import StepRow
+    from segdeploy.training.align.layers import Layer, LayerAlignment, Reference
     from segdeploy.training.align.tolerance import Tolerance
 
 log = logging.getLogger(__name__)

@@ -50,9 +50,10 @@ from segdeploy.deploy.data.splits import read_splits
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import build_network
 from segdeploy.deploy.models.families import describe_misfit, detect, unwrap
+from segdeploy.deploy.packaging import text_protobuf
 from segdeploy.deploy.packaging.ascend.aipp import read_aipp
 from segdeploy.deploy.packaging.package import read_manifest
-from segdeploy.deploy.packaging.triton.config import config_text, read_config
+from segdeploy.deploy.packaging.triton.model import read_config
 from segdeploy.deploy.prediction.journal import JOURNAL, Journal
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.prediction.sources import sources_of
@@ -351,7 +352,7 @@ def aipp_config(data: bytes) -> None:
 @target
 def triton_config(data: bytes) -> None:
     found = read_config(written(data, "config.pbtxt"))
-    again = read_config(written(config_text(found).encode(), "config.pbtxt"))
+    again = read_config(written(text_protobuf.text_of(found).encode(), "config.pbtxt"))
     assert again.SerializeToString(deterministic=True) == found.SerializeToString(
         deterministic=True
     )

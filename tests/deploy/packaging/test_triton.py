@@ -26,8 +26,7 @@ from segdeploy.deploy.packaging.openvino.ir import read_ir
 from segdeploy.deploy.packaging.package import package
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.packaging.triton import target as triton
-from segdeploy.deploy.packaging.triton.config import MODEL_CONFIG, read_config
-from segdeploy.deploy.packaging.triton.model import CONFIG, WARMUP
+from segdeploy.deploy.packaging.triton.model import CONFIG, MODEL_CONFIG, WARMUP, read_config
 from segdeploy.deploy.packaging.triton.target import REPOSITORY, TRITON
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.system.errors import InputError

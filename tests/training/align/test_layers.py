@@ -22,8 +22,7 @@ from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.training.align.layer_rows import LayerAlignment
-from segdeploy.training.align.layers import DEFAULT_TOLERANCE, align_layers
+from segdeploy.training.align.layers import DEFAULT_TOLERANCE, LayerAlignment, align_layers
 from segdeploy.training.align.onnx import OnnxValues, activations, perturb
 from segdeploy.training.align.pytorch import PyTorchValues
 
