@@ -56,12 +56,13 @@ class Schema:
         first = next(iter(self.messages))
         return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{first}"))()
 
-    def read(self, text: str, *, source: str) -> Message:
+    def read(self, text: str, *, source: str, what: str = "text protobuf of its kind") -> Message:
         """Parse the text form of the first message.
 
         Args:
             text: a file's content.
             source: what to call it in an error.
+            what: it should be.
 
         Raises:
             InputError: not the text form of a message of the schema.
@@ -69,7 +70,7 @@ class Schema:
         try:
             return text_format.Parse(text, self.new())
         except text_format.ParseError as error:
-            raise InputError(f"{source} is no text protobuf of its kind ({error})") from error
+            raise InputError(f"{source} is no {what} ({error})") from error
 
     def _file(self) -> descriptor_pb2.FileDescriptorProto:
         file = descriptor_pb2.FileDescriptorProto(

@@ -76,10 +76,12 @@ def read_config(path: Path) -> Message:
     Raises:
         InputError: it cannot be read, is no text message, or has fields no package writes.
     """
+    what = "Triton configuration of this tool"
     try:
-        return MODEL_CONFIG.read(path.read_text(encoding="utf-8"), source=str(path))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no Triton configuration of this tool ({error})") from error
+        raise InputError(f"{path} is no {what} ({error})") from error
+    return MODEL_CONFIG.read(text, source=str(path), what=what)
 
 
 CONFIG = "config.pbtxt"
