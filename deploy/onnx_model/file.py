@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from segdeploy.calibration.files import write_atomic
+from segdeploy.deploy import __version__
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.guard import MOST_BYTES, require_inference, require_plain
@@ -66,6 +67,23 @@ def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     del model.metadata_props[:]
     for key in sorted(entries):
         model.metadata_props.add(key=key, value=entries[key])
+
+
+def strip_debug_info(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes for its own debugging: source paths, stack traces, hashes."""
+    model.producer_name, model.producer_version, model.doc_string = "segdeploy", __version__, ""
+    model.graph.name, model.graph.doc_string = "segdeploy", ""
+    for holder in [
+        *model.graph.node,
+        *model.graph.initializer,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ]:
+        holder.doc_string = ""
+        del holder.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.functions[:]
 
 
 def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:

@@ -7,7 +7,7 @@ operators whose result depends on the other images of a batch or on chance.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -22,7 +22,7 @@ MOST_BYTES = (1 << 31) - 1
 LONGEST_AXIS = 1 << 24
 """Of an input or output."""
 
-_BYTES: dict[int, int] = {
+BYTES_OF_TYPE: dict[int, int] = {
     **dict.fromkeys((TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8), 1),
     **dict.fromkeys((TensorProto.INT16, TensorProto.UINT16), 2),
     **dict.fromkeys((TensorProto.FLOAT16, TensorProto.BFLOAT16), 2),
@@ -79,8 +79,8 @@ def require_plain(model: onnx.ModelProto, path: Path) -> None:
             "inference: export it again without"
         )
     for node in model.graph.node:
-        _require_plain_node(node, path)
-    for tensor in _tensors(model.graph):
+        require_plain_node(node, path)
+    for tensor in stored_tensors(model.graph.initializer, model.graph.node):
         _require_whole(tensor, path)
     if not model.graph.output:
         raise InputError(f"model {path} has no output; export it again with one")
@@ -124,7 +124,12 @@ def _training(node: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> str | 
     return None
 
 
-def _require_plain_node(node: onnx.NodeProto, path: Path) -> None:
+def require_plain_node(node: onnx.NodeProto, path: Path) -> None:
+    """Refuse a node with a graph of its own, or with a sparse tensor.
+
+    Raises:
+        InputError: naming the node.
+    """
     kinds = {attribute.type for attribute in node.attribute}
     if kinds.intersection(_SUBGRAPHS) or any(a.HasField("g") or a.graphs for a in node.attribute):
         raise InputError(
@@ -138,10 +143,12 @@ def _require_plain_node(node: onnx.NodeProto, path: Path) -> None:
         )
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Every stored tensor of a graph without subgraphs."""
-    yield from graph.initializer
-    for node in graph.node:
+def stored_tensors(
+    initializers: Iterable[TensorProto], nodes: Iterable[onnx.NodeProto]
+) -> Iterator[TensorProto]:
+    """Every tensor that initialisers and nodes without subgraphs hold."""
+    yield from initializers
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
@@ -162,9 +169,9 @@ def _require_whole(tensor: TensorProto, path: Path) -> None:
         )
     if not tensor.HasField("raw_data"):
         return
-    if tensor.data_type not in _BYTES:
+    if tensor.data_type not in BYTES_OF_TYPE:
         return  # text, or packed in parts of bytes
-    expected = prod(tensor.dims) * _BYTES[tensor.data_type]
+    expected = prod(tensor.dims) * BYTES_OF_TYPE[tensor.data_type]
     if len(tensor.raw_data) != expected:
         raise InputError(
             f"model {path}: tensor {_shown(tensor.name)} of shape {one_line(list(tensor.dims))} "

@@ -19,7 +19,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from segdeploy.deploy import __version__
 from segdeploy.deploy.models.checkpoint import Checkpoint, Probability
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    save_model,
+    set_metadata,
+    strip_debug_info,
+)
 from segdeploy.deploy.onnx_model.interface import INPUT_NAME, OUTPUT_NAME
 from segdeploy.deploy.system.errors import RunError
 
@@ -116,23 +121,6 @@ def name_layers(model: onnx.ModelProto) -> None:
         node.output[:] = [renamed[name] for name in node.output]
     for value in graph.value_info:
         value.name = renamed.get(value.name, value.name)
-
-
-def strip_debug_info(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes for its own debugging: source paths, stack traces, hashes."""
-    model.producer_name, model.producer_version, model.doc_string = "segdeploy", __version__, ""
-    model.graph.name, model.graph.doc_string = "segdeploy", ""
-    for holder in [
-        *model.graph.node,
-        *model.graph.initializer,
-        *model.graph.value_info,
-        *model.graph.input,
-        *model.graph.output,
-    ]:
-        holder.doc_string = ""
-        del holder.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.functions[:]
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:

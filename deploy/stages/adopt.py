@@ -1,0 +1,299 @@
+"""An ONNX file of any exporter to one of ours: the same network with our ends and a contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from segdeploy.deploy import __version__
+from segdeploy.deploy.adoption.foreign_file import load_foreign
+from segdeploy.deploy.adoption.input_end import InputEnd, input_end
+from segdeploy.deploy.adoption.newer_opset import opset_of, raised, require_known_opset
+from segdeploy.deploy.adoption.our_ends import with_our_ends
+from segdeploy.deploy.adoption.output_end import OutputEnd, OutputKind, output_end
+from segdeploy.deploy.adoption.single_precision import holds_half, widen
+from segdeploy.deploy.data.image_set import Sample
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.presets import preset
+from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata, strip_debug_info
+from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
+from segdeploy.deploy.runtimes.registry import usable_cores
+from segdeploy.deploy.system.checksums import sha256_of
+from segdeploy.deploy.system.errors import InputError, RunError, one_line
+
+CLASS_NAME = "foreground"
+
+TOLERANCE = 1e-5
+"""Of a probability that float32 computes twice by the same operators."""
+
+HALF_TOLERANCE = 2e-2
+"""Of one that fp16 computed first, rounding after each operator, and float32 then."""
+
+INTEGER_OPERATORS = frozenset(
+    {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """A file of ours, and how it compares with the one it was made from.
+
+    Attributes:
+        artifact: the file.
+        taken: the input of theirs.
+        given: the output of theirs that became the probability.
+        opset: what theirs is written in.
+        widened: whether theirs computes in fp16.
+        images: how many were compared.
+        difference: largest |difference| of a probability on them.
+        changed: share of their pixels whose class is another, 0 to 1.
+    """
+
+    artifact: Artifact
+    taken: InputEnd
+    given: OutputEnd
+    opset: int
+    widened: bool
+    images: int
+    difference: float
+    changed: float
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is other than in their file, a line each."""
+        found = [f"output {self.given.name!r} as {self.given.kind.value}"]
+        if self.opset != self.artifact.opset:
+            found.append(f"opset {self.opset} raised to {self.artifact.opset}")
+        if self.widened:
+            found.append("fp16 widened to float32")
+        if self.taken.channels_last:
+            found.append("images of channels last turned")
+        if self.artifact.inputs[0].shape[0] == 1:
+            found.append("the graph takes one image at a time")
+        return tuple(found)
+
+    @property
+    def agreement(self) -> str:
+        """The comparison in words."""
+        return (
+            f"on {self.images} images it computes what the original does: probabilities differ by "
+            f"at most {self.difference:.1e}, the class of {100 * self.changed:.4f} % of the pixels"
+        )
+
+
+def adopt(
+    source: Path,
+    output: Path,
+    *,
+    preprocess: Preprocess | str,
+    images: Sequence[Sample],
+    size: tuple[int, int] | None = None,
+    output_name: str | None = None,
+    output_kind: OutputKind | None = None,
+) -> Adopted:
+    """Write one of our files from an ONNX file of any exporter, and prove that it does the same.
+
+    Weights beside the file, local functions, constants in nodes, nodes without names, an older
+    opset, fp16, 8-bit pixels, channels last, several outputs and logits are brought into our form;
+    what cannot be is refused by name. Both files run on the images in ONNX Runtime.
+
+    Args:
+        source: their file, of opset 7 or newer.
+        output: where to write.
+        preprocess: the input contract the network was trained with, or the name of a preset.
+        images: to compare on.
+        size: height and width, for a preset where their file leaves them open.
+        output_name: which of several outputs; ``None`` takes the deepest of several alike.
+        output_kind: what its values mean; ``None`` where a Sigmoid or Softmax at the end tells.
+
+    Raises:
+        InputError: not a valid ONNX file, or one that cannot be brought into our form; the message
+            names the node or the flag.
+        UsageError: no such preset.
+        RunError: ONNX Runtime fails, or the new file computes something else.
+        OSError: the output cannot be written.
+    """
+    try:
+        return _adopted(
+            source,
+            output,
+            preprocess=preprocess,
+            images=images,
+            size=size,
+            output_name=output_name,
+            output_kind=output_kind,
+        )
+    except InputError as error:
+        if str(source) in str(error):
+            raise
+        raise InputError(f"{source}: {error}") from error
+
+
+def _adopted(
+    source: Path,
+    output: Path,
+    *,
+    preprocess: Preprocess | str,
+    images: Sequence[Sample],
+    size: tuple[int, int] | None,
+    output_name: str | None,
+    output_kind: OutputKind | None,
+) -> Adopted:
+    theirs = load_foreign(source)
+    require_known_opset(theirs)
+    _require_float(theirs)
+    taken = input_end(theirs)
+    contract = _contract(preprocess, taken, size)
+    taken.require_contract(contract)
+    prepared = [contract.apply(sample.image()) for sample in images]
+    reference = _reference(source, theirs)
+    names = [value.name for value in theirs.graph.output]
+    values = dict(
+        zip(names, reference.run({taken.name: taken.fed(prepared[0])}, names), strict=True)
+    )
+    given = output_end(theirs.graph, values, size=contract.size, name=output_name, kind=output_kind)
+    expected = [
+        given.probability(reference.run({taken.name: taken.fed(image)}, [given.name])[0])
+        for image in prepared
+    ]
+    del reference
+    model = raised(theirs)
+    widened = holds_half(model)
+    if widened:
+        widen(model)
+    tolerance = HALF_TOLERANCE if widened else TOLERANCE
+    model, found = _batched(
+        model,
+        replace(taken, dtype=_wide(taken.dtype)),
+        replace(given, dtype=_wide(given.dtype)),
+        prepared,
+        size=contract.size,
+        tolerance=tolerance,
+    )
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
+    if not difference <= tolerance:
+        raise RunError(
+            f"{source}: in our form it gives probabilities that differ by up to {difference:.2g} "
+            f"from the original's in ONNX Runtime; expected at most {tolerance:g}: export it with "
+            "a newer opset, or report this model"
+        )
+    changed = np.mean([_mask(a) != _mask(b) for a, b in zip(expected, found, strict=True)])
+    opset = opset_of(theirs)
+    strip_debug_info(model)
+    set_metadata(model, _metadata(source, contract))
+    _check(model)
+    save_model(model, output)
+    return Adopted(
+        artifact=describe(output, model=model),
+        taken=taken,
+        given=given,
+        opset=opset,
+        widened=widened,
+        images=len(prepared),
+        difference=difference,
+        changed=float(changed),
+    )
+
+
+def _require_float(model: onnx.ModelProto) -> None:
+    """Refuse a model that is quantized already.
+
+    Raises:
+        InputError: naming the node.
+    """
+    for node in model.graph.node:
+        shown = f"node {one_line(repr(node.name), limit=80)} ({one_line(node.op_type, limit=40)})"
+        if node.op_type in INTEGER_OPERATORS:
+            raise InputError(f"{shown} computes in integers; expected the float network")
+
+
+def _contract(
+    preprocess: Preprocess | str, taken: InputEnd, size: tuple[int, int] | None
+) -> Preprocess:
+    if isinstance(preprocess, str):
+        return preset(preprocess, taken.size(size))
+    taken.size(preprocess.size)
+    return preprocess
+
+
+def _reference(source: Path, theirs: onnx.ModelProto) -> OrtSession:
+    """Their file in ONNX Runtime; as we read it where the file itself has nodes of one name."""
+    options = session_options(threads=usable_cores())
+    try:
+        return OrtSession(source, options)
+    except InputError:
+        return OrtSession(theirs.SerializeToString(), options, shown=source)
+
+
+def _batched(
+    model: onnx.ModelProto,
+    taken: InputEnd,
+    given: OutputEnd,
+    prepared: Sequence[NDArray[np.float32]],
+    *,
+    size: tuple[int, int],
+    tolerance: float,
+) -> tuple[onnx.ModelProto, list[NDArray[np.float32]]]:
+    """The model in our form, for any batch where it takes one, and what it gives for each image.
+
+    A graph may hold the batch it was traced with, in a Reshape for instance: two images at once
+    must give what each gives alone.
+    """
+    ours = with_our_ends(model, taken, given, size=size, dynamic_batch=True)
+    pair = np.stack([prepared[0], prepared[-1][:, ::-1, ::-1]])
+    try:
+        session = OrtSession(ours.SerializeToString(), session_options(threads=usable_cores()))
+        together = _run(session, pair)
+        alone = [_run(session, image[None]) for image in pair]
+        if np.abs(together - np.concatenate(alone)).max() <= tolerance:
+            return ours, [_run(session, image[None])[0, 0] for image in prepared]
+    except (InputError, RunError, ValueError):
+        pass  # a batch of its own: one by one, below
+    ours = with_our_ends(model, taken, given, size=size, dynamic_batch=False)
+    session = OrtSession(ours.SerializeToString(), session_options(threads=usable_cores()))
+    return ours, [_run(session, image[None])[0, 0] for image in prepared]
+
+
+def _run(session: OrtSession, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: list[NDArray[np.float32]] = session.run({session.input: np.ascontiguousarray(batch)})
+    return found[0]
+
+
+def _wide(dtype: str) -> str:
+    """The type of an end once fp16 is widened."""
+    return "float32" if dtype == "float16" else dtype
+
+
+def _mask(probability: NDArray[np.floating]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = probability >= FOREGROUND_PROBABILITY
+    return found
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Refuse a graph that contradicts itself at the size it is pinned to."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InputError(
+            f"the graph does not fit the size of the input contract ({one_line(error)}); export "
+            "it for that size"
+        ) from error
+
+
+def _metadata(source: Path, contract: Preprocess) -> dict[str, str]:
+    return {
+        "author": "segdeploy",
+        "version": __version__,
+        "task": "semantic segmentation",
+        "classes": CLASS_NAME,
+        "preprocess": contract.to_json(),
+        "precision": Precision.FP32.value,
+        "parent_sha256": sha256_of(source),
+    }

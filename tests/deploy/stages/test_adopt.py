@@ -1,0 +1,324 @@
+"""Any ONNX becomes one of ours: it computes what it did, and every later stage takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import foreign_onnx
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from foreign_onnx import FOREIGN, SIDE, Change, foreign
+from onnx import TensorProto, helper
+
+from segdeploy.deploy.adoption.output_end import OutputKind
+from segdeploy.deploy.data.image_set import SegmentationSet, open_set
+from segdeploy.deploy.data.presets import PRESETS, preset
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import contract_of, load_model
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import availability, open_runtime
+from segdeploy.deploy.stages.adopt import Adopted, adopt
+from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
+from segdeploy.deploy.stages.simplify import simplify
+from segdeploy.deploy.stages.to_fp16 import to_fp16
+from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86
+
+every_kind = pytest.mark.parametrize("name", FOREIGN)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory, small_onnx: Callable[..., Path]) -> Path:
+    return small_onnx(tmp_path_factory.mktemp("ours") / "small.onnx")
+
+
+@pytest.fixture(scope="module")
+def images(
+    tmp_path_factory: pytest.TempPathFactory, make_image_set: Callable[[Path, list[str]], Path]
+) -> SegmentationSet:
+    root = tmp_path_factory.mktemp("images") / "set"
+    return open_set(make_image_set(root, ["train"] * 3 + ["val", "test"]), "train")
+
+
+@pytest.fixture
+def adopted(
+    ours: Path, images: SegmentationSet, tmp_path: Path
+) -> Callable[[str], tuple[Path, Adopted]]:
+    """Function from a name of ``FOREIGN`` to that file and what became of it."""
+
+    def make(name: str) -> tuple[Path, Adopted]:
+        kind = FOREIGN[name]
+        theirs = foreign(name, ours, tmp_path / "theirs.onnx")
+        options = dict(kind.options or {})
+        if "output_kind" in options:
+            options["output_kind"] = OutputKind(options["output_kind"])
+        output = tmp_path / "ours.onnx"
+        result = adopt(theirs, output, preprocess=kind.preset, images=images.samples, **options)  # type: ignore[arg-type]  # options of several types
+        return theirs, result
+
+    return make
+
+
+def run(path: Path, feed: np.ndarray) -> list[np.ndarray]:  # type: ignore[type-arg]  # of any type
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {session.get_inputs()[0].name: feed}))
+
+
+@every_kind
+def test_computes_what_theirs_did(
+    name: str, adopted: Callable[[str], tuple[Path, Adopted]], images: SegmentationSet
+) -> None:
+    theirs, result = adopted(name)
+    kind, contract = FOREIGN[name], contract_of(result.artifact)
+    assert contract == preset(kind.preset, (SIDE, SIDE))
+    for sample in images:
+        image = contract.apply(sample.image())[None]
+        expected = kind.read(run(theirs, kind.fed(image)))
+        (found,) = run(result.artifact.path, image)
+        assert found.shape == (1, 1, SIDE, SIDE)
+        np.testing.assert_allclose(found[0, 0], expected, atol=kind.tolerance)
+    assert result.difference <= kind.tolerance
+    assert result.images == len(images)
+    assert kind.notes in "; ".join(result.notes)
+
+
+@every_kind
+def test_is_quantized_like_one_of_ours(
+    name: str,
+    adopted: Callable[[str], tuple[Path, Adopted]],
+    images: SegmentationSet,
+    tmp_path: Path,
+) -> None:
+    source = adopted(name)[1].artifact
+    assert interface_of(source.inputs, source.outputs) is Interface.TENSOR
+    require_int8_close(source, source, images, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["channels last", "logits of two", "one image", "opset 9"])
+def test_is_one_of_ours_in_every_later_stage(
+    name: str,
+    adopted: Callable[[str], tuple[Path, Adopted]],
+    images: SegmentationSet,
+    tmp_path: Path,
+) -> None:
+    source = adopted(name)[1].artifact
+    simple = simplify(source, tmp_path / "sim.onnx")
+    half = to_fp16(simple, tmp_path / "fp16.onnx")
+    kept = {RewriteName.RECURRENT_SUM, RewriteName.UPSAMPLE_CONVOLUTION}
+    rewritten = rewrite(simple, tmp_path / "opt.onnx", names=kept)
+    image = contract_of(source).apply(images.samples[0].image())[None]
+    (expected,) = run(source.path, image)
+    np.testing.assert_allclose(run(rewritten.path, image)[0], expected, atol=1e-4)
+    np.testing.assert_allclose(run(half.path, image)[0], expected, atol=2e-2)
+    require_int8_close(rewritten, source, images, tmp_path)
+
+
+def require_int8_close(
+    step: Artifact, source: Artifact, images: SegmentationSet, folder: Path
+) -> None:
+    """What is made of a file in int8 gives, in its runtime, about what the source gives."""
+    contract = contract_of(source)
+    prepared = [contract.apply(sample.image()) for sample in images]
+    expected = np.stack([run(source.path, image[None])[0][0, 0] for image in prepared])
+    table = calibrate(step, images, preprocess=contract, threads=1)
+    for profile in (ORT_X86, OPENVINO_CPU):
+        if not availability(profile.runtime).ready:
+            continue
+        output = folder / f"{profile.name}.onnx"
+        int8 = to_int8(step, output, table=table, table_sha256="ab" * 32, profile=profile)
+        assert "QuantizeLinear" in {node.op_type for node in load_model(int8.path).graph.node}
+        with open_runtime(profile.runtime, int8, execution=Execution(threads=1)) as runtime:
+            assert np.abs(infer_each(runtime, prepared) - expected).mean() < 0.05
+
+
+def test_the_same_file_gives_the_same_bytes(
+    adopted: Callable[[str], tuple[Path, Adopted]],
+) -> None:
+    first = adopted("two heads")[1].artifact
+    assert adopted("two heads")[1].artifact.sha256 == first.sha256
+
+
+def test_takes_any_batch_where_the_graph_does(
+    adopted: Callable[[str], tuple[Path, Adopted]],
+) -> None:
+    assert adopted("batch of 4")[1].artifact.inputs[0].shape[0] == "batch"
+    assert adopted("one image")[1].artifact.inputs[0].shape[0] == 1
+
+
+def test_leaves_out_what_only_other_outputs_need(
+    adopted: Callable[[str], tuple[Path, Adopted]],
+) -> None:
+    graph = load_model(adopted("two heads")[1].artifact.path).graph
+    assert "early" not in {node.name for node in graph.node}
+    assert "early.weight" not in {tensor.name for tensor in graph.initializer}
+
+
+def test_names_of_layers_stay_and_separate_lists(
+    adopted: Callable[[str], tuple[Path, Adopted]],
+) -> None:
+    names = [n.name for n in load_model(adopted("our names inside")[1].artifact.path).graph.node]
+    assert {"high", "low", "merge", "head_1"} <= set(names)
+
+
+def quarter_size(model: onnx.ModelProto) -> None:
+    """The mask of the lower half."""
+    foreign_onnx.other_outputs(model)
+    del model.graph.output[1:]
+
+
+def classes(model: onnx.ModelProto) -> None:
+    """Class numbers."""
+    foreign_onnx.two_channels(model)
+    made = helper.make_node("ArgMax", ["head"], ["classes"], axis=1)
+    model.graph.node.append(made)
+    kind = TensorProto.INT64
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("classes", kind, ["n", 1, SIDE, SIDE])
+    )
+
+
+def many_classes(model: onnx.ModelProto) -> None:
+    """21 classes."""
+    foreign_onnx.logits(model)
+    foreign_onnx.replaced(model, "head.weight", lambda w: np.repeat(w, 21, axis=0))
+    foreign_onnx.replaced(model, "head.bias", lambda b: np.repeat(b, 21))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 21
+
+
+def labels(model: onnx.ModelProto) -> None:
+    """Two labels that are independent."""
+    foreign_onnx.two_channels(model)
+    model.graph.node.append(helper.make_node("Sigmoid", ["head"], ["labels"]))
+    model.graph.output[0].name = "labels"
+
+
+def softmax_of_rows(model: onnx.ModelProto) -> None:
+    """A Softmax over another axis than the channels."""
+    foreign_onnx.softmax(model)
+    model.graph.node[-1].attribute[0].i = 3
+
+
+def grey(model: onnx.ModelProto) -> None:
+    """One channel in."""
+    foreign_onnx.replaced(model, "high.weight", lambda w: w[:, :1])
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+
+
+def two_inputs(model: onnx.ModelProto) -> None:
+    """An image and something else."""
+    model.graph.input.append(helper.make_tensor_value_info("prompt", TensorProto.FLOAT, [1]))
+
+
+def infinite(model: onnx.ModelProto) -> None:
+    """Weights that overflow."""
+    foreign_onnx.logits(model)
+    foreign_onnx.replaced(model, "head.weight", lambda w: w * np.float32(np.inf))
+
+
+def quantized(model: onnx.ModelProto) -> None:
+    """Integers already."""
+    foreign_onnx.store(model, "step", np.float32(0.1))
+    foreign_onnx.node(model, "sigmoid").input[0] = "real"
+    place = len(model.graph.node) - 1
+    whole = helper.make_node("QuantizeLinear", ["head", "step"], ["whole"])
+    real = helper.make_node("DequantizeLinear", ["whole", "step"], ["real"], name="dq")
+    model.graph.node.insert(place, whole)
+    model.graph.node.insert(place + 1, real)
+
+
+def too_old(model: onnx.ModelProto) -> None:
+    """Opset 6."""
+    foreign_onnx.old(7)(model)
+    foreign_onnx.node(model, "up").op_type = "Relu"
+    del foreign_onnx.node(model, "up").attribute[:]
+    model.opset_import[0].version = 6
+
+
+def alike(model: onnx.ModelProto) -> None:
+    """Two heads of one depth."""
+    for end in ("first", "second"):
+        model.graph.node.append(helper.make_node("Sigmoid", ["head"], [end], name=end))
+    value = model.graph.output[0]
+    model.graph.node.remove(foreign_onnx.node(model, "sigmoid"))
+    value.name = "first"
+    model.graph.output.add().CopyFrom(value)
+    model.graph.output[1].name = "second"
+
+
+REFUSED: dict[str, tuple[Change, dict[str, object], str]] = {
+    "logits": (foreign_onnx.logits, {}, "'head' comes from node 'head' .Conv., .*--output-kind"),
+    "logits as sigmoid": (
+        foreign_onnx.logits,
+        {"output_kind": OutputKind.SIGMOID},
+        "said to be sigmoid and has values from .*; expected 0 to 1: state logits",
+    ),
+    "sigmoid as logits": (
+        foreign_onnx.unchanged,
+        {"output_kind": OutputKind.LOGITS},
+        "'sigmoid' .Sigmoid.: sigmoid, and logits is stated; leave",
+    ),
+    "a quarter": (quarter_size, {}, "16x16 for images of 32x32|1x8x16x16 for images of 32x32"),
+    "classes": (classes, {}, "int64 1x1x32x32: classes, no probabilities; .*ArgMax"),
+    "21 classes": (many_classes, {}, "21 channels; expected one class"),
+    "two labels": (labels, {}, "2 channels of sigmoid; expected one of sigmoid, or two of softmax"),
+    "softmax of rows": (softmax_of_rows, {}, "do not add up to 1; expected a Softmax over"),
+    "one channel": (grey, {}, "expected one image of 3 channels"),
+    "two inputs": (two_inputs, {}, "inputs .*'prompt'.; expected one image"),
+    "no finite values": (infinite, {"output_kind": OutputKind.LOGITS}, "holds NaN or Inf"),
+    "integers": (quantized, {}, "node .* computes in integers; expected the float network"),
+    "opset 6": (too_old, {}, "written in opset 6; expected 7 or newer"),
+    "no such output": (
+        foreign_onnx.heads,
+        {"output_name": "mask"},
+        "no output 'mask'; it has probability .1x1x32x32., early mask",
+    ),
+    "features beside": (foreign_onnx.other_outputs, {}, "outputs low/Relu .*--output NAME"),
+    "two heads of one depth": (alike, {}, "first .1x1x32x32., second .*--output NAME"),
+    "any size": (foreign_onnx.sides_open, {}, "any size; .* --size HEIGHT WIDTH"),
+    "another size": (foreign_onnx.unchanged, {"size": (64, 64)}, "32x32 .* says 64x64"),
+    "fractions for pixels": (foreign_onnx.pixels, {}, "8-bit pixels .* --preprocess pixels"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_in_one_line_with_the_way_out(
+    name: str, ours: Path, images: SegmentationSet, tmp_path: Path
+) -> None:
+    change, options, message = REFUSED[name]
+    model = onnx.load(ours)
+    change(model)
+    theirs, output = tmp_path / "theirs.onnx", tmp_path / "ours.onnx"
+    onnx.save(model, theirs)
+    with pytest.raises(InputError, match=message) as caught:
+        adopt(theirs, output, preprocess="zero-one", images=images.samples, **options)  # type: ignore[arg-type]  # options of several types
+    assert str(theirs) in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert not output.exists()
+
+
+def test_presets_are_told_by_name() -> None:
+    with pytest.raises(UsageError, match=f"choose from {', '.join(PRESETS)}"):
+        preset("torchvision", (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "black", "white"),
+    [("published", -1, 1), ("zero-one", 0, 1), ("minus-one-one", -1, 1), ("pixels", 0, 255)],
+)
+def test_presets_are_what_their_names_say(name: str, black: float, white: float) -> None:
+    ends = np.array([[[0] * 3, [255] * 3]], np.uint8)
+    found = preset(name, (32, 32)).normalise(ends)
+    np.testing.assert_allclose(found[:, 0], np.tile([black, white], (3, 1)), atol=1e-6)
+
+
+def test_imagenet_is_what_torchvision_documents() -> None:
+    """Red, green and blue of (x / 255 - mean) / std, in that order."""
+    found = preset("imagenet", (32, 32)).normalise(np.array([[[255, 0, 51]]], np.uint8))
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
+    np.testing.assert_allclose(found[:, 0, 0], expected, rtol=1e-5)
