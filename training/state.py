@@ -12,6 +12,7 @@ import torch
 
 from segdeploy.calibration.files import atomic_writer
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import structured
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.system.checksums import sha256_of
@@ -39,6 +40,13 @@ class TrainingState:
     settings: str
     history: tuple[EpochFigures, ...]
     tensors: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored(TrainingState):
+    """What the state file holds."""
+
+    version: int
 
 
 NOT_BEGUN = TrainingState(settings="{}", history=(), tensors={})
@@ -124,15 +132,13 @@ def state_in(content: object, *, settings: str, path: Path) -> TrainingState | N
             "start over with --overwrite"
         )
     try:
-        history = tuple(_figures(figures) for figures in stored["history"])
-        before = parse_json(stored["settings"])
-        if not isinstance(before, dict) or not isinstance(stored["tensors"], dict):
-            raise TypeError("settings and tensors are no mappings")
-    except (KeyError, TypeError, ValueError) as error:
+        state = structured(stored, _Stored, others=True)
+        before = structured(parse_json(state.settings), dict[str, Any])
+    except ValueError as error:
         raise InputError(
             f"{path} does not hold the state of a training ({error}); start over with --overwrite"
         ) from error
-    if not history:
+    if not state.history:
         return None
     changed = _differences(before, json.loads(settings))
     if changed:
@@ -142,19 +148,9 @@ def state_in(content: object, *, settings: str, path: Path) -> TrainingState | N
         )
     return TrainingState(
         settings=settings,
-        history=history,
-        tensors=stored["tensors"],
+        history=state.history,
+        tensors=state.tensors,
     )
-
-
-def _figures(stored: Any) -> EpochFigures:
-    """The figures of an epoch; one that is not a number is a ``TypeError``."""
-    figures = EpochFigures(**stored)
-    for name, value in vars(figures).items():
-        kinds = int if name == "epoch" else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r:.60}")
-    return figures
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from segdeploy.deploy.system.errors import InputError
 
 NETWORKS = {"unet_plus_plus": "UNet++", "r2u_net": "R2U-Net"}
 PRECISIONS = ("fp32", "fp16", "int8", "unstated")
 """Of a published IoU; ``unstated`` is on a device whose precision the source does not give."""
+
+Text = Annotated[str, Meta(pattern=r"\S", description="text")]
+Percent = Annotated[float, Meta(ge=1, le=100)]
+"""A figure below it is a share where percent was meant."""
+Figure = Annotated[float, Meta(ge=1e-3, le=1e7)]
+Pixels = Annotated[int, Meta(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +53,35 @@ PUBLISHED_RULES = {
 class SourcePage:
     """Where a row stands: the page, and the place on it."""
 
-    title: str
-    url: str
-    where: str
+    title: Text
+    url: Annotated[str, Meta(pattern="^https://", description="an https:// address")]
+    where: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedIou:
+    """IoU in percent; ``None`` is what the source does not state.
+
+    Attributes:
+        fp32: of the network as trained.
+        fp16: in half precision.
+        int8: quantized.
+        unstated: on a device whose precision is not given.
+    """
+
+    fp32: Percent | None = None
+    fp16: Percent | None = None
+    int8: Percent | None = None
+    unstated: Percent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSpeed:
     """One published timing: images a second with so many in one call."""
 
-    device: str
-    batch: int
-    fps: float
+    device: Text
+    batch: Annotated[int, Meta(ge=1, description="a whole number of images")]
+    fps: Annotated[float, Meta(ge=1e-3, le=1e7, description="images a second")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,28 +97,29 @@ class PublishedRow:
         size: (height, width) of the input.
         parameters_m: millions.
         gflops: as printed.
-        fp32: IoU in percent of the network as trained.
-        fp16: IoU in percent.
-        int8: IoU in percent.
-        unstated: IoU in percent on a device whose precision is not given.
+        iou: of each precision.
         speed: timings, in the order printed.
         note: what a reader should know.
+
+    Raises:
+        InputError: no figure at all.
     """
 
-    name: str
-    arch: str
-    variant: str | None
+    name: Text
+    arch: Literal["unet_plus_plus", "r2u_net"]
+    variant: Text | None = None
     source: SourcePage
-    dataset: str
-    size: tuple[int, int]
-    parameters_m: float | None
-    gflops: float | None
-    fp32: float | None
-    fp16: float | None
-    int8: float | None
-    unstated: float | None
-    speed: tuple[PublishedSpeed, ...]
-    note: str | None
+    dataset: Text
+    size: Annotated[tuple[Pixels, Pixels], Meta(description="[height, width] in pixels")]
+    parameters_m: Figure | None = None
+    gflops: Figure | None = None
+    iou: PublishedIou = PublishedIou()
+    speed: tuple[PublishedSpeed, ...] = ()
+    note: Text | None = None
+
+    def __post_init__(self) -> None:
+        if not any((self.parameters_m, self.gflops, self.iou != PublishedIou(), self.speed)):
+            raise InputError("no figure; expected parameters_m, gflops, iou or speed")
 
     @property
     def network(self) -> str:

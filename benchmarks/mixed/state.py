@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta
 
 from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import structured
 from segdeploy.deploy.system.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -29,7 +32,7 @@ class Trial:
         seconds: the trial took.
     """
 
-    layers: int
+    layers: Annotated[int, Meta(ge=0)]
     delta: float
     low: float
     high: float
@@ -63,6 +66,33 @@ class Trial:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Whose:
+    """What decides whether a file is of the same search."""
+
+    schema_version: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored(_Whose):
+    """What the file holds; see ``SearchState``.
+
+    Raises:
+        ValueError: parts with other layers than the first one, or a ranking of none.
+    """
+
+    noise: list[dict[str, float]]
+    ranked: bool
+    trials: tuple[Trial, ...]
+
+    def __post_init__(self) -> None:
+        if any(part.keys() != self.noise[0].keys() for part in self.noise):
+            raise ValueError("parts of the images with other layers")
+        if self.ranked and not self.noise:
+            raise ValueError("layers ranked without noise")
+
+
 @dataclass(kw_only=True)
 class SearchState:
     """Noise of each layer, part by part of the images, and the trials.
@@ -91,26 +121,21 @@ class SearchState:
         if not path.is_file():
             return cls(path=path, fingerprint=fingerprint)
         try:
-            stored = parse_json(path.read_text(encoding="utf-8"))
-            if (stored["schema_version"], stored["fingerprint"]) != (SCHEMA_VERSION, fingerprint):
+            content = parse_json(path.read_text(encoding="utf-8"))
+            whose = structured(content, _Whose, others=True)
+            if (whose.schema_version, whose.fingerprint) != (SCHEMA_VERSION, fingerprint):
                 return cls(path=path, fingerprint=fingerprint)
-            trials = [_trial(trial) for trial in stored["trials"]]
-            noise = [{k: _number(v) for k, v in part.items()} for part in stored["noise"]]
-            if any(part.keys() != noise[0].keys() for part in noise):
-                raise ValueError("parts of the images with other layers")
-            ranked = stored["ranked"] is True
-            if ranked and not noise:
-                raise ValueError("layers ranked without noise")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            stored = structured(content, _Stored, others=True)
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"{path} does not hold a search that can go on ({error}); delete it"
             ) from error
         return cls(
             path=path,
             fingerprint=fingerprint,
-            noise=noise,
-            ranked=ranked,
-            trials={trial.layers: trial for trial in trials},
+            noise=stored.noise,
+            ranked=stored.ranked,
+            trials={trial.layers: trial for trial in stored.trials},
         )
 
     def write(self) -> None:
@@ -119,38 +144,16 @@ class SearchState:
         Raises:
             OSError: the folder cannot be written.
         """
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "fingerprint": self.fingerprint,
-            "noise": self.noise,
-            "ranked": self.ranked,
-            "trials": [asdict(trial) for trial in self.trials.values()],
-        }
-        write_atomic(self.path, (json.dumps(content, indent=1) + "\n").encode())
+        content = _Stored(
+            schema_version=SCHEMA_VERSION,
+            fingerprint=self.fingerprint,
+            noise=self.noise,
+            ranked=self.ranked,
+            trials=tuple(self.trials.values()),
+        )
+        write_atomic(self.path, (json.dumps(asdict(content), indent=1) + "\n").encode())
 
     def ranking(self) -> tuple[str, ...]:
         """Layers by their noise over all parts, worst first; of equals the first in the model."""
         total = {name: sum(part[name] for part in self.noise) for name in self.noise[0]}
         return tuple(sorted(total, key=lambda name: -total[name]))
-
-
-def _trial(stored: Any) -> Trial:
-    """A trial whose figures have their types.
-
-    Raises:
-        ValueError: one has not.
-        TypeError: there is no such figure, or one lacks.
-    """
-    trial = Trial(**stored)
-    whole = isinstance(trial.layers, int) and trial.layers >= 0
-    if not whole or not isinstance(trial.collapsed, bool):
-        raise ValueError(f"{stored!r:.60} is no trial")
-    for name in ("layers", "delta", "low", "high", "disagreement_percent", "seconds"):
-        _number(getattr(trial, name))
-    return trial
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{value!r:.60} is no number")
-    return value

@@ -78,9 +78,16 @@ def beside(
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command,
-        "published": [asdict(row) | _costs(row) for row in published],
+        "published": [_flat(row) | _costs(row) for row in published],
         "ours": [asdict(row) for row in ours],
     }
+
+
+def _flat(row: PublishedRow) -> dict[str, Any]:
+    """A row with the IoU of each precision beside its other figures."""
+    plain = asdict(row)
+    del plain["iou"]
+    return plain | asdict(row.iou)
 
 
 def _costs(row: PublishedRow) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def iou_rows(report: dict[str, Any]) -> list[dict[str, str]]:
             "source": f"Published, {entry.network} ({entry.source.title})",
             "gflops": figure(entry.gflops, "share"),
         }
-        | {p: figure(getattr(entry, p), "share") for p in ("fp32", "fp16", "int8")}
+        | {p: figure(getattr(entry.iou, p), "share") for p in ("fp32", "fp16", "int8")}
         for entry in PUBLISHED.values()
     ]
     return published + own

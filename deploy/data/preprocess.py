@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import structured
 from segdeploy.deploy.system.errors import InputError, one_line
 
 SIZE_MULTIPLE = 16
@@ -25,6 +27,9 @@ MAX_SIDE = 4096
 
 MASK_THRESHOLD = 125
 """A resized grey mask is foreground where it is at least this (the published evaluation)."""
+
+Number = Annotated[int | float, Meta(description="a number")]
+"""A whole one stays whole: a file states the contract in the digits it was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +51,9 @@ class Preprocess:
     channel_order: str = "BGR"
     interpolation: str = "bilinear"
     antialias: bool = False
-    scale: float = 1.0 / 255.0
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    scale: Number = 1.0 / 255.0
+    mean: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
+    std: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
         require_valid_size(self.size)
@@ -116,22 +121,12 @@ class Preprocess:
             InputError: not JSON, unknown or missing keys, or values out of range.
         """
         try:
-            fields: Any = parse_json(text)
-            if not isinstance(fields, dict):
-                raise TypeError(f"it holds a {type(fields).__name__}")
-            missing = [key for key in asdict(cls()) if key not in fields]
-            if missing:
-                raise ValueError(f"missing: {', '.join(missing)}")
-            for key in ("size", "mean", "std"):
-                fields[key] = tuple(fields[key])
-            return cls(**fields)
+            return structured(parse_json(text), cls)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-        except (ValueError, TypeError, RecursionError) as error:
-            expected = ", ".join(asdict(cls()))
+        except ValueError as error:
             raise InputError(
-                f"{source} does not hold a preprocessing contract ({one_line(error)}); "
-                f"expected a JSON object with the keys {expected}"
+                f"{source} does not hold a preprocessing contract ({one_line(error)})"
             ) from error
 
 

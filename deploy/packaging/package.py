@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from segdeploy.calibration.files import naming
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import require_version, structured
 from segdeploy.deploy.packaging.base import (
     MANIFEST,
     README,
@@ -19,7 +19,6 @@ from segdeploy.deploy.packaging.base import (
     PackageFile,
     PackageTarget,
     Request,
-    Step,
 )
 from segdeploy.deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
 from segdeploy.deploy.system.checksums import (
@@ -31,6 +30,25 @@ from segdeploy.deploy.system.checksums import (
 )
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import writing_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageManifest:
+    """What a reader takes from ``package.json``; see ``readme.manifest`` for all that stands there.
+
+    Attributes:
+        schema_version: of its form.
+        target: name of the toolchain.
+        document: where the target's format was taken from.
+        contents: what the target says about its files.
+        files: every file but the manifest, the checksums and the README, in path order.
+    """
+
+    schema_version: int
+    target: str
+    document: str
+    contents: Contents
+    files: tuple[PackageFile, ...]
 
 
 def package(
@@ -86,18 +104,18 @@ def reread(folder: Path, *, target: PackageTarget) -> Package:
         InputError: no package of this target, a file that is missing, changed or not listed, or
             one that its own format's parser refuses.
     """
-    content = read_manifest(folder)
-    if content["target"] != target.name:
-        raise InputError(f"{folder} is a package for {content['target']}, not for {target.name}")
+    stated = read_manifest(folder)
+    if stated.target != target.name:
+        raise InputError(f"{folder} is a package for {stated.target}, not for {target.name}")
     _require_unchanged(folder)
     found = Package(
         target=target.name,
         folder=folder,
         files=_listed(folder),
-        contents=_contents(content["contents"], folder / MANIFEST),
-        document=content["document"],
+        contents=stated.contents,
+        document=stated.document,
     )
-    if [vars(file) for file in found.files] != content["files"]:
+    if found.files != stated.files:
         raise InputError(f"{folder / MANIFEST} and the files beside it do not fit together")
     page = (folder / README).read_text(encoding="utf-8")
     for step in found.contents.steps:
@@ -107,7 +125,7 @@ def reread(folder: Path, *, target: PackageTarget) -> Package:
     return found
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> PackageManifest:
     """The manifest of a package.
 
     Raises:
@@ -116,16 +134,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
+        require_version(content, SCHEMA_VERSION)
+        return structured(content, PackageManifest, others=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); is {folder} a package?") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path} has schema version {version!r}; expected {SCHEMA_VERSION}")
-    kinds = {"target": str, "document": str, "contents": dict, "files": list}
-    for key, kind in kinds.items():
-        if not isinstance(content.get(key), kind):
-            raise InputError(f"{path}: {key!r} is missing or no {kind.__name__}; package again")
-    return dict(content)
+        raise InputError(
+            f"{path} cannot be read ({error}); is {folder} a package? If so, package the model "
+            "again"
+        ) from error
 
 
 def _require_unchanged(folder: Path) -> None:
@@ -189,26 +204,3 @@ def _listed(folder: Path) -> tuple[PackageFile, ...]:
         for path in files_of(folder)
         if path not in own
     )
-
-
-def _contents(stored: dict[str, Any], path: Path) -> Contents:
-    def texts(key: str) -> tuple[str, ...]:
-        values = stored[key]
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise TypeError(f"{key} is no list of texts")
-        return tuple(values)
-
-    try:
-        steps = tuple(Step(**step) for step in stored["steps"])
-        if not all(isinstance(value, str) for step in steps for value in vars(step).values()):
-            raise TypeError("a step that is no text")
-        return Contents(
-            steps=steps,
-            executed=texts("executed"),
-            not_run=texts("not_run"),
-            notes=texts("notes"),
-        )
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} does not hold the contents of a package ({error}); package the model again"
-        ) from error

@@ -38,4 +38,4 @@ def verify_package(folder: Path) -> Package:
         InputError: naming the first file that is not as it was written.
         UsageError: a package for a target this release does not know.
     """
-    return reread(folder, target=package_target(str(read_manifest(folder)["target"])))
+    return reread(folder, target=package_target(read_manifest(folder).target))

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from types import NoneType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from segdeploy.calibration.files import atomic_writer, naming
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import structured
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -50,7 +50,11 @@ class Row:
         instances: connected components of the mask.
         image_sha256: digest of the image file.
         key: digest of all that decides the outputs: model, settings, image.
-        outputs: file in the output folder to the digest of its bytes.
+        outputs: file in the output folder to the digest of its bytes; of the files that an image
+            of that name has, and no others.
+
+    Raises:
+        ValueError: an output that is not one of the image's own.
     """
 
     image: str
@@ -65,6 +69,12 @@ class Row:
     image_sha256: str | None = None
     key: str | None = None
     outputs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = {write.file(self.name) for write in Write}
+        for file in self.outputs:
+            if file not in own:  # it may lead out of the folder
+                raise ValueError(f"image {self.name!r:.60} has no output {file!r:.60}")
 
     def line(self) -> bytes:
         """The row as one line of JSON; bytes of a path that are not UTF-8 become its escapes."""
@@ -83,34 +93,10 @@ class Row:
         Raises:
             ValueError: it is no row.
         """
-        stored = parse_json(line.decode())
-        if not isinstance(stored, dict) or not {"image", "name", "status"} <= set(stored):
-            raise ValueError("no row of an index: it lacks image, name or status")
-        for key, value in stored.items():
-            if key not in _KINDS:
-                raise ValueError(f"no row of an index: {key!r} is no column of it")
-            if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
-                raise ValueError(f"no row of an index: {key} is {value!r:.60}")
-        _require_own(stored["name"], stored.get("outputs", {}))
-        return cls(**stored | {"status": Status(stored["status"])})
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("image", "name", "status"), (str,)),
-    **dict.fromkeys(("error", "image_sha256", "key"), (str, NoneType)),
-    **dict.fromkeys(("width", "height", "exif_orientation", "instances"), (int, NoneType)),
-    "foreground_share": (float, int, NoneType),
-    "outputs": (dict,),
-}
-"""Column to what JSON may hold there."""
-
-
-def _require_own(name: str, outputs: dict[str, Any]) -> None:
-    """Refuse an output that no image of this name has: a row never leads out of the folder."""
-    own = {write.file(name) for write in Write}
-    for file, digest_of_file in outputs.items():
-        if file not in own or not isinstance(digest_of_file, str):
-            raise ValueError(f"no row of an index: image {name!r:.60} has no output {file!r:.60}")
+        try:
+            return structured(parse_json(line.decode()), cls, complete=False)
+        except ValueError as error:
+            raise ValueError(f"no row of an index: {error}") from error
 
 
 COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("key", "outputs"))

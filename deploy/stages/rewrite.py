@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import structured
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import (
@@ -54,6 +55,16 @@ LESS_WORK = (
 )
 """The rewrites of a float32 graph that keep its inputs and outputs."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What ``rewrite`` leaves in a file's metadata: places changed by each, and multiply-adds."""
+
+    sites: dict[str, int]
+    macs_before: int
+    macs_after: int
+
+
 OF_ANY_PRECISION = {RewriteName.IMAGE_INTERFACE, RewriteName.ANY_SIZE}
 
 
@@ -93,12 +104,11 @@ def rewrite(
         if name in names:
             result = _applied(name, model, activity or {})
             model, sites[name.value] = result.model, result.sites
-    record = {
-        "sites": sites,
-        "macs_before": onnx_cost(original).macs,
-        "macs_after": onnx_cost(model).macs,
-    }
-    own = {METADATA_KEY: json.dumps(record, sort_keys=True), "parent_sha256": source.sha256}
+    record = _Record(
+        sites=sites, macs_before=onnx_cost(original).macs, macs_after=onnx_cost(model).macs
+    )
+    text = json.dumps(asdict(record), sort_keys=True)
+    own = {METADATA_KEY: text, "parent_sha256": source.sha256}
     set_metadata(model, metadata(model) | own)
     save_model(model, output)
     return describe(output, model=model)
@@ -110,45 +120,35 @@ def summary(artifact: Artifact) -> str:
     ``nothing to rewrite`` where none found a place.
     """
     record = _record(artifact)
-    done = [f"{count} {name}" for name, count in record.get("sites", {}).items() if count]
-    if not done:
+    if record is None or not any(record.sites.values()):
         return "nothing to rewrite"
-    before, after = record["macs_before"], record["macs_after"]
+    done = [f"{count} {name}" for name, count in record.sites.items() if count]
+    before, after = record.macs_before, record.macs_after
     return f"{', '.join(done)}; {before / 1e9:.3f} -> {after / 1e9:.3f} GMACs"
 
 
 def changed_sites(artifact: Artifact) -> int:
     """How many places the rewrites changed, over all of them."""
-    return sum(_record(artifact).get("sites", {}).values())
+    record = _record(artifact)
+    return 0 if record is None else sum(record.sites.values())
 
 
-def _record(artifact: Artifact) -> dict[str, Any]:
+def _record(artifact: Artifact) -> _Record | None:
     """What ``rewrite`` left in a file; nothing in a file it did not write.
 
     Raises:
         InputError: not what ``rewrite`` writes.
     """
-    text = metadata(load_model(artifact.path)).get(METADATA_KEY, "{}")
+    text = metadata(load_model(artifact.path)).get(METADATA_KEY)
+    if text is None:
+        return None
     try:
-        found = parse_json(text)
+        return structured(parse_json(text), _Record)
     except ValueError as error:
-        raise _no_record(artifact, text) from error
-    if not found:
-        return {}
-    if not isinstance(found, dict) or set(found) != {"sites", "macs_before", "macs_after"}:
-        raise _no_record(artifact, text)
-    sites = found["sites"]
-    counts = [*sites.values()] if isinstance(sites, dict) else [None]
-    if not all(type(n) is int for n in (*counts, found["macs_before"], found["macs_after"])):
-        raise _no_record(artifact, text)
-    return found
-
-
-def _no_record(artifact: Artifact, text: str) -> InputError:
-    return InputError(
-        f"{artifact.path}: the metadata {METADATA_KEY!r} is {text!r:.60}, not what `segdeploy "
-        "rewrite` writes; rewrite the model again"
-    )
+        raise InputError(
+            f"{artifact.path}: the metadata {METADATA_KEY!r} is {text!r:.60}, not what `segdeploy "
+            f"rewrite` writes ({error}); rewrite the model again"
+        ) from error
 
 
 def _applied(name: RewriteName, model: onnx.ModelProto, activity: Activity) -> Rewritten:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import require_version, structured
 from segdeploy.deploy.system.checksums import CHECKSUMS, sha256_of, write_checksums
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import is_empty
@@ -21,11 +22,36 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One finished stage: the file it wrote, and the digest of everything that decides it."""
+    """One finished stage: the file it wrote, and the digest of everything that decides it.
+
+    Raises:
+        ValueError: a file that may lie outside the run's folder.
+    """
 
     file: str
     sha256: str
     key: str
+
+    def __post_init__(self) -> None:
+        if self.file in ("", ".", "..") or self.file != Path(self.file).name:
+            raise ValueError(
+                f"file is {self.file!r:.60}, outside the folder; expected its name alone"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """What the manifest holds.
+
+    Attributes:
+        schema_version: of its form.
+        inputs: what decides the artefacts.
+        stages: those that are finished, by name.
+    """
+
+    schema_version: int
+    inputs: dict[str, Any]
+    stages: dict[str, Entry]
 
 
 @dataclass(kw_only=True)
@@ -114,12 +140,8 @@ class Workspace:
         Raises:
             OSError: the folder cannot be written.
         """
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "inputs": self.inputs,
-            "stages": {name: asdict(entry) for name, entry in self.entries.items()},
-        }
-        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        content = _Manifest(schema_version=SCHEMA_VERSION, inputs=self.inputs, stages=self.entries)
+        text = json.dumps(asdict(content), indent=2, sort_keys=True) + "\n"
         write_atomic(self.path(MANIFEST), text.encode())
 
 
@@ -135,35 +157,9 @@ def read_manifest(manifest: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
         InputError: unreadable, damaged, or of another schema.
     """
     try:
-        stored = parse_json(manifest.read_text(encoding="utf-8"))
+        content = parse_json(manifest.read_text(encoding="utf-8"))
+        require_version(content, SCHEMA_VERSION)
+        stored = structured(content, _Manifest, others=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{manifest} cannot be read ({error}); use --overwrite") from error
-    if not isinstance(stored, dict) or not isinstance(stored.get("inputs"), dict):
-        raise InputError(f"{manifest} is not a manifest of this tool; use --overwrite")
-    version = stored.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise InputError(
-            f"{manifest} has schema version {version!r}; this release writes {SCHEMA_VERSION}. "
-            "Use --overwrite"
-        )
-    if not isinstance(stored.get("stages"), dict):
-        raise InputError(f"{manifest} lists no stages; use --overwrite")
-    entries = {name: _entry(name, entry, manifest) for name, entry in stored["stages"].items()}
-    return stored["inputs"], entries
-
-
-def _entry(stage: str, stored: Any, manifest: Path) -> Entry:
-    """A stage of a manifest; its file is one of the run's folder and never of another."""
-    names = {column.name for column in fields(Entry)}
-    if (
-        not isinstance(stored, dict)
-        or set(stored) != names
-        or not all(isinstance(value, str) for value in stored.values())
-        or stored["file"] in ("", ".", "..")
-        or stored["file"] != Path(stored["file"]).name
-    ):
-        raise InputError(
-            f"{manifest} is damaged: stage {stage!r} is {stored!r:.200}; expected "
-            f"{', '.join(sorted(names))}, the file by its name alone; use --overwrite"
-        )
-    return Entry(**stored)
+    return stored.inputs, stored.stages

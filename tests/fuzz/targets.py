@@ -322,8 +322,8 @@ def checksums(data: bytes) -> None:
 
 @target
 def package_manifest(data: bytes) -> None:
-    content = read_manifest(written(data, "package.json").parent)
-    assert isinstance(content["target"], str)
+    stated = read_manifest(written(data, "package.json").parent)
+    assert isinstance(stated.target, str)
 
 
 @target

@@ -45,6 +45,7 @@ from safetensors.numpy import load, save
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.calibration.records import require_version, structured
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 INDEX = "index.json"
@@ -139,9 +140,9 @@ def read_dump(folder: Path) -> Dump:
         found = load(content)
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path} is no safetensors file of floats ({error})") from error
-    if index.get("sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
+    if index.sha256 not in (None, hashlib.sha256(content).hexdigest()):
         raise InputError(f"{path} is not the file that {INDEX} was written for; dump again")
-    listed = index["tensors"]
+    listed = index.tensors
     for name in (*listed, *found):
         if (name in found) != (name in listed):
             has, lacks = (INDEX, TENSORS) if name in listed else (TENSORS, INDEX)
@@ -149,28 +150,32 @@ def read_dump(folder: Path) -> Dump:
     return Dump(
         source=str(folder),
         tensors={name: found[name] for name in listed},
-        settings=index["settings"],
-        environment=index["environment"],
+        settings=index.settings,
+        environment=index.environment,
     )
 
 
-def _index(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """What ``index.json`` holds; another implementation may leave the digest out."""
+
+    schema_version: int
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    tensors: tuple[str, ...]
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.tensors)) != len(self.tensors):
+            raise ValueError("tensors: a name is given twice")
+
+
+def _index(path: Path) -> _Index:
     try:
-        index: Any = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
+        require_version(content, SCHEMA_VERSION)
+        return structured(content, _Index, complete=False, others=True)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); expected a folder from `segdeploy align dump`"
         ) from error
-    if not isinstance(index, dict) or index.get("schema_version") != SCHEMA_VERSION:
-        version = index.get("schema_version") if isinstance(index, dict) else None
-        raise InputError(
-            f"{path} has schema version {version!r}; this release reads {SCHEMA_VERSION}"
-        )
-    kinds = {"settings": dict, "environment": dict, "tensors": list}
-    for key, kind in kinds.items():
-        if not isinstance(index.get(key), kind):
-            raise InputError(f"{path}: {key!r} is missing or not a JSON {kind.__name__}")
-    names = index["tensors"]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise InputError(f"{path}: 'tensors' is no list of names, each once")
-    return index

@@ -140,10 +140,13 @@ class TestDataFile:
     def test_the_row_of_the_report_page_is_whole(self) -> None:
         assert set(PUBLISHED) == set(NETWORKS)
         for row in PUBLISHED.values():
-            assert None not in (row.fp32, row.fp16, row.int8, row.gflops, row.parameters_m)
+            assert None not in (row.iou.fp32, row.iou.fp16, row.iou.int8)
+            assert None not in (row.gflops, row.parameters_m)
 
     def test_the_figures_of_the_source_tables(self) -> None:
-        found = {arch: (row.fp32, row.fp16, row.int8) for arch, row in PUBLISHED.items()}
+        found = {
+            arch: (row.iou.fp32, row.iou.fp16, row.iou.int8) for arch, row in PUBLISHED.items()
+        }
         assert found == {
             "unet_plus_plus": (84.164, 83.179, 83.052),
             "r2u_net": (77.443, 77.421, 77.417),
@@ -159,32 +162,46 @@ class TestDataFile:
         speed = [{"device": "card", "batch": batch, "fps": fps}]
         entry = ROW | {"iou": {"int8": iou}, "speed": speed, "parameters_m": 9}
         (row,) = load_rows(written(tmp_path_factory.mktemp("rows"), entry))
-        assert (row.int8, row.speed[0].fps, row.speed[0].batch) == (iou, fps, batch)
-        assert (row.fp32, row.gflops, row.note, row.parameters_m) == (None, None, None, 9.0)
+        assert (row.iou.int8, row.speed[0].fps, row.speed[0].batch) == (iou, fps, batch)
+        assert (row.iou.fp32, row.gflops, row.note, row.parameters_m) == (None, None, None, 9.0)
         assert row.network == "R2U-Net"
 
 
 BROKEN: dict[str, tuple[str, Any, str]] = {
-    "unknown key": ("fsp", 3, r"unknown key 'fsp'; expected name, arch, .*gflops"),
-    "unknown precision": ("iou.int4", 80, r"iou: unknown key 'int4'; expected fp32, fp16"),
-    "no source": ("source", None, r"source is missing; every figure needs title, url and where"),
-    "no place": ("source.where", None, "source: where is missing"),
-    "no address": ("source.url", "a book", "url is 'a book'; expected an https:// address"),
-    "a share": ("iou.fp32", 0.842, "fp32 is 0.842; expected a number from 1 to 100"),
-    "over all": ("iou.fp32", 100.5, "fp32 is 100.5; expected a number from 1 to 100"),
+    "unknown key": ("fsp", 3, r"it has the unknown key 'fsp'; expected name, arch, .*gflops"),
+    "unknown precision": ("iou.int4", 80, r"iou has the unknown key 'int4'; expected fp32, fp16"),
+    "no source": (
+        "source",
+        None,
+        "it lacks the key 'source'; expected name, arch, variant, so",
+    ),
+    "no place": ("source.where", None, "source lacks the key 'where'; expected title, url, where"),
+    "no address": (
+        "source.url",
+        "a book",
+        r"source\.url is 'a book'; expected an https:",
+    ),
+    "a share": ("iou.fp32", 0.842, r"iou\.fp32 is 0\.842; expected a number from 1 to 100"),
+    "over all": ("iou.fp32", 100.5, r"iou\.fp32 is 100\.5; expected a number from 1 to 100"),
     "not a number": ("gflops", "10,897", "gflops is '10,897'; expected a number"),
     "yes": ("gflops", True, "gflops is True; expected a number"),
     "nan": ("gflops", float("nan"), "gflops is nan; expected a number from"),
     "negative": ("parameters_m", -9.1, "parameters_m is -9.1; expected a number from"),
     "network": ("arch", "unet", "arch is 'unet'; expected one of unet_plus_plus, r2u_net"),
     "size": ("size", [96], r"size is \[96\]; expected \[height, width\]"),
-    "dataset": ("dataset", None, "dataset is missing"),
+    "dataset": ("dataset", None, "it lacks the key 'dataset'"),
     "empty text": ("note", " ", "note is ' '; expected text"),
-    "iou": ("iou", 84, "iou: found 84; expected keys and values"),
-    "speed": ("speed", 100, "speed is 100; expected a list of timings"),
-    "batch": ("speed.0.batch", 1.5, "speed 1: batch is 1.5; expected a whole number"),
-    "fps": ("speed.0.fps", None, "speed 1: fps is None; expected images a second"),
-    "device": ("speed.0.device", None, "speed 1: device is missing"),
+    "iou": ("iou", 84, "iou is 84; expected keys and values"),
+    "speed": ("speed", 100, "speed is 100; expected a list"),
+    "batch": (
+        "speed.0.batch",
+        1.5,
+        r"speed\[0\]\.batch is 1\.5; expected a whole number of images",
+    ),
+    "fps": ("speed.0.fps", None, r"speed\[0\] lacks the key 'fps'; expected device, batch, fps"),
+    "frames": ("speed.0.fps", "many", r"speed\[0\]\.fps is 'many'; expected images a second"),
+    "side": ("size", [96, 0], r"size\[1\] is 0; expected a whole number of 1 or more"),
+    "device": ("speed.0.device", None, r"speed\[0\] lacks the key 'device'"),
 }
 
 

@@ -139,9 +139,15 @@ def test_plain_kernels_are_another_implementation_that_agrees(
     ("change", "message"),
     [
         (lambda f: (f / INDEX).unlink(), "cannot be read"),
-        (lambda f: (f / INDEX).write_text("[]"), "schema version None"),
-        (lambda f: (f / INDEX).write_text('{"schema_version": 2}'), "schema version 2; this"),
-        (lambda f: (f / INDEX).write_text('{"schema_version": 1}'), "'settings' is missing"),
+        (lambda f: (f / INDEX).write_text("[]"), r"it is \[\]; expected keys and values"),
+        (
+            lambda f: (f / INDEX).write_text('{"schema_version": 2}'),
+            "schema_version is 2; this",
+        ),
+        (
+            lambda f: (f / INDEX).write_text('{"schema_version": 1}'),
+            "lacks the keys 'settings',",
+        ),
         (lambda f: (f / TENSORS).write_bytes(b"cut off"), "no safetensors file"),
         (lambda f: (f / TENSORS).unlink(), "no safetensors file"),
         (lambda f: save_file({"loss/x": np.ones(1)}, f / TENSORS), "dump again"),
