@@ -34,9 +34,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if self.file in ("", ".", "..") or self.file != Path(self.file).name:
-            raise ValueError(
-                f"file is {self.file!r:.60}, outside the folder; expected a name"
-            )
+            raise ValueError(f"file is {self.file!r:.60}, outside the folder; expected a name")
 
 
 @dataclass(frozen=True, kw_only=True)
