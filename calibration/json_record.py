@@ -1,15 +1,18 @@
-"""A frozen dataclass from a JSON value and back: unknown, missing and wrong values are refused.
+"""A frozen dataclass from plain values of JSON or YAML, and back: every fault names its place.
 
-The dataclass is the whole description of the file: its annotations say what each key may hold, and
+The guarded parsers (``json_text``, ``deploy.system.yaml_text``) say what may stand in a text at
+all. The dataclass is the whole description of the file: its annotations say what each key may hold,
 its ``__post_init__`` what must hold between them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum, EnumMeta
+from functools import cache
+from itertools import islice, repeat
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -32,13 +35,31 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 
 T = TypeVar("T")
 
-_PLACE = re.compile(r"(?s)(?P<fault>.*) - at `(?P<path>\$[^`]*)`")
-_STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d+)\]|(?P<key>\[\.\.\.\])")
-_KINDS = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
+_FAULT = re.compile(r"(?P<words>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(?P<field>\w+)|\[(?P<item>\d+|\.\.\.)\]")
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "keys and values",
+    list: "a list",
+    type(None): "null",
+}
 
 
-def record_of(value: object, kind: type[T], *, whole: str) -> T:
-    """Give a value from JSON the form of a dataclass.
+def record_of(
+    value: object,
+    kind: type[T],
+    *,
+    whole: str = "it",
+    complete: bool = False,
+    others: bool = False,
+) -> T:
+    """Give a value from JSON or YAML the form of a dataclass.
+
+    Types are taken strictly: true is no number and text is none either; a whole number may stand
+    for a float. A description in ``msgspec.Meta``, if any, is what a message expects.
 
     Example:
         >>> from dataclasses import dataclass
@@ -46,29 +67,48 @@ def record_of(value: object, kind: type[T], *, whole: str) -> T:
         ... class Tool:
         ...     name: Text
         ...     version: Text
-        >>> record_of({"name": "segdeploy", "version": "1.0"}, Tool, whole="the tool")
+        >>> record_of({"name": "segdeploy", "version": "1.0"}, Tool)
         Tool(name='segdeploy', version='1.0')
-        >>> record_of({"name": "segdeploy", "version": 1}, Tool, whole="the tool")
+        >>> record_of({"tools": [{"name": "a", "version": 1}]}, dict[str, tuple[Tool, ...]])
         Traceback (most recent call last):
-        segdeploy.calibration.errors.CalibrationError: version is 1; expected string
+        segdeploy.calibration.errors.CalibrationError: ['tools'][0].version is 1; expected text of \
+1 or more characters
 
     Args:
-        value: what ``parse_json`` gives.
-        kind: a dataclass; a key whose field has a default may be absent.
+        value: what a guarded parser gives.
+        kind: a dataclass, or a list, tuple or dict of some.
         whole: what to call the value itself in a message.
+        complete: a field with a default must be there as well, as in files that are always written
+            whole.
+        others: keys that are no fields may stand at the top, and are left out.
 
     Raises:
         CalibrationError: the first fault with its place, what stands there and what was expected.
+            What ``__post_init__`` raises is taken into it where it is a ``ValueError`` or a
+            ``TypeError``, and passes where it is not.
     """
+    if others and isinstance(value, dict):
+        value = {key: inner for key, inner in value.items() if key in _fields(kind)}
+    _require_keys(value, kind, "", whole=whole, complete=complete)
     try:
-        found = msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise CalibrationError(_fault(str(error), value, kind, whole)) from error
-    unknown = next(_unknown(value, found, ""), None)
-    if unknown is not None:
-        where, key = unknown
-        raise CalibrationError(f"{where or whole} has the unknown key {key!r:.60}")
-    return found
+        raise CalibrationError(_fault(error, value, kind, whole)) from error
+    except UnicodeEncodeError as error:  # of text that is to be one of several words
+        raise CalibrationError(f"{error.object!r:.60} is not Unicode text") from error
+
+
+def require_version(value: Any, version: int) -> None:
+    """Refuse an object of another schema before its keys are looked at.
+
+    Raises:
+        CalibrationError: naming both versions; or it is no object.
+    """
+    if not isinstance(value, dict):
+        raise CalibrationError(f"it is {value!r:.60}; expected {_WORDS[dict]}")
+    found = value.get("schema_version")
+    if type(found) is not int or found != version:
+        raise CalibrationError(f"schema_version is {found!r:.60}; this release reads {version}")
 
 
 def json_of(record: object) -> Any:
@@ -109,90 +149,160 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _unknown(value: Any, found: object, where: str) -> Iterator[tuple[str, str]]:
-    """Keys of the value that the record has no field for, each with its place."""
-    if is_dataclass(found):
-        known = {each.name for each in fields(found)}
-        yield from ((where, key) for key in value if key not in known)
-        for name in known & value.keys():
-            inside = f"{where}.{name}" if where else name
-            yield from _unknown(value[name], getattr(found, name), inside)
-    elif isinstance(found, tuple):
-        for index, (item, inner) in enumerate(zip(value, found, strict=True)):
-            yield from _unknown(item, inner, f"{where}[{index}]")
-    elif isinstance(found, dict):
-        for key, inner in found.items():
-            yield from _unknown(value[key], inner, f"{where}[{key!r:.60}]")
+def _require_keys(value: Any, kind: Any, place: str, *, whole: str, complete: bool) -> None:
+    """Refuse objects that lack fields or have others, however deep."""
+    for option in _options(kind):
+        if is_dataclass(option) and isinstance(value, dict):
+            fault = _key_fault(value, option, complete=complete)
+            if fault is not None:
+                raise CalibrationError(f"{_at(place, whole)} {fault}")
+        for step, inner, inner_kind in _inside(value, option):
+            _require_keys(inner, inner_kind, place + step, whole=whole, complete=complete)
 
 
-def _fault(message: str, value: Any, kind: Any, whole: str) -> str:
-    """The library's message in our words: the place, what stands there, what was expected."""
-    placed = _PLACE.fullmatch(message)
-    fault, path = (placed["fault"], placed["path"]) if placed else (message, "$")
-    where = ""
+def _key_fault(value: dict[Any, Any], kind: Any, *, complete: bool) -> str | None:
+    known = {
+        field.name: complete or (field.default is MISSING and field.default_factory is MISSING)
+        for field in fields(kind)
+    }
+    missing = [name for name, required in known.items() if required and name not in value]
+    unknown = [key for key in value if key not in known]
+    faults = [
+        *([f"lacks {_listed(missing)}"] if missing else ()),
+        *([f"has the unknown {_keys(unknown)}; expected {', '.join(known)}"] if unknown else ()),
+    ]
+    return " and ".join(faults) or None
+
+
+def _inside(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Place, value and type of what a container holds, where that can be looked into."""
+    form = _form(kind)
+    if is_dataclass(kind) and isinstance(value, dict):
+        for name, inner_kind in _fields(kind).items():
+            if name in value:
+                yield f".{name}", value[name], inner_kind
+    elif form is dict and isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"[{key!r:.60}]", inner, get_args(kind)[1]
+    elif form is list and isinstance(value, list | tuple):
+        for index, (inner, inner_kind) in enumerate(zip(value, _items(kind), strict=False)):
+            yield f"[{index}]", inner, inner_kind
+
+
+def _fault(error: msgspec.ValidationError, value: Any, kind: Any, whole: str) -> str:
+    """The message of a failed conversion: where, what was found, what was expected.
+
+    msgspec gives the path, where ``[...]`` is some key of a dict.
+    """
+    text = str(error)
+    cause = error.__cause__  # of a ``__post_init__``, in whose words anything may stand
+    said = "" if cause is None else str(cause)
+    found = _FAULT.fullmatch(text[len(said) :] if said and text.startswith(said) else text)
+    path, of_key = (found["path"] or "", bool(found["key"])) if found else ("", False)
+    place = ""
     for step in _STEP.finditer(path):
-        if step["name"]:
-            where += f".{step['name']}" if where else step["name"]
-            value, kind = value[step["name"]], _field(kind, step["name"])
-        elif step["index"]:
-            where += f"[{step['index']}]"
-            value, kind = value[int(step["index"])], _item(kind, int(step["index"]))
+        if step["field"] is not None:
+            holder = next(option for option in _options(kind) if is_dataclass(option))
+            key, kind = step["field"], _fields(holder)[step["field"]]
+            place, value = f"{place}.{key}", value[key]
+        elif step["item"] == "...":
+            kind = get_args(next(o for o in _options(kind) if _form(o) is dict))[1]
+            key = next(key for key, inner in value.items() if not _fits(inner, kind))
+            place, value = f"{place}[{key!r:.60}]", value[key]
         else:
-            key, kind = _misfit(value, kind)
-            where, value = f"{where}[{key!r:.60}]", value[key]
-    missing = re.fullmatch(r"Object missing required field `(\w+)`", fault)
-    if missing:
-        return f"{where or whole} lacks {missing[1]!r}"
-    if not re.match("Expected |Invalid ", fault):  # of a __post_init__
-        return f"{where or whole}: {fault}"
-    return f"{where or whole} is {value!r:.60}; expected {_expected(fault, kind)}"
-
-
-def _expected(fault: str, kind: Any) -> str:
-    choices = [choice for option in _options(kind) for choice in _choices(option)]
-    if choices:
-        return repr(choices[0]) if len(choices) == 1 else f"one of {choices}"
-    words = re.sub(r", got .*", "", fault.removeprefix("Expected "), flags=re.DOTALL)
-    words = words.replace("`", "").replace(" | ", " or ")
-    return re.sub(r"\b(int|float|bool|str)\b(?!')", lambda found: _KINDS[found[0]], words)
-
-
-def _choices(option: Any) -> tuple[Any, ...]:
-    if get_origin(option) is Literal:
-        return get_args(option)
-    if isinstance(option, type) and issubclass(option, Enum):
-        return tuple(member.value for member in option)
-    return ()
-
-
-def _options(kind: Any) -> list[Any]:
-    """The types of a union, each without its ``Annotated``."""
-    if get_origin(kind) is Annotated:
-        return _options(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        return [option for each in get_args(kind) for option in _options(each)]
-    return [kind]
-
-
-def _field(kind: Any, name: str) -> Any:
-    holder = next(each for each in _options(kind) if is_dataclass(each))
-    return get_type_hints(holder, include_extras=True)[name]
-
-
-def _item(kind: Any, index: int) -> Any:
-    items = next(get_args(each) for each in _options(kind) if get_origin(each) is tuple)
-    return items[0] if items[-1] is Ellipsis else items[index]
-
-
-def _misfit(value: dict[str, Any], kind: Any) -> tuple[str, Any]:
-    """The first key of a mapping whose value does not fit, and the type it should have."""
-    inner = next(get_args(each)[1] for each in _options(kind) if get_origin(each) is dict)
-    return next(key for key, item in value.items() if not _fits(item, inner)), inner
+            index, holder = int(step["item"]), next(o for o in _options(kind) if _form(o) is list)
+            kind = next(islice(_items(holder), index, None))
+            place, value = f"{place}[{index}]", list(value)[index]
+    if said:
+        return f"{_at(place, whole)}: {said}"
+    if of_key:
+        key = next(key for key in value if not isinstance(key, str))
+        return f"{_at(place, whole)} has the key {key!r:.60}; expected text"
+    return f"{_at(place, whole)} is {value!r:.60}; expected {_expected(kind)}"
 
 
 def _fits(value: Any, kind: Any) -> bool:
     try:
-        msgspec.convert(value, kind)
-    except msgspec.ValidationError:
+        msgspec.convert(value, kind, strict=True)
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return False
     return True
+
+
+def _expected(kind: Any) -> str:
+    """A type in words."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        inner, *notes = get_args(kind)
+        meta = next(note for note in notes if isinstance(note, Meta))
+        return meta.description or f"{_expected(inner)}{_bounds(meta, inner)}"
+    if origin in (Union, UnionType):
+        return " or ".join(_expected(inner) for inner in get_args(kind))
+    if origin is Literal or isinstance(kind, EnumMeta):
+        choices = get_args(kind) if origin is Literal else [_value(member) for member in kind]
+        words = ", ".join(map(str, choices))
+        return f"one of {words}" if len(choices) > 1 else words
+    if origin is tuple and Ellipsis not in get_args(kind):
+        return f"a list of {len(get_args(kind))}"
+    return _WORDS[dict if is_dataclass(kind) else _form(kind)]
+
+
+def _value(member: Enum) -> Any:
+    return member.value
+
+
+def _bounds(meta: Meta, kind: Any) -> str:
+    if meta.pattern is not None:
+        return f" matching {meta.pattern}"
+    if meta.min_length is not None:
+        return f" of {meta.min_length} or more{' characters' if kind is str else ''}"
+    if meta.ge is not None and meta.le is not None:
+        return f" from {meta.ge:g} to {meta.le:g}"
+    if meta.ge is not None:
+        return f" of {meta.ge:g} or more"
+    return "" if meta.gt is None else f" above {meta.gt:g}"
+
+
+def _options(kind: Any) -> list[Any]:
+    """The types of a union, each without its ``Annotated``."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _options(get_args(kind)[0])
+    if origin in (Union, UnionType):
+        return [option for each in get_args(kind) for option in _options(each)]
+    return [kind]
+
+
+def _form(kind: Any) -> Any:
+    """``dict`` or ``list`` of what is one or the other, else the type itself."""
+    origin = get_origin(kind) or kind
+    if origin in (dict, Mapping):
+        return dict
+    return list if origin in (list, tuple, Sequence) else origin
+
+
+def _items(kind: Any) -> Iterable[Any]:
+    """The type of each item of a list or tuple."""
+    inner = get_args(kind)
+    return inner if get_origin(kind) is tuple and Ellipsis not in inner else repeat(inner[0])
+
+
+def _read_fields(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+_fields: Callable[[Any], dict[str, Any]] = cache(_read_fields)
+"""Fields to their types; kept, because a journal has a record a line."""
+
+
+def _keys(keys: Sequence[object]) -> str:
+    return f"{'keys' if len(keys) > 1 else 'key'} {_listed(keys)}"
+
+
+def _listed(keys: Sequence[object]) -> str:
+    return ", ".join(f"{key!r:.60}" for key in keys)
+
+
+def _at(place: str, whole: str) -> str:
+    return place.removeprefix(".") or whole

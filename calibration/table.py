@@ -11,8 +11,8 @@ from pathlib import Path
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.estimate import CalibrationRange, Method
 from segdeploy.calibration.files import read_text, write_atomic
+from segdeploy.calibration.json_record import record_of, require_version
 from segdeploy.calibration.json_text import parse_json_of
-from segdeploy.calibration.records import require_version, structured
 from segdeploy.calibration.threshold import NON_NEGATIVE_LEVELS, SIGNED_LEVELS
 
 SCHEMA_VERSION = 1
@@ -89,7 +89,7 @@ class CalibrationTable:
         value = parse_json_of(text, source=source)
         try:
             require_version(value, SCHEMA_VERSION)
-            return structured(value, cls)
+            return record_of(value, cls, complete=True)
         except CalibrationError as error:
             raise CalibrationError(f"{source}: {error}") from error
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from segdeploy.calibration.files import atomic_writer
+from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import structured
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.system.checksums import sha256_of
@@ -132,8 +132,8 @@ def state_in(content: object, *, settings: str, path: Path) -> TrainingState | N
             "start over with --overwrite"
         )
     try:
-        state = structured(stored, _Stored, others=True)
-        before = structured(parse_json(state.settings), dict[str, Any])
+        state = record_of(stored, _Stored, others=True, complete=True)
+        before = record_of(parse_json(state.settings), dict[str, Any], complete=True)
     except ValueError as error:
         raise InputError(
             f"{path} does not hold the state of a training ({error}); start over with --overwrite"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segdeploy.benchmarks.literature.rows import PublishedRow
 from segdeploy.calibration.errors import CalibrationError
-from segdeploy.calibration.records import structured
+from segdeploy.calibration.json_record import record_of
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.yaml_text import read_yaml
 
@@ -38,7 +38,7 @@ def _row(entry: object, where: str) -> PublishedRow:
     name = entry.get("name") if isinstance(entry, dict) else None
     where = f"{where} ({name:.60})" if isinstance(name, str) else where
     try:
-        return structured(entry, PublishedRow, complete=False)
+        return record_of(entry, PublishedRow)
     except (CalibrationError, InputError) as error:
         raise InputError(f"{where}: {error}") from error
 

@@ -11,8 +11,8 @@ from msgspec import Meta
 
 from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import structured
 from segdeploy.deploy.system.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -122,10 +122,10 @@ class SearchState:
             return cls(path=path, fingerprint=fingerprint)
         try:
             content = parse_json(path.read_text(encoding="utf-8"))
-            whose = structured(content, _Whose, others=True)
+            whose = record_of(content, _Whose, others=True, complete=True)
             if (whose.schema_version, whose.fingerprint) != (SCHEMA_VERSION, fingerprint):
                 return cls(path=path, fingerprint=fingerprint)
-            stored = structured(content, _Stored, others=True)
+            stored = record_of(content, _Stored, others=True, complete=True)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path} does not hold a search that can go on ({error}); delete it"

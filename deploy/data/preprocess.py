@@ -15,8 +15,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
+from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import structured
 from segdeploy.deploy.system.errors import InputError, one_line
 
 SIZE_MULTIPLE = 16
@@ -121,7 +121,7 @@ class Preprocess:
             InputError: not JSON, unknown or missing keys, or values out of range.
         """
         try:
-            return structured(parse_json(text), cls)
+            return record_of(parse_json(text), cls, complete=True)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
         except ValueError as error:

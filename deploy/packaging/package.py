@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segdeploy.calibration.files import naming
+from segdeploy.calibration.json_record import record_of, require_version
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import require_version, structured
 from segdeploy.deploy.packaging.base import (
     MANIFEST,
     README,
@@ -135,7 +135,7 @@ def read_manifest(folder: Path) -> PackageManifest:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         require_version(content, SCHEMA_VERSION)
-        return structured(content, PackageManifest, others=True)
+        return record_of(content, PackageManifest, others=True, complete=True)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); is {folder} a package? If so, package the model "

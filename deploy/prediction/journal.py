@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segdeploy.calibration.files import atomic_writer, naming
+from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import structured
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -94,7 +94,7 @@ class Row:
             ValueError: it is no row.
         """
         try:
-            return structured(parse_json(line.decode()), cls, complete=False)
+            return record_of(parse_json(line.decode()), cls)
         except ValueError as error:
             raise ValueError(f"no row of an index: {error}") from error
 

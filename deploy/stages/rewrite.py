@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import structured
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import (
@@ -143,7 +143,7 @@ def _record(artifact: Artifact) -> _Record | None:
     if text is None:
         return None
     try:
-        return structured(parse_json(text), _Record)
+        return record_of(parse_json(text), _Record, complete=True)
     except ValueError as error:
         raise InputError(
             f"{artifact.path}: the metadata {METADATA_KEY!r} is {text!r:.60}, not what `segdeploy "

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_record import record_of, require_version
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import require_version, structured
 from segdeploy.deploy.system.checksums import CHECKSUMS, sha256_of, write_checksums
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import is_empty
@@ -157,7 +157,7 @@ def read_manifest(manifest: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
     try:
         content = parse_json(manifest.read_text(encoding="utf-8"))
         require_version(content, SCHEMA_VERSION)
-        stored = structured(content, _Manifest, others=True)
+        stored = record_of(content, _Manifest, others=True, complete=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{manifest} cannot be read ({error}); use --overwrite") from error
     return stored.inputs, stored.stages

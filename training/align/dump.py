@@ -44,8 +44,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_record import record_of, require_version
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.calibration.records import require_version, structured
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 INDEX = "index.json"
@@ -174,7 +174,7 @@ def _index(path: Path) -> _Index:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         require_version(content, SCHEMA_VERSION)
-        return structured(content, _Index, complete=False, others=True)
+        return record_of(content, _Index, others=True)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); expected a folder from `segdeploy align dump`"
