@@ -10,9 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy.benchmarks.peers.quantize import Recipe
+from segdeploy.benchmarks.peers.quantize import Recipe, Request, write
 from segdeploy.benchmarks.speed.environment import describe as describe_machine
-from segdeploy.benchmarks.speed.process import call_worker
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -25,12 +24,12 @@ from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import RunError, SegdeployError
 from segdeploy.deploy.system.shown_command import shown_text
+from segdeploy.deploy.system.worker_process import call_alone
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from segdeploy.deploy.models.checkpoint import Checkpoint
 
-QUANTIZER = "segdeploy.benchmarks.peers.quantize"
 _NNCF_INSTALL = "nncf is not installed; pip install 'segdeploy[peers]'"
 
 
@@ -169,18 +168,18 @@ def _theirs(recipe: Recipe, subject: SpeedSubject, folder: Path) -> Made:
         return Made(skipped=missing)
     output = folder / f"{recipe.value}.{'xml' if is_nncf else 'onnx'}"
     profile = native_ort_profile()
-    request = {
-        "recipe": recipe.value,
-        "model": str(subject.model.path.absolute()),
-        "input_name": subject.model.inputs[0].name,
-        "images": [str(sample.image_path.absolute()) for sample in subject.calibration],
-        "preprocess": subject.preprocess.to_json(),
-        "activation_type": profile.activation_type.value,
-        "reduce_range": profile.reduce_range,
-        "output": str(output.absolute()),
-    }
+    request = Request(
+        recipe=recipe,
+        model=subject.model.path,
+        input_name=subject.model.inputs[0].name,
+        images=tuple(sample.image_path for sample in subject.calibration),
+        preprocess=subject.preprocess,
+        activation_type=profile.activation_type,
+        reduce_range=profile.reduce_range,
+        output=output,
+    )
     try:
-        call_worker(QUANTIZER, request)
+        call_alone(write, request)
     except SegdeployError as error:
         return Made(skipped=f"failed: {shown_text(str(error))}")
     return Made(artifact=_openvino_file(output, subject.model) if is_nncf else describe(output))

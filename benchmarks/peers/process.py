@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from dataclasses import dataclass
+from time import perf_counter
 
 from segdeploy.benchmarks.peers.tools import Job, Tool
-from segdeploy.benchmarks.peers.worker import Measurement, write_request
-from segdeploy.benchmarks.speed.process import Finished, run_process
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.benchmarks.peers.worker import Measurement, measure
+from segdeploy.deploy.system.errors import RunError, SegdeployError
 from segdeploy.deploy.system.shown_command import shown_text
-
-COMMAND = (sys.executable, "-m", "segdeploy.benchmarks.peers.worker")
+from segdeploy.deploy.system.worker_process import call_alone
 
 PACKAGES = {
     Tool.OURS: "segdeploy",
@@ -61,17 +59,13 @@ def attempt(tool: Tool, job: Job) -> Attempt:
     missing = unavailable(tool)
     if missing is not None:
         return Attempt(skipped=missing)
-    finished = _run(tool, job)
-    if finished.code == 0:
-        return Attempt(measurement=Measurement.read(job.folder), process_seconds=finished.seconds)
-    if tool is not Tool.OURS:
-        return Attempt(skipped=f"failed: {shown_text(finished.reason)}")
-    if finished.code == InputError.exit_code:
-        raise InputError(finished.reason)
-    raise RunError(f"{tool.value} failed: {finished.reason}")
-
-
-def _run(tool: Tool, job: Job) -> Finished:
-    """Start the worker on a job and wait for its end."""
-    write_request(tool, job)
-    return run_process([*COMMAND, str(job.folder)])
+    began = perf_counter()
+    try:
+        measurement = call_alone(measure, tool, job)
+    except SegdeployError as error:
+        if tool is not Tool.OURS:
+            return Attempt(skipped=f"failed: {shown_text(str(error))}")
+        if isinstance(error, RunError):
+            raise RunError(f"{tool.value} failed: {error}") from error
+        raise
+    return Attempt(measurement=measurement, process_seconds=perf_counter() - began)

@@ -1,25 +1,23 @@
 """Int8 models as other tools make them, one tool in a process of its own.
 
-``benchmarks.peers.models`` has ``python -m segdeploy.benchmarks.peers.quantize`` write
-them, so that what a tool leaves behind in a process, and its memory, do not reach the timing.
+``benchmarks.peers.models`` has a fresh process write each, so that what a tool leaves behind in a
+process, and its memory, do not reach the timing.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.speed.process import Progress, serve
+from segdeploy.calibration.qparams import QuantType
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.preprocess import Preprocess
 
-Request = dict[str, Any]
 Feeds = dict[str, NDArray[np.float32]]
 
 
@@ -49,12 +47,36 @@ SETTINGS = {
 _ORT_TYPES = {"u8": "QUInt8", "s8": "QInt8"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a tool is to write.
+
+    Attributes:
+        recipe: the tool, and how it is asked.
+        model: a float32 ONNX file.
+        input_name: of its input.
+        images: calibration images.
+        preprocess: the model's input contract.
+        activation_type: of the int8 model, where the tool lets one choose.
+        reduce_range: whether weights keep to 7 bits, likewise.
+        output: the file to write.
+    """
+
+    recipe: Recipe
+    model: Path
+    input_name: str
+    images: tuple[Path, ...]
+    preprocess: Preprocess
+    activation_type: QuantType
+    reduce_range: bool
+    output: Path
+
+
 def feeds(request: Request) -> Iterator[Feeds]:
     """The model's input for each calibration image, decoded one by one."""
-    preprocess = Preprocess.from_json(request["preprocess"], source="the request")
-    for path in request["images"]:
-        image = preprocess.apply(read_image(Path(path), "RGB"))
-        yield {request["input_name"]: image[None]}
+    for path in request.images:
+        image = request.preprocess.apply(read_image(path, "RGB"))
+        yield {request.input_name: image[None]}
 
 
 class _Reader:
@@ -72,23 +94,25 @@ def _onnxruntime(request: Request) -> None:
     from onnxruntime.quantization import (
         CalibrationMethod,
         QuantFormat,
-        QuantType,
         quantize_static,
+    )
+    from onnxruntime.quantization import (
+        QuantType as OrtType,
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    output = Path(request["output"])
+    output = request.output
     prepared = output.with_name(f"{output.stem}.prepared.onnx")
-    quant_pre_process(request["model"], str(prepared), skip_symbolic_shape=True)
+    quant_pre_process(str(request.model), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared),
         str(output),
         _Reader(request),
         quant_format=QuantFormat.QDQ,
-        activation_type=QuantType[_ORT_TYPES[request["activation_type"]]],
-        weight_type=QuantType.QInt8,
+        activation_type=OrtType[_ORT_TYPES[request.activation_type.value]],
+        weight_type=OrtType.QInt8,
         per_channel=True,
-        reduce_range=request["reduce_range"],
+        reduce_range=request.reduce_range,
         calibrate_method=CalibrationMethod.MinMax,
     )
 
@@ -98,30 +122,17 @@ def _nncf(request: Request, preset: str) -> None:
     import openvino
 
     quantized = nncf.quantize(
-        openvino.Core().read_model(request["model"]),
+        openvino.Core().read_model(request.model),
         nncf.Dataset(feeds(request)),
         preset=nncf.QuantizationPreset[preset],
-        subset_size=len(request["images"]),
+        subset_size=len(request.images),
     )
-    openvino.save_model(quantized, request["output"], compress_to_fp16=False)
+    openvino.save_model(quantized, request.output, compress_to_fp16=False)
 
 
-def work(request: Request, progress: Progress) -> dict[str, Any]:
-    """Write the int8 model that a request asks for.
-
-    Args:
-        request: ``recipe``, ``model``, ``input_name``, ``images``, ``preprocess``,
-            ``activation_type``, ``reduce_range`` and ``output``.
-        progress: told when it is done.
-    """
-    recipe = Recipe(request["recipe"])
-    if recipe is Recipe.ORT_STATIC:
+def write(request: Request) -> None:
+    """Write the int8 model that a request asks for."""
+    if request.recipe is Recipe.ORT_STATIC:
         _onnxruntime(request)
     else:
-        _nncf(request, recipe.name.removeprefix("NNCF_"))
-    progress(1.0)
-    return {"output": request["output"]}
-
-
-if __name__ == "__main__":
-    sys.exit(serve(work))
+        _nncf(request, request.recipe.name.removeprefix("NNCF_"))

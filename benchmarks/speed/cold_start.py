@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import repeat
 from time import perf_counter
-from typing import Any
 
-from segdeploy.benchmarks.speed.process import Progress, call_worker, peak_bytes, serve
 from segdeploy.benchmarks.speed.random_feeds import random_feeds
-from segdeploy.benchmarks.speed.subjects import Subject, import_packages, read_request
-from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.benchmarks.speed.subjects import Request, Subject, import_packages, read_request
 from segdeploy.deploy.runtimes.base import AHEAD
-from segdeploy.deploy.runtimes.execution import Execution, Hint
+from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.memory import peak_bytes
+from segdeploy.deploy.system.progress import ShareProgress
+from segdeploy.deploy.system.worker_process import call_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,26 +57,32 @@ def cold_start(
         InputError: the runtime does not accept the file.
         RunError: the runtime failed.
     """
-    asked = {"subject": subject.request(), "execution": asdict(execution)}
-    return ColdStart(
-        **call_worker("segdeploy.benchmarks.speed.cold_start", asked, silence_s=time_limit_s)
+    return call_alone(
+        measure_here,
+        subject.request(),
+        execution,
+        progress=lambda share: None,
+        silence_s=time_limit_s,
     )
 
 
-def execution_of(fields: Mapping[str, Any]) -> Execution:
-    """An execution that went through JSON."""
-    enums = {"hint": Hint(fields["hint"]), "precision": Precision(fields["precision"])}
-    return Execution(**{**fields, **enums})
+def measure_here(request: Request, execution: Execution, *, progress: ShareProgress) -> ColdStart:
+    """Measure in this process, which did nothing before.
 
+    Args:
+        request: what is opened.
+        execution: how.
+        progress: told that each call came back.
 
-def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """The worker's part."""
-    execution = execution_of(request["execution"])
-    import_packages(request["subject"])
+    Raises:
+        InputError: the runtime does not accept the file.
+        RunError: the runtime failed.
+    """
+    import_packages(request)
     progress(0.0)
     imports = peak_bytes()
     started = perf_counter()
-    with read_request(request["subject"]).open(execution) as runtime:
+    with read_request(request).open(execution) as runtime:
         loaded = perf_counter()
         progress(0.0)
         feeds = random_feeds(runtime.inputs, execution.batch)
@@ -88,14 +92,9 @@ def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         progress(0.0)
         for _ in runtime.infer_many(repeat(feeds, AHEAD * execution.streams)):
             progress(0.0)
-    measured = ColdStart(
+    return ColdStart(
         load_s=loaded - started,
         first_inference_s=answered - begun,
         peak_bytes=peak_bytes(),
         imports_bytes=imports,
     )
-    return asdict(measured)
-
-
-if __name__ == "__main__":
-    sys.exit(serve(_work))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from segdeploy.benchmarks.speed.end_to_end_worker import EndToEnd
-from segdeploy.benchmarks.speed.process import Progress, call_worker
+from segdeploy.benchmarks.speed.end_to_end_worker import EndToEnd, Task, measure_here
 from segdeploy.benchmarks.speed.subjects import Subject
 from segdeploy.benchmarks.speed.sweep import Point, Sweep
 from segdeploy.deploy.data.image_set import IMAGE_SUFFIXES
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.executed import Executed
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
+from segdeploy.deploy.system.progress import ShareProgress
+from segdeploy.deploy.system.worker_process import call_alone
 
 FIGURES = (
     "precision_executed",
@@ -94,7 +95,7 @@ def end_to_end_section(
     sweep: Sweep,
     warmup: int,
     duration_s: float,
-    progress: Progress,
+    progress: ShareProgress,
     time_limit_s: float | None = None,
 ) -> dict[str, Any]:
     """Take every image through every model with every setting, each in a process of its own.
@@ -118,7 +119,7 @@ def end_to_end_section(
     rows = []
     for index, (point, route) in enumerate(work):
         skipped = route.subject.skipped or point.skipped
-        reply: dict[str, Any] = {}
+        found: tuple[EndToEnd, Executed] | None = None
         failed = False
         if point.execution and not skipped:
 
@@ -126,42 +127,36 @@ def end_to_end_section(
                 progress((done + share) / len(work))
 
             route.output.mkdir(parents=True, exist_ok=True)
-            asked = _request(point.execution, route) | {"warmup": warmup, "duration_s": duration_s}
-            asked["paths"] = [str(path.absolute()) for path in paths]
+            task = Task(
+                subject=route.subject.request(),
+                execution=point.execution,
+                preprocess=route.preprocess,
+                output=route.output,
+                workers=usable_cores(),
+                paths=tuple(paths),
+                warmup=warmup,
+                duration_s=duration_s,
+            )
             try:
-                reply = call_worker(
-                    "segdeploy.benchmarks.speed.end_to_end_worker",
-                    asked,
-                    progress=report,
-                    silence_s=time_limit_s,
-                )
+                found = call_alone(measure_here, task, progress=report, silence_s=time_limit_s)
             except RunError as error:
                 skipped, failed = str(error), True
         progress((index + 1) / len(work))
-        rows.append(_row(point, route, reply, skipped) | {"failed": failed})
+        rows.append(_row(point, route, found, skipped) | {"failed": failed})
     return {"images": len(paths), "rows": rows}
 
 
-def _request(execution: Execution, route: Route) -> dict[str, Any]:
-    return {
-        "subject": route.subject.request(),
-        "preprocess": route.preprocess.to_json(),
-        "output": str(route.output.absolute()),
-        "workers": usable_cores(),
-        "execution": asdict(execution),
-    }
-
-
-def _row(point: Point, route: Route, reply: dict[str, Any], skipped: str | None) -> dict[str, Any]:
-    figures = _figures(reply) if reply else dict.fromkeys(FIGURES)
+def _row(
+    point: Point, route: Route, found: tuple[EndToEnd, Executed] | None, skipped: str | None
+) -> dict[str, Any]:
+    figures = _figures(*found) if found else dict.fromkeys(FIGURES)
     return route.subject.identity() | point.columns() | figures | {"skipped": skipped}
 
 
-def _figures(reply: dict[str, Any]) -> dict[str, Any]:
-    measured = EndToEnd(**reply["measured"])
+def _figures(measured: EndToEnd, executed: Executed) -> dict[str, Any]:
     found = (
-        reply["precision_executed"],
-        reply["int8_mac_share"],
+        executed.words,
+        executed.int8_mac_share,
         len(measured.written_s),
         measured.warmup,
         measured.images_per_s,

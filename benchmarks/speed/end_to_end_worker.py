@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from segdeploy.benchmarks.speed.cold_start import execution_of
-from segdeploy.benchmarks.speed.process import Progress, peak_bytes, serve
-from segdeploy.benchmarks.speed.subjects import import_packages, read_request
+from segdeploy.benchmarks.speed.subjects import Request, import_packages, read_request
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.prediction.flow import Flow, partial_folder
@@ -23,7 +20,11 @@ from segdeploy.deploy.prediction.journal import Status
 from segdeploy.deploy.prediction.settings import Settings
 from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import Runtime
+from segdeploy.deploy.runtimes.executed import Executed
+from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.memory import peak_bytes
+from segdeploy.deploy.system.progress import ShareProgress
 
 T = TypeVar("T")
 
@@ -93,6 +94,31 @@ class EndToEnd:
         return {stage: seconds / total for stage, seconds in self.processor_s.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a process measures.
+
+    Attributes:
+        subject: the model.
+        execution: how it runs.
+        preprocess: its input contract.
+        output: folder for the masks, which exists.
+        workers: threads that decode and encode.
+        paths: of the images.
+        warmup: calls at the start that the rate leaves out.
+        duration_s: shortest measurement; the images are taken again until it has passed.
+    """
+
+    subject: Request
+    execution: Execution
+    preprocess: Preprocess
+    output: Path
+    workers: int
+    paths: tuple[Path, ...]
+    warmup: int
+    duration_s: float
+
+
 def masks_flow(runtime: Runtime, *, preprocess: Preprocess, output: Path, workers: int) -> Flow:
     """What ``segdeploy predict`` does for masks alone: each image resized to the model's input.
 
@@ -116,7 +142,7 @@ def measure(
     *,
     warmup: int,
     duration_s: float,
-    progress: Progress,
+    progress: ShareProgress,
 ) -> EndToEnd:
     """Time the stages alone, then overlapped.
 
@@ -239,34 +265,34 @@ def _rate(results: Callable[[], Iterable[object]]) -> float:
     return count / (time.perf_counter() - began)
 
 
-def _work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """The worker's part."""
-    execution = execution_of(request["execution"])
-    import_packages(request["subject"])
+def measure_here(task: Task, *, progress: ShareProgress) -> tuple[EndToEnd, Executed]:
+    """Measure in this process, which did nothing before.
+
+    Args:
+        task: what to do.
+        progress: told the share done, 0 to 1.
+
+    Returns:
+        The figures, and what the runtime executed.
+
+    Raises:
+        InputError: the runtime does not accept the file, or an image cannot be read.
+        RunError: the runtime failed.
+    """
+    import_packages(task.subject)
     progress(0.0)
-    with read_request(request["subject"]).open(execution) as runtime:
+    with read_request(task.subject).open(task.execution) as runtime:
         progress(0.0)
         flow = masks_flow(
-            runtime,
-            preprocess=Preprocess.from_json(request["preprocess"], source="the request"),
-            output=Path(request["output"]),
-            workers=request["workers"],
+            runtime, preprocess=task.preprocess, output=task.output, workers=task.workers
         )
         measured = measure(
             flow,
-            [ImageSource(path=path, name=Path(path).stem) for path in request["paths"]],
-            warmup=max(1, request["warmup"] * execution.batch),
-            duration_s=request["duration_s"],
+            [ImageSource(path=str(path), name=path.stem) for path in task.paths],
+            warmup=max(1, task.warmup * task.execution.batch),
+            duration_s=task.duration_s,
             progress=progress,
         )
         executed = runtime.executed
         progress(1.0)
-    return {
-        "measured": asdict(measured),
-        "precision_executed": executed.words,
-        "int8_mac_share": executed.int8_mac_share,
-    }
-
-
-if __name__ == "__main__":
-    sys.exit(serve(_work))
+    return measured, executed

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
+from segdeploy.deploy.models.architecture import Architecture
+from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.isolated import open_isolated
-from segdeploy.deploy.runtimes.registry import RuntimeName, import_backend, open_runtime
+from segdeploy.deploy.runtimes.registry import import_backend, open_runtime
 
 if TYPE_CHECKING:  # importing torch takes seconds and 250 MB
     from segdeploy.deploy.models.checkpoint import Checkpoint
-
-Request = dict[str, Any]
-"""A subject in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +68,9 @@ class FileSubject:
             time_limit_s=time_limit_s,
         )
 
-    def request(self) -> Request:
-        """The file and its runtime, for ``read_request``."""
-        fields = asdict(self.entry.artifact) | {"path": str(self.entry.artifact.path.absolute())}
-        return {"label": self.entry.label, "runtime": self.entry.runtime.value, "artifact": fields}
+    def request(self) -> FileSubject:
+        """What another process opens: this."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,29 +104,54 @@ class CheckpointSubject:
         """As ``open``: PyTorch is what the others are judged by, and runs in this process."""
         return self.open(execution)
 
-    def request(self) -> Request:
-        """The checkpoint and what its keys cannot tell, for ``read_request``."""
-        return {
-            "name": self.name,
-            "checkpoint": str(self.checkpoint.path.absolute()),
-            "arch": self.checkpoint.arch.value,
-            "recurrence": self.checkpoint.recurrence,
-            "head": self.checkpoint.head,
-            "logits": self.checkpoint.logits,
-            "preprocess": self.checkpoint.preprocess.to_json(),
-        }
+    def request(self) -> CheckpointRequest:
+        """What another process opens: the file, without the network that was loaded from it."""
+        return CheckpointRequest(
+            name=self.name,
+            path=self.checkpoint.path,
+            arch=self.checkpoint.arch,
+            recurrence=self.checkpoint.recurrence,
+            head=self.checkpoint.head,
+            logits=self.checkpoint.logits,
+            preprocess=self.checkpoint.preprocess,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRequest:
+    """A checkpoint by its file, and what its keys cannot tell.
+
+    Attributes:
+        name: of the subject.
+        path: of the file.
+        arch: the network.
+        recurrence: R2U-Net's t; ``None`` for other networks.
+        head: of UNet++; ``None`` for other networks.
+        logits: whether the trained network returned logits.
+        preprocess: the input contract.
+    """
+
+    name: str
+    path: Path
+    arch: Architecture
+    recurrence: int | None
+    head: int | None
+    logits: bool
+    preprocess: Preprocess
 
 
 Subject = FileSubject | CheckpointSubject
+Request = FileSubject | CheckpointRequest
+"""A subject as another process is told of it."""
 
 
 def import_packages(request: Request) -> None:
     """Import what a subject needs, so that the time and memory of imports can be told apart."""
-    if "checkpoint" in request:
+    if isinstance(request, CheckpointRequest):
         importlib.import_module("segdeploy.deploy.models.checkpoint")
         importlib.import_module("segdeploy.deploy.runtimes.pytorch")
     else:
-        import_backend(RuntimeName(request["runtime"]))
+        import_backend(request.entry.runtime)
 
 
 def read_request(request: Request) -> Subject:
@@ -138,41 +160,16 @@ def read_request(request: Request) -> Subject:
     Raises:
         InputError: the checkpoint cannot be read.
     """
-    return _checkpoint(request) if "checkpoint" in request else _file(request)
-
-
-def _file(request: Request) -> FileSubject:
-    fields = request["artifact"]
-    artifact = Artifact(
-        path=Path(fields["path"]),
-        precision=Precision(fields["precision"]),
-        opset=fields["opset"],
-        inputs=tuple(_spec(spec) for spec in fields["inputs"]),
-        outputs=tuple(_spec(spec) for spec in fields["outputs"]),
-        sha256=fields["sha256"],
-        parent=fields["parent"],
-        target=fields["target"],
-    )
-    runtime = RuntimeName(request["runtime"])
-    entry = Entry(label=request["label"], artifact=artifact, runtime=runtime, skipped=None)
-    return FileSubject(entry=entry)
-
-
-def _spec(fields: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(name=fields["name"], shape=tuple(fields["shape"]), dtype=fields["dtype"])
-
-
-def _checkpoint(request: Request) -> CheckpointSubject:
-    from segdeploy.deploy.models.architecture import Architecture
+    if isinstance(request, FileSubject):
+        return request
     from segdeploy.deploy.models.checkpoint import load_checkpoint
 
-    path = Path(request["checkpoint"])
     checkpoint = load_checkpoint(
-        path,
-        arch=Architecture(request["arch"]),
-        recurrence=request["recurrence"],
-        head=request["head"],
-        logits=request["logits"],
-        preprocess=Preprocess.from_json(request["preprocess"], source=str(path)),
+        request.path,
+        arch=request.arch,
+        recurrence=request.recurrence,
+        head=request.head,
+        logits=request.logits,
+        preprocess=request.preprocess,
     )
-    return CheckpointSubject(name=request["name"], checkpoint=checkpoint)
+    return CheckpointSubject(name=request.name, checkpoint=checkpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, TensorSpec
+from segdeploy.deploy.runtimes import held
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
 from segdeploy.deploy.runtimes.executed import Executed
 from segdeploy.deploy.runtimes.execution import Execution
@@ -21,8 +21,8 @@ from segdeploy.deploy.runtimes.registry import (
     import_backend,
     open_runtime,
 )
-from segdeploy.deploy.runtimes.worker_process import START_LIMIT_S, WorkerProcess
 from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.worker_process import START_LIMIT_S, WorkerProcess
 
 T = TypeVar("T")
 
@@ -77,8 +77,7 @@ def call_isolated(function: Callable[[], T], *, limit_s: float, doing: str) -> T
         return function()
     process = WorkerProcess.take()
     try:
-        found: T = process.ask("call", pickle.dumps(function), limit_s=limit_s, doing=doing)
-        return found
+        return process.ask(function, limit_s=limit_s, doing=doing)
     finally:
         process.release()
 
@@ -112,11 +111,10 @@ class IsolatedRuntime:
         self._kept: Feeds | None = None
         self._process = WorkerProcess.take()
         try:
-            if imports:
-                self._ask(
-                    "call", pickle.dumps(imports), limit_s=START_LIMIT_S, doing="while importing"
-                )
-            said = self._ask("open", pickle.dumps(opener), doing=LOADING)
+            for import_ in (held.begin, imports):
+                if import_:
+                    self._ask(import_, limit_s=START_LIMIT_S, doing="while importing")
+            said = self._ask(held.hold, opener, doing=LOADING)
         except BaseException:
             self._process.release()
             raise
@@ -125,13 +123,11 @@ class IsolatedRuntime:
     @cached_property
     def executed(self) -> Executed:
         """What really runs, read where it runs."""
-        found: Executed = self._ask("executed", doing="when asked what it executes")
-        return found
+        return self._ask(held.executed, doing="when asked what it executes")
 
     def infer(self, feeds: Feeds) -> Results:
         """Run one batch; see the contract in ``deploy.runtimes.base``."""
-        found: Results = self._ask("infer", feeds)
-        return self._fitting(feeds, found)
+        return self._fitting(feeds, self._ask(held.infer, feeds))
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
         """Run many batches, as many at a time as the contract lets it take ahead."""
@@ -139,20 +135,19 @@ class IsolatedRuntime:
         while several := list(islice(waiting, AHEAD * self.execution.streams)):
             limit_s = self._limit_s * len(several)
             for feeds, found in zip(
-                several, self._ask("infer_many", several, limit_s=limit_s), strict=True
+                several, self._ask(held.infer_many, several, limit_s=limit_s), strict=True
             ):
                 yield self._fitting(feeds, found)
 
     def call_seconds(self, feeds: Feeds) -> float:
         """Wall time of one call, taken in the other process; see ``deploy.runtimes.timing``."""
         self._keep(feeds)
-        return float(self._ask("call_seconds"))
+        return self._ask(held.call_seconds)
 
     def completions(self, feeds: Feeds, seconds: float) -> tuple[float, ...]:
         """When results came, taken in the other process; see ``deploy.runtimes.timing``."""
         self._keep(feeds)
-        found: tuple[float, ...] = self._ask("completions", seconds, work_s=seconds)
-        return found
+        return self._ask(held.completions, seconds, work_s=seconds)
 
     def __enter__(self) -> Runtime:
         return self
@@ -160,25 +155,25 @@ class IsolatedRuntime:
     def __exit__(self, *error: object) -> None:
         try:
             if not self._process.silent:
-                self._ask("close", doing="when closed")
+                self._ask(held.close, doing="when closed")
         finally:
             self._process.release()
 
     def _keep(self, feeds: Feeds) -> None:
         if self._kept is not feeds:
-            self._ask("keep", feeds)
+            self._ask(held.keep, feeds)
             self._kept = feeds
 
     def _ask(
         self,
-        command: str,
+        function: Callable[..., T],
         *arguments: Any,
         limit_s: float | None = None,
         work_s: float = 0.0,
         doing: str = IN_INFERENCE,
-    ) -> Any:
+    ) -> T:
         limit_s = self._limit_s if limit_s is None else limit_s
-        return self._process.ask(command, *arguments, limit_s=limit_s, doing=doing, work_s=work_s)
+        return self._process.ask(function, *arguments, limit_s=limit_s, doing=doing, work_s=work_s)
 
     def _fitting(self, feeds: Feeds, results: Results) -> Results:
         """Refuse results that are not what the model's outputs state.

@@ -240,7 +240,7 @@ def _settings(options: Options, model: Model) -> Settings:
 
 def _say(summary: Summary, model: Model) -> None:
     """One line on what was done, and one for each thing to know."""
-    from segdeploy.benchmarks.speed.process import peak_bytes
+    from segdeploy.deploy.system.memory import peak_bytes
 
     rate = summary.done_now / summary.seconds
     log.info(
@@ -269,7 +269,7 @@ def _say(summary: Summary, model: Model) -> None:
 
 
 def _result(summary: Summary, model: Model, settings: Settings) -> dict[str, Any]:
-    from segdeploy.benchmarks.speed.process import peak_bytes
+    from segdeploy.deploy.system.memory import peak_bytes
 
     return {
         "model": model.name,

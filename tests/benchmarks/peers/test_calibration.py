@@ -7,7 +7,9 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import worker_tasks
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -27,11 +30,11 @@ from segdeploy.benchmarks.peers.process import Attempt, attempt, unavailable
 from segdeploy.benchmarks.peers.ranges import activation_ranges, compare_widths
 from segdeploy.benchmarks.peers.tools import STANDARD, Job, Tool, candidates_searched, load
 from segdeploy.benchmarks.peers.worker import Measurement
-from segdeploy.benchmarks.speed.process import peak_bytes
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.file import set_metadata
 from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.memory import peak_bytes
 
 SIZE = 32
 CONTRACT = Preprocess(size=(SIZE, SIZE))
@@ -286,17 +289,22 @@ def test_nncf_is_measured_where_it_is_installed(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("script", "reason"),
+    ("does", "reason"),
     [
-        ("import sys; sys.exit('first\\nno luck')", "no luck"),
-        ("import sys; sys.exit(7)", "exit code 7"),
-        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL"),
+        (partial(worker_tasks.leave, "first\nno luck"), "no luck"),
+        (partial(worker_tasks.leave, 7), "ended with exit 7"),
+        (worker_tasks.kill, "ended by SIGKILL"),
     ],
 )
 def test_a_failed_peer_is_a_reason_and_our_failure_an_error(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    does: Callable[[], None],
+    reason: str,
 ) -> None:
-    monkeypatch.setattr(peers_process, "COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(peers_process, "measure", partial(worker_tasks.instead, does))
+    reason += " in a process of its own"
     assert attempt(Tool.ORT_MINMAX, job(folder, tmp_path)).skipped == f"failed: {reason}"
     with pytest.raises(RunError, match=reason):
         attempt(Tool.OURS, job(folder, tmp_path))
@@ -348,7 +356,7 @@ def test_a_tool_brings_only_itself() -> None:
 def test_peak_memory_is_that_of_the_process_alone() -> None:
     held = bytearray(b"1") * 300_000_000
     assert peak_bytes() >= len(held)
-    script = "from segdeploy.benchmarks.peers.worker import peak_bytes; print(peak_bytes())"
+    script = "from segdeploy.deploy.system.memory import peak_bytes; print(peak_bytes())"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert 10_000_000 < int(found.stdout) < len(held)
 
