@@ -74,7 +74,7 @@ class TestColdStart:
 
     def test_a_runtime_that_breaks_off_is_an_error(self, subject: FileSubject) -> None:
         entry = replace(subject.entry, runtime="none")  # type: ignore[arg-type]  # on purpose
-        with pytest.raises(RunError, match=r"^ValueError \('none'.* in a process of its own$"):
+        with pytest.raises(RunError, match=r"^KeyError \('none'.* in a process of its own$"):
             cold_start(replace(subject, entry=entry), TWO_STREAMS)
 
     @pytest.mark.parametrize("wrong", [{"load_s": 0.0}, {"peak_bytes": 3}, {"imports_bytes": 0}])
