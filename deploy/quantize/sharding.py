@@ -57,6 +57,11 @@ WHOLE = Shard()
 """The only process: it has every image."""
 
 
+def is_first_process() -> bool:
+    """Whether this process says and writes what all that ``torchrun`` started found together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def shard_from_environment(*, backend: str = "gloo") -> Iterator[Shard]:
     """The shard ``torchrun`` assigned to this process; the only one without torchrun.

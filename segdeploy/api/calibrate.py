@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,8 +26,6 @@ from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import writing_file
 from segdeploy.deploy.system.progress import bar
-
-log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -74,10 +71,9 @@ def calibrate(
         with shard_from_environment() as shard:
             return _table(source, data, chosen, imported, threads=threads, shard=shard, state=None)
     output = output_file(Path(out), source.path, overwrite=overwrite)
-    caches = [
-        output_file(exported_file(output, form), source.path, output, overwrite=overwrite)
-        for form in forms
-    ]
+    caches = written_files(output, forms)[1:]
+    for cache in caches:
+        output_file(cache, source.path, output, overwrite=overwrite)
     counts = f"{output.name}.partial.npz"
     beside = [counts, *(cache.name for cache in caches)]
     with (
@@ -91,10 +87,19 @@ def calibrate(
             table.write(output)
             for form in forms:
                 export_table(table, source, output, form)
-            for path in (output, *caches):
-                log.info("%s: %d tensors, %d images", path, len(table.ranges), table.num_samples)
         state.unlink(missing_ok=True)
     return table
+
+
+def written_files(out: AnyPath, export: Sequence[ExchangeFormat | str] = ()) -> list[Path]:
+    """The files that ``calibrate`` writes: the table, and the caches of other tools beside it.
+
+    Example:
+        >>> [path.name for path in written_files("net.calib.json", ["tensorrt"])]
+        ['net.calib.json', 'net.calib.tensorrt.cache']
+    """
+    output, forms = Path(out), choices(ExchangeFormat, export, what="export")
+    return [output, *(exported_file(output, form) for form in forms)]
 
 
 def _table(

@@ -71,11 +71,26 @@ def load(
             if value is not None:
                 raise UsageError(f"--{name} is for a checkpoint; {given} states its own")
         return describe(given)
+    return load_network(
+        given, arch=arch, recurrence=recurrence, head=head, logits=logits, preprocess=preprocess
+    )
+
+
+def load_network(
+    path: AnyPath,
+    *,
+    arch: Architecture | str | None = None,
+    recurrence: int | None = None,
+    head: int | None = None,
+    logits: bool | None = None,
+    preprocess: Preprocess | AnyPath | None = None,
+) -> Checkpoint:
+    """Load a checkpoint, and nothing else; as ``load``."""
     from segdeploy.deploy.models.architecture import Architecture
     from segdeploy.deploy.models.checkpoint import load_checkpoint
 
     return load_checkpoint(
-        given,
+        Path(path),
         arch=None if arch is None else choice(Architecture, arch, what="arch"),
         recurrence=recurrence,
         head=head,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
-from segdeploy.api.load import is_onnx, load
+from segdeploy.api.load import load, load_network
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -61,12 +61,7 @@ def checkpoint_of(model: AnyCheckpoint) -> Checkpoint:
         return model
     if isinstance(model, Artifact):
         raise UsageError(f"{model.path} is an ONNX file; this takes a checkpoint")
-    path = _path(model)
-    if is_onnx(path):
-        raise UsageError(f"{path} is an ONNX file; this takes a checkpoint")
-    found = load(path)
-    assert not isinstance(found, Artifact)
-    return found
+    return load_network(_path(model))
 
 
 def model_of(model: AnyModel) -> Checkpoint | Artifact:

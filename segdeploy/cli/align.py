@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from segdeploy.cli.compare import require_same_inputs
 from segdeploy.cli.flags import (
     RUNTIMES,
     Group,
@@ -28,18 +25,14 @@ from segdeploy.cli.flags import (
     threads_flag,
 )
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled
-from segdeploy.deploy.data import bundled
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.deploy.system.progress import bar
 
 if TYPE_CHECKING:
-    from segdeploy.deploy.data.preprocess import Preprocess
+    from segdeploy.deploy.models.checkpoint import Checkpoint
     from segdeploy.deploy.onnx_model.artifact import Artifact
-    from segdeploy.deploy.runtimes.base import Execution
-    from segdeploy.deploy.runtimes.registry import RuntimeName
     from segdeploy.training.align.compare import StepRow
     from segdeploy.training.align.dump import Step
-    from segdeploy.training.align.layers import Layer, LayerAlignment, Reference
+    from segdeploy.training.align.layers import Layer, LayerAlignment
     from segdeploy.training.align.tolerance import Tolerance
 
 log = logging.getLogger(__name__)
@@ -170,27 +163,22 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
 
 def dump(options: Options) -> Result:
     """Write what a checkpoint's training computes, step by step."""
-    import torch
+    from segdeploy.api import align
 
-    from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.runtimes.registry import usable_cores
-    from segdeploy.training.align.dump import write_dump
-    from segdeploy.training.align.steps import StepsRecipe, checkpoint_dump
-
-    torch.set_num_threads(options.threads or usable_cores())
     given = {
         name: value
         for name in ("steps", "batch", "learning_rate", "seed")
         if (value := getattr(options, name)) is not None
     }
-    found = checkpoint_dump(
+    found = align.dump(
         given_or_bundled(options),
-        open_set(options.data or bundled.sample(), "train"),
-        StepsRecipe(**given),
+        options.data,
+        out=options.output,
         device=options.device,
         plain_kernels=options.plain_kernels,
+        threads=options.threads,
+        **given,
     )
-    write_dump(found, options.output)
     losses = [float(loss) for loss in found.tensors["training/losses"]]
     log.info("%s: %d tensors, losses %s", options.output, len(found.tensors), _listed(losses))
     return 0, {
@@ -204,47 +192,45 @@ def dump(options: Options) -> Result:
 
 def compare(options: Options) -> Result:
     """Compare two dumps step by step."""
-    from segdeploy.training.align.compare import compare_dumps
-    from segdeploy.training.align.dump import read_dump
+    from segdeploy.api import align
 
-    reference, candidate = (read_dump(path) for path in (options.reference, options.candidate))
-    tolerances = _tolerances(options.tolerance)
-    steps = compare_dumps(reference, candidate, tolerances=tolerances)
-    for row in steps:
+    found = align.compare(
+        options.reference, options.candidate, tolerances=_tolerances(options.tolerance)
+    )
+    for row in found.steps:
         log.info("%s", _step_line(row))
-    first = next((row for row in steps if not row.passed), None)
+    first = found.first_departure
     if first is None or first.first_departure is None:
-        log.info("PASS: %d steps agree", len(steps))
+        log.info("PASS: %d steps agree", len(found.steps))
     else:
         log.info("FAIL: %s departs first, tensor %s", first.step.value, first.first_departure.name)
-    return 0 if first is None else GATE_FAILED, {
-        "reference": {"source": reference.source, "environment": dict(reference.environment)},
-        "candidate": {"source": candidate.source, "environment": dict(candidate.environment)},
-        "steps": [row.as_json() for row in steps],
+    sides = {"reference": found.reference, "candidate": found.candidate}
+    return 0 if found.passed else GATE_FAILED, {
+        **{
+            name: {"source": side.source, "environment": dict(side.environment)}
+            for name, side in sides.items()
+        },
+        "steps": [row.as_json() for row in found.steps],
         "first_departure": first.step.value if first else None,
-        "passed": first is None,
+        "passed": found.passed,
     }
 
 
 def curves(options: Options) -> Result:
     """Compare a column of two training histories."""
-    from segdeploy.training.align.curves import MAX_ABSOLUTE, MAX_RELATIVE, align_curves
-    from segdeploy.training.align.history import read_curve
-    from segdeploy.training.align.plot import require_plots, write_plot
+    from segdeploy.api import align
+    from segdeploy.training.align.curves import MAX_ABSOLUTE, MAX_RELATIVE
 
-    if options.plot:
-        require_plots(options.plot)
-    files = (options.reference, options.candidate)
-    reference, candidate = (read_curve(path, options.column) for path in files)
-    found = align_curves(
-        reference,
-        candidate,
+    found = align.curves(
+        options.reference,
+        options.candidate,
+        column=options.column,
+        common=options.common,
         max_relative=_or(options.max_relative, MAX_RELATIVE),
         max_absolute=_or(options.max_absolute, MAX_ABSOLUTE),
-        common=options.common,
+        plot=options.plot,
     )
     if options.plot:
-        write_plot(found, options.plot)
         log.info("plot: %s", options.plot)
     position, gap = found.largest
     log.info(
@@ -302,102 +288,53 @@ def _or(given: float | None, default: float) -> float:
 
 def layers(options: Options) -> Result:
     """Compare layer by layer; exit code 1 when one departs."""
-    from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.runtimes.base import Execution
-    from segdeploy.deploy.runtimes.registry import usable_cores
-    from segdeploy.training.align.layers import DEFAULT_TOLERANCE, align_layers
-    from segdeploy.training.align.onnx import PERTURBATION, perturb
+    from segdeploy.api import align
+    from segdeploy.training.align.layers import DEFAULT_TOLERANCE
+    from segdeploy.training.align.onnx import PERTURBATION
 
-    execution = Execution(threads=options.threads or usable_cores())
-    tolerance = DEFAULT_TOLERANCE if options.tolerance is None else options.tolerance
-    runtimes, skipped = _runtimes(options)
-    images = open_set(options.data or bundled.sample(), "test")
-    images = images.take(options.num_samples, seed=options.seed)
-    with (
-        TemporaryDirectory(prefix="segdeploy-") as folder,
-        _sides(options, Path(folder), execution) as (reference, candidate, preprocess),
-    ):
-        if options.perturb:
-            faulty = Path(folder) / f"perturbed-{candidate.path.name}"
-            candidate = perturb(candidate, faulty, layer=options.perturb)
-            log.info("weights of %s scaled by %g on purpose", options.perturb, 1 + PERTURBATION)
-        found = align_layers(
-            reference,
-            candidate,
-            runtimes,
-            list(images.inputs(preprocess)),
-            tolerance=tolerance,
-            execution=execution,
-            progress=lambda items: bar(items, "align", unit="image"),
-        )
-    for alignment in found:
+    found = align.layers(
+        _right(options),
+        options.model,
+        data=options.data,
+        num_samples=options.num_samples,
+        seed=options.seed,
+        runtimes=options.runtime,
+        tolerance=_or(options.tolerance, DEFAULT_TOLERANCE),
+        threads=options.threads,
+        perturbed=options.perturb,
+    )
+    if options.perturb:
+        log.info("weights of %s scaled by %g on purpose", options.perturb, 1 + PERTURBATION)
+    for alignment in found.alignments:
         _say_layers(alignment)
-    for name, reason in skipped.items():
+    for name, reason in found.skipped.items():
         log.info("%s: skipped, %s", name, reason)
-    passed = all(alignment.passed for alignment in found)
-    log.info("PASS" if passed else "FAIL")
-    return 0 if passed else GATE_FAILED, {
-        "alignments": [alignment.as_json() for alignment in found],
-        "skipped": skipped,
-        "passed": passed,
+    log.info("PASS" if found.passed else "FAIL")
+    return 0 if found.passed else GATE_FAILED, {
+        "alignments": [alignment.as_json() for alignment in found.alignments],
+        "skipped": dict(found.skipped),
+        "passed": found.passed,
     }
 
 
-@contextmanager
-def _sides(
-    options: Options, folder: Path, execution: Execution
-) -> Iterator[tuple[Reference, Artifact, Preprocess]]:
-    """The reference, the file to check, and the input contract they share.
+def _right(options: Options) -> Checkpoint | Artifact:
+    """What is taken as right: the ONNX file of ``--reference``, else a checkpoint.
 
     Raises:
-        UsageError: flags that state no two sides, or sides that expect different inputs.
+        UsageError: flags that state no two sides.
     """
-    from segdeploy.deploy.onnx_model.file import contract_of, describe
-    from segdeploy.deploy.runtimes.registry import RuntimeName
-    from segdeploy.training.align.onnx import OnnxValues
-
     if options.reference:
         if options.checkpoint or not options.model:
             raise UsageError("--reference FILE.onnx goes with -m, and without -c")
-        right, candidate = describe(options.reference), describe(options.model)
-        preprocess = contract_of(candidate)
-        require_same_inputs(options.reference, contract_of(right), preprocess)
-        with OnnxValues(right, RuntimeName.ONNXRUNTIME, execution=execution) as values:
-            yield values, candidate, preprocess
-        return
+        from segdeploy.deploy.onnx_model.file import describe
+
+        return describe(options.reference)
     if options.model and not options.checkpoint:
         raise UsageError(
             f"-m {options.model} needs what it is compared with: -c CHECKPOINT or --reference "
             "FILE.onnx"
         )
-    import torch
-
-    from segdeploy.deploy.stages.export import export
-    from segdeploy.training.align.pytorch import PyTorchValues
-
-    torch.set_num_threads(execution.threads)
-    checkpoint = given_or_bundled(options)
-    if options.model:
-        candidate = describe(options.model)
-        if contract_of(candidate) != checkpoint.preprocess:
-            raise UsageError(
-                f"{options.model} expects {contract_of(candidate).to_json()}, {checkpoint.path} "
-                f"{checkpoint.preprocess.to_json()}; give --preprocess as at the export"
-            )
-    else:
-        candidate = export(checkpoint, folder / f"{checkpoint.path.stem}.onnx")
-    yield PyTorchValues(checkpoint), candidate, checkpoint.preprocess
-
-
-def _runtimes(options: Options) -> tuple[tuple[RuntimeName, ...], dict[str, str]]:
-    """Those asked for; else those for the CPU that are here, and why the others are not."""
-    from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability
-
-    if options.runtime:
-        return tuple(RuntimeName(name) for name in options.runtime), {}
-    states = {name: availability(name) for name in CPU_RUNTIMES}
-    ready = tuple(name for name, state in states.items() if state.ready)
-    return ready, {n.value: s.reason for n, s in states.items() if s.reason is not None}
+    return given_or_bundled(options)
 
 
 def _say_layers(alignment: LayerAlignment) -> None:

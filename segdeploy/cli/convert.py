@@ -10,8 +10,7 @@ from segdeploy.cli.flags import (
     model_flag,
     output_flag,
 )
-from segdeploy.cli.inputs import Options, Result, output_file, wrote
-from segdeploy.deploy.system.only_writer import writing_file
+from segdeploy.cli.inputs import Options, Result, may_replace, wrote
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +24,6 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Convert to fp16."""
-    from segdeploy.deploy.onnx_model.file import describe
-    from segdeploy.deploy.stages.to_fp16 import to_fp16
+    from segdeploy.api.convert import convert
 
-    output = output_file(options, options.model)
-    with writing_file(output):
-        return wrote(to_fp16(describe(options.model), output))
+    return wrote(convert(options.model, options.output, overwrite=may_replace(options)))

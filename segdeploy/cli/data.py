@@ -13,7 +13,6 @@ from segdeploy.cli.flags import (
     output_flag,
 )
 from segdeploy.cli.inputs import Options, Result
-from segdeploy.deploy.system.progress import bar
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +45,18 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Prepare a dataset."""
-    from segdeploy.deploy.data.prepare import prepare_raw
+    from segdeploy.api.prepare import prepare
+    from segdeploy.deploy.data.splits import SPLITS, read_splits
 
-    rows = prepare_raw(
+    prepared = prepare(
         options.raw,
         options.output,
         layout=options.layout,
         seed=options.seed,
         ratios=None if options.ratios is None else tuple(options.ratios),
-        progress=lambda sources: bar(sources, "prepare", unit="image"),
     )
-    counts = {s: sum(row.split == s for row in rows) for s in ("train", "val", "test")}
+    found = list(read_splits(prepared.root / "splits.csv").values())
+    counts = {split: found.count(split) for split in SPLITS}
     shown = ", ".join(f"{count} {split}" for split, count in counts.items())
-    log.info("%s: %d images (%s)", options.output, len(rows), shown)
-    return 0, {"output": str(options.output), "images": len(rows), "splits": counts}
+    log.info("%s: %d images (%s)", options.output, len(found), shown)
+    return 0, {"output": str(options.output), "images": len(found), "splits": counts}

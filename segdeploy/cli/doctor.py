@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
     Group,
@@ -14,7 +12,7 @@ from segdeploy.cli.flags import (
 from segdeploy.cli.inputs import Options, Result
 
 if TYPE_CHECKING:
-    from segdeploy.deploy.runtimes.base import Availability
+    from segdeploy.api.doctor import RuntimeState
     from segdeploy.deploy.system.isa import Finding
 
 log = logging.getLogger(__name__)
@@ -25,72 +23,36 @@ def add_flags(verb: Group) -> None:
 
 
 GIB = 2**30
-NOT_RUN = ("onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda")
-"""Runtimes that this project could not run on their hardware."""
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Say what this machine has, what that means for int8, and which runtimes are ready."""
-    from segdeploy.benchmarks.speed.environment import describe as describe_environment
-    from segdeploy.deploy.runtimes.pytorch_ready import VARIANTS, pytorch_availability
-    from segdeploy.deploy.runtimes.registry import RuntimeName, availability, usable_cores
-    from segdeploy.deploy.system.isa import findings
+    from segdeploy.api.doctor import doctor
+    from segdeploy.calibration.json_record import json_of
 
-    machine = describe_environment()
-    found = findings(machine=platform.machine(), isa=machine.isa)
-    states = [availability(name) for name in RuntimeName]
-    states += [pytorch_availability(compiled=c, device=device) for c, device in VARIANTS]
-    runtimes = [_runtime(state) for state in states]
-    memory = machine.memory_bytes
-    _say("os", machine.os)
-    _say("python", machine.python)
-    _say("cpu", machine.cpu or "unknown")
-    _say("memory", f"{memory / GIB:.1f} GiB" if memory else "unknown")
-    _say("threads", f"{usable_cores()}, all that this process may use (--threads takes fewer)")
-    _say("isa", " ".join(machine.isa) or "unknown: this system does not tell")
-    for finding in found:
+    machine = doctor()
+    has = machine.environment
+    memory = f"{has.memory_bytes / GIB:.1f} GiB" if has.memory_bytes else "unknown"
+    _say("os", has.os)
+    _say("python", has.python)
+    _say("cpu", has.cpu or "unknown")
+    _say("memory", memory)
+    _say("threads", f"{machine.threads}, all that this process may use (--threads takes fewer)")
+    _say("isa", " ".join(has.isa) or "unknown: this system does not tell")
+    for finding in machine.instruction_sets:
         _say("", _isa_line(finding))
-    for runtime in runtimes:
-        _say(runtime["name"], _runtime_line(runtime))
-    return 0, {
-        "environment": asdict(machine) | {"isa": list(machine.isa)},
-        "instruction_sets": [asdict(finding) for finding in found],
-        "threads": usable_cores(),
-        "runtimes": runtimes,
-    }
+    for runtime in machine.runtimes:
+        _say(runtime.name, _runtime_line(runtime))
+    return 0, json_of(machine)
 
 
-def default_precision(name: str) -> str | None:
-    """What a runtime computes float layers in when nothing is said; ``None`` if not known.
-
-    OpenVINO is asked, for it decides by the processor. The others take fp32 on a CPU; on an NVIDIA
-    GPU PyTorch and ONNX Runtime let convolutions round to TF32.
-    """
-    from segdeploy.deploy.runtimes.registry import RuntimeName
-
-    if name == RuntimeName.OPENVINO:
-        import openvino
-
-        hint = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
-        return {"f32": "fp32", "f16": "fp16"}.get(hint, str(hint))
-    return "tf32" if name in (RuntimeName.ONNXRUNTIME_CUDA, "pytorch-cuda") else "fp32"
-
-
-def _runtime(state: Availability) -> dict[str, Any]:
-    precision = default_precision(state.name) if state.ready else None
-    return asdict(state) | {
-        "default_precision": precision,
-        "hardware_run": state.name not in NOT_RUN,
-    }
-
-
-def _runtime_line(runtime: dict[str, Any]) -> str:
-    if runtime["reason"]:
-        return f"missing: {runtime['reason']}"
-    own = runtime["default_precision"]
+def _runtime_line(runtime: RuntimeState) -> str:
+    if runtime.reason:
+        return f"missing: {runtime.reason}"
+    own = runtime.default_precision
     pinned = "" if own == "fp32" else f"; its own default here is {own}, this project asks for fp32"
-    caution = "" if runtime["hardware_run"] else " (not run on hardware)"
-    return f"ready, {runtime['version']}{caution}, floats in fp32{pinned}"
+    caution = "" if runtime.hardware_run else " (not run on hardware)"
+    return f"ready, {runtime.version}{caution}, floats in fp32{pinned}"
 
 
 def _isa_line(finding: Finding) -> str:

@@ -10,8 +10,7 @@ from segdeploy.cli.flags import (
     checkpoint_flags,
     output_flag,
 )
-from segdeploy.cli.inputs import Options, Result, checkpoint_of, output_file, wrote
-from segdeploy.deploy.system.only_writer import writing_file
+from segdeploy.cli.inputs import Options, Result, checkpoint_of, may_replace, wrote
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +23,7 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Export a checkpoint."""
-    from segdeploy.deploy.stages.export import export
+    from segdeploy.api.export import export
 
-    output = output_file(options, options.checkpoint)
-    with writing_file(output):
-        return wrote(export(checkpoint_of(options, options.checkpoint), output))
+    checkpoint = checkpoint_of(options, options.checkpoint)
+    return wrote(export(checkpoint, options.output, overwrite=may_replace(options)))

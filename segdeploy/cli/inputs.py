@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.cli.flags import AUTO
 from segdeploy.deploy.data import bundled
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from segdeploy.api.data import Data
     from segdeploy.deploy.data.preprocess import Preprocess
-    from segdeploy.deploy.onnx_model.artifact import Artifact
     from segdeploy.deploy.runtimes.registry import RuntimeName
 
 log = logging.getLogger(__name__)
@@ -34,17 +35,39 @@ GATE_FAILED = 1
 
 def checkpoint_of(options: Options, path: Path) -> Checkpoint:
     """Load a checkpoint with what the flags state about it."""
-    from segdeploy.deploy.models.architecture import Architecture
-    from segdeploy.deploy.models.checkpoint import load_checkpoint
+    from segdeploy.api.load import load_network
 
-    return load_checkpoint(
-        path,
-        arch=Architecture(options.arch) if options.arch else None,
-        recurrence=options.recurrence,
-        head=options.head,
-        logits=options.logits,
-        preprocess=contract_in(options),
-    )
+    return load_network(path, **_stated(options))
+
+
+def model_of(options: Options, path: Path) -> Checkpoint | Artifact:
+    """An ONNX file, or a checkpoint with what the flags state about it.
+
+    Raises:
+        InputError: it cannot be read.
+        UsageError: flags that contradict the file.
+    """
+    from segdeploy.api.load import load
+
+    return load(path, **_stated(options))
+
+
+def _stated(options: Options) -> dict[str, Any]:
+    """What the flags say of a network that its keys cannot tell."""
+    names = ("arch", "recurrence", "head", "logits", "preprocess")
+    return {name: getattr(options, name) for name in names}
+
+
+def calibration_in(options: Options) -> Data:
+    """The images that ``--calib-data``, ``--num-samples`` and ``--seed`` state."""
+    from segdeploy.api.data import Data
+
+    return Data(options.calib_data, num_samples=options.num_samples, seed=options.seed)
+
+
+def may_replace(options: Options) -> bool:
+    """Whether a file that is there may be replaced."""
+    return bool(vars(options).get("overwrite", True))
 
 
 def given_or_bundled(options: Options) -> Checkpoint:

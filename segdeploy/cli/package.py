@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,11 @@ from segdeploy.cli.flags import (
     positive_int,
     seed_flag,
 )
-from segdeploy.cli.inputs import GATE_FAILED, Options, Result
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, calibration_in
 from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from segdeploy.deploy.packaging.base import PackageTarget, Request
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -93,26 +92,33 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write a package and say what is in it, or check models only."""
-    from segdeploy.deploy.packaging.package import package, require_free
+    if options.check:
+        return _check(options)
+    if options.output is None:
+        raise UsageError("give the folder to write with -o, or --check to look at the models only")
+    from segdeploy.api.package import package
     from segdeploy.deploy.packaging.registry import package_target
     from segdeploy.deploy.system.checksums import CHECKSUMS
 
-    target = package_target(options.target)
-    if options.check:
-        return _check(target, options)
-    if options.output is None:
-        raise UsageError("give the folder to write with -o, or --check to look at the models only")
-    require_free(Path(os.path.realpath(options.output)), overwrite=options.overwrite)
     written = package(
-        _request(options), target=target, output=options.output, overwrite=options.overwrite
+        options.model,
+        options.output,
+        target=options.target,
+        calib_data=calibration_in(options) if options.calib_data else None,
+        data=options.data,
+        table=options.calibration,
+        method=options.method,
+        exclude=options.exclude,
+        batches=options.batch,
+        preprocessing=options.preprocessing,
+        overwrite=options.overwrite,
     )
-    size = sum(file.bytes for file in written.files)
     log.info(
         "%s: %d files, %.1f MB, for %s",
         options.output,
         len(written.files),
-        size / 1e6,
-        target.title,
+        sum(file.bytes for file in written.files) / 1e6,
+        package_target(written.target).title,
     )
     log.info("check: cd %s && sha256sum -c %s", options.output, CHECKSUMS)
     for step in written.contents.steps:
@@ -122,17 +128,13 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     return 0, asdict(written)
 
 
-def _check(target: PackageTarget, options: Options) -> Result:
+def _check(options: Options) -> Result:
     """Say which nodes the toolchain would refuse."""
-    from segdeploy.deploy.onnx_model.file import load_model
-    from segdeploy.deploy.targets.tensorrt_rules import rejected
+    from segdeploy.api.package import check
 
-    if target.check is None:
-        raise UsageError(f"--check: {target.title} has no rules about graphs here")
-    found = {path: target.check(load_model(path)) for path in options.model}
-    refused = {path: len({f.node for f in rejected(finds)}) for path, finds in found.items()}
-    for path, findings in found.items():
-        log.info("%s: %s refuses %d nodes", path, target.title, refused[path])
+    found = check(options.model, target=options.target)
+    for path, findings in found.findings.items():
+        log.info("%s: %s refuses %d nodes", path, found.title, found.refused(path))
         for finding in findings:
             log.info("  %s", finding)
     rows = [
@@ -144,45 +146,11 @@ def _check(target: PackageTarget, options: Options) -> Result:
             "found": finding.found,
             "fix": finding.fix,
         }
-        for path, findings in found.items()
+        for path, findings in found.findings.items()
         for finding in findings
     ]
-    code = GATE_FAILED if any(refused.values()) else 0
-    return code, {"target": target.name, "accepted": not code, "findings": rows}
-
-
-def _request(options: Options) -> Request:
-    from segdeploy.calibration.estimate import Method
-    from segdeploy.calibration.table import CalibrationTable
-    from segdeploy.deploy.data.image_set import open_set, require_disjoint
-    from segdeploy.deploy.packaging.base import PackagedModel, Request
-    from segdeploy.deploy.packaging.preprocessing import Preprocessing
-    from segdeploy.deploy.system.checksums import sha256_of
-
-    calibration = open_set(options.calib_data, "train") if options.calib_data else None
-    if calibration is not None:
-        calibration = calibration.take(options.num_samples, seed=options.seed)
-    evaluation = open_set(options.data, "test") if options.data else None
-    if calibration is not None and evaluation is not None:
-        require_disjoint(calibration, evaluation)
-    table = options.calibration
-    return Request(
-        sources=tuple(PackagedModel.open(path) for path in options.model),
-        calibration=calibration,
-        evaluation=evaluation,
-        table=CalibrationTable.read(table) if table else None,
-        table_sha256=sha256_of(table) if table else None,
-        method=Method(options.method) if options.method else None,
-        exclude=tuple(options.exclude),
-        batches=_batches(options.batch),
-        preprocessing=Preprocessing(options.preprocessing),
-    )
-
-
-def _batches(given: Sequence[int]) -> tuple[int, int, int]:
-    """Smallest, usual and largest; one number is all three."""
-    if len(given) not in (1, 3):
-        raise UsageError(
-            f"--batch takes one number, or smallest, usual and largest; {len(given)} were given"
-        )
-    return given[0], given[len(given) // 2], given[-1]
+    return 0 if found.accepted else GATE_FAILED, {
+        "target": found.target,
+        "accepted": found.accepted,
+        "findings": rows,
+    }

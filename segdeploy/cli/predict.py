@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +18,10 @@ from segdeploy.cli.flags import (
     positive_int,
     threads_flag,
 )
-from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
-from segdeploy.deploy.system.errors import UsageError
-from segdeploy.deploy.system.progress import count_bar
+from segdeploy.cli.inputs import Options, Result, model_of
 
 if TYPE_CHECKING:
-    from segdeploy.deploy.prediction.model import Model
-    from segdeploy.deploy.prediction.run import Engine, Summary
-    from segdeploy.deploy.prediction.settings import Settings
-    from segdeploy.deploy.runtimes.execution import Execution
+    from segdeploy.deploy.prediction.run import Summary
 
 log = logging.getLogger(__name__)
 
@@ -136,119 +130,41 @@ def _running_flags(group: Group) -> None:
     )
 
 
-RAY_WORKERS = 2
-OVERLAP_PART = 4
-"""Neighbouring tiles share a quarter of a tile where nothing else is said."""
-
-
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the masks of images, and an index of what became of each."""
-    from segdeploy.deploy.prediction.model import require_possible
-    from segdeploy.deploy.prediction.run import Engine, predict
-    from segdeploy.deploy.prediction.sources import sources_of
-    from segdeploy.deploy.runtimes.registry import usable_cores
+    from segdeploy.api.predict import predict
 
-    engine = Engine(options.engine)
-    if engine is Engine.RAY:
-        from segdeploy.deploy.prediction.ray_engine import require_ray
-
-        require_ray()
-    execution = _execution(options, engine)
-    model = _model(options, execution)
-    settings = _settings(options, model)
-    require_possible(model, settings, execution)
-    sources = sources_of(options.images, output=options.output, writes=settings.writes)
-    workers = options.workers or (RAY_WORKERS if engine is Engine.RAY else usable_cores())
-    with count_bar("predict", total=len(sources), unit="image") as progress:
-        summary = predict(
-            sources,
-            model=model,
-            settings=settings,
-            execution=execution,
-            output=options.output,
-            workers=workers,
-            engine=engine,
-            overwrite=options.overwrite,
-            progress=progress,
-        )
-    _say(summary, model)
-    return summary.exit_code, _result(summary, model, settings)
-
-
-def _execution(options: Options, engine: Engine) -> Execution:
-    """Throughput: every processor has a call of its own, unless flags say otherwise."""
-    from segdeploy.deploy.onnx_model.artifact import Precision
-    from segdeploy.deploy.prediction.run import Engine
-    from segdeploy.deploy.runtimes.execution import Execution, Hint
-    from segdeploy.deploy.runtimes.registry import usable_cores
-
-    threads = options.threads or (1 if engine is Engine.RAY else usable_cores())
-    return Execution(
-        threads=threads,
-        batch=options.batch,
-        streams=options.streams or (1 if engine is Engine.RAY else threads),
-        hint=Hint.THROUGHPUT,
-        precision=Precision(options.precision),
-    )
-
-
-def _model(options: Options, execution: Execution) -> Model:
-    """The model of the command line, in the runtime asked for.
-
-    Raises:
-        UsageError: a checkpoint's flag for an ONNX file, or a runtime that does not run it.
-        InputError: it cannot be loaded.
-    """
-    from segdeploy.deploy.prediction.model import ONNX_SUFFIX, CheckpointModel, onnx_model
-
-    if options.model.suffix.lower() != ONNX_SUFFIX:
-        if options.runtime not in (None, PYTORCH):
-            raise UsageError(
-                f"--runtime {options.runtime} runs ONNX files, and {options.model} is none; leave "
-                "it out, or `segdeploy export` first"
-            )
-        return CheckpointModel.of(checkpoint_of(options, options.model))
-    for flag in ("arch", "recurrence", "head", "logits", "preprocess"):
-        if getattr(options, flag) is not None:
-            raise UsageError(f"--{flag} is for a checkpoint; {options.model} states its own")
-    if options.runtime == PYTORCH:
-        raise UsageError(f"--runtime {PYTORCH} runs checkpoints; {options.model} is an ONNX file")
-    asked = argparse.Namespace(
-        runtime=options.runtime and [options.runtime],
-        model=[options.model],
-        threads=execution.threads,
-        precision=execution.precision.value,
-    )
-    names = runtimes_of(asked)
-    return onnx_model(options.model, names[0] if names else None)
-
-
-def _settings(options: Options, model: Model) -> Settings:
-    from segdeploy.deploy.prediction.settings import Fit, Settings, Write
-
-    fit = Fit(options.fit)
-    overlap = options.overlap
-    if overlap is None:
-        overlap = min(model.preprocess.size) // OVERLAP_PART if fit is Fit.TILE else 0
-    return Settings(
-        fit=fit,
-        overlap=overlap,
+    summary = predict(
+        model_of(options, options.model),
+        options.images,
+        options.output,
+        write=options.write,
+        fit=options.fit,
+        overlap=options.overlap,
         scale=options.scale or 1.0,
-        writes=tuple(write for write in Write if write.value in options.write),
+        runtime=options.runtime,
+        precision=options.precision,
+        batch=options.batch,
+        threads=options.threads,
+        streams=options.streams,
+        workers=options.workers,
+        engine=options.engine,
+        overwrite=options.overwrite,
     )
+    _say(summary)
+    return summary.exit_code, _result(summary)
 
 
-def _say(summary: Summary, model: Model) -> None:
+def _say(summary: Summary) -> None:
     """One line on what was done, and one for each thing to know."""
     from segdeploy.deploy.system.memory import peak_bytes
 
-    rate = summary.done_now / summary.seconds
     log.info(
         "%s: %d images done in %.1f s, %.1f images/s, peak %.0f MB%s",
-        model.name,
+        summary.model,
         summary.done_now,
         summary.seconds,
-        rate,
+        summary.done_now / summary.seconds,
         peak_bytes() / 1e6,
         f"; {summary.reused} were done before" if summary.reused else "",
     )
@@ -268,12 +184,12 @@ def _say(summary: Summary, model: Model) -> None:
     log.info("index: %s", summary.index)
 
 
-def _result(summary: Summary, model: Model, settings: Settings) -> dict[str, Any]:
+def _result(summary: Summary) -> dict[str, Any]:
     from segdeploy.deploy.system.memory import peak_bytes
 
     return {
-        "model": model.name,
-        "fit": settings.fit.value,
+        "model": summary.model,
+        "fit": summary.fit.value,
         "images": summary.images,
         "done": summary.done_now,
         "reused": summary.reused,

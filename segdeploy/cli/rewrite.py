@@ -13,10 +13,7 @@ from segdeploy.cli.flags import (
     output_flag,
     threads_flag,
 )
-from segdeploy.cli.inputs import Options, Result, output_file, wrote
-from segdeploy.deploy.data import bundled
-from segdeploy.deploy.system.only_writer import writing_file
-from segdeploy.deploy.system.progress import bar
+from segdeploy.cli.inputs import Options, Result, calibration_in, may_replace, wrote
 
 log = logging.getLogger(__name__)
 
@@ -41,27 +38,16 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Rewrite a graph into one that does the same with less work."""
-    from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.onnx_model.file import contract_of, describe, require_fp32
-    from segdeploy.deploy.rewrites.channel_activity import channel_activity
-    from segdeploy.deploy.runtimes.registry import usable_cores
-    from segdeploy.deploy.stages.rewrite import LESS_WORK, RewriteName, rewrite, summary
+    from segdeploy.api.rewrite import rewrite
+    from segdeploy.deploy.stages.rewrite import LESS_WORK
 
-    output = output_file(options, options.model)
-    source = describe(options.model)
-    names = [RewriteName(name) for name in options.rewrites] or list(LESS_WORK)
-    activity = None
-    if RewriteName.DEAD_CHANNELS in names:
-        require_fp32(source, "graphs are rewritten")
-        images = open_set(options.calib_data or bundled.sample(), "train")
-        activity = channel_activity(
-            source.path,
-            images.take(options.num_samples, seed=options.seed).samples,
-            preprocess=contract_of(source),
-            threads=options.threads or usable_cores(),
-            progress=lambda samples: bar(samples, "rewrite", unit="image"),
+    return wrote(
+        rewrite(
+            options.model,
+            calibration_in(options),
+            rewrites=options.rewrites or LESS_WORK,
+            out=options.output,
+            threads=options.threads,
+            overwrite=may_replace(options),
         )
-    with writing_file(output):
-        artifact = rewrite(source, output, names=names, activity=activity)
-    log.info("%s", summary(artifact))
-    return wrote(artifact)
+    )

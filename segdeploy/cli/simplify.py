@@ -10,8 +10,7 @@ from segdeploy.cli.flags import (
     model_flag,
     output_flag,
 )
-from segdeploy.cli.inputs import Options, Result, output_file, wrote
-from segdeploy.deploy.system.only_writer import writing_file
+from segdeploy.cli.inputs import Options, Result, may_replace, wrote
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +23,6 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Simplify a graph."""
-    from segdeploy.deploy.onnx_model.file import describe
-    from segdeploy.deploy.stages.simplify import simplify
+    from segdeploy.api.simplify import simplify
 
-    output = output_file(options, options.model)
-    with writing_file(output):
-        return wrote(simplify(describe(options.model), output))
+    return wrote(simplify(options.model, options.output, overwrite=may_replace(options)))

@@ -18,11 +18,11 @@ from segdeploy.cli.flags import (
     seed_flag,
     threads_flag,
 )
-from segdeploy.cli.inputs import Options, Result, contract_in
+from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from segdeploy.deploy.data.preprocess import Preprocess
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +141,6 @@ def _running(verb: Group) -> None:
 if TYPE_CHECKING:  # importing torch takes seconds; only training needs it
     from segdeploy.training.recipe import Recipe
 
-DEVICES = ("cpu", "cuda")
-
 
 def recipe_of(options: Options) -> Recipe:
     """What the flags, or the file of ``--config``, say of a training.
@@ -186,54 +184,27 @@ def recipe_of(options: Options) -> Recipe:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Train a network."""
-    import torch
+    from segdeploy.api.train import train
+    from segdeploy.deploy.quantize.sharding import is_first_process
 
-    from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.quantize.sharding import shard_from_environment
-    from segdeploy.deploy.runtimes.registry import usable_cores
-    from segdeploy.training.loop import Settings
-    from segdeploy.training.loop import train as train_network
-
-    kind = options.device.partition(":")[0]
-    if kind not in DEVICES:
-        raise UsageError(f"--device {options.device}; expected cpu, cuda or cuda:N")
-    recipe = recipe_of(options)
-    with shard_from_environment(backend="nccl" if kind == "cuda" else "gloo") as shard:
-        torch.set_num_threads(options.threads or max(1, usable_cores() // shard.size))
-        result = train_network(
-            recipe,
-            train_set=open_set(options.data, "train"),
-            val_set=open_set(options.data, "val"),
-            preprocess=_contract(options),
-            output=options.output,
-            settings=Settings(
-                device=options.device,
-                shard=shard,
-                workers=options.workers,
-                tensorboard=options.tensorboard,
-                overwrite=options.overwrite,
-            ),
-        )
-        if not shard.is_first:
-            return 0, {}
-        log.info(
-            "%s: val IoU %.3f at epoch %d of %d",
-            result.checkpoint,
-            result.best_val_iou,
-            result.best_epoch,
-            result.epochs,
-        )
+    result = train(
+        options.data,
+        options.output,
+        recipe=recipe_of(options),
+        preprocess=options.preprocess,
+        device=options.device,
+        workers=options.workers,
+        threads=options.threads,
+        tensorboard=options.tensorboard,
+        overwrite=options.overwrite,
+    )
+    if not is_first_process():
+        return 0, {}
+    log.info(
+        "%s: val IoU %.3f at epoch %d of %d",
+        result.checkpoint,
+        result.best_val_iou,
+        result.best_epoch,
+        result.epochs,
+    )
     return 0, asdict(result)
-
-
-def _contract(options: Options) -> Preprocess:
-    """The input contract: as given, else the pretrained checkpoint's, else the published one."""
-    from segdeploy.deploy.data.preprocess import Preprocess
-
-    given = contract_in(options)
-    pretrained: Path | None = options.pretrained
-    if given is not None or pretrained is None:
-        return given or Preprocess()
-    from segdeploy.deploy.models.checkpoint import load_checkpoint
-
-    return load_checkpoint(pretrained, recurrence=options.recurrence).preprocess

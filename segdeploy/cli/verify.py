@@ -23,7 +23,7 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Say what changed; exit code 1 if anything did."""
-    from segdeploy.verify.verify import verify
+    from segdeploy.api.verify import verify
 
     found = verify(options.folder)
     for change in found.changes:

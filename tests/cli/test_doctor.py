@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
+from segdeploy.api.doctor import default_precision
 from segdeploy.benchmarks.speed.environment import ISA_FLAGS
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.cli import doctor as cli_doctor
-from segdeploy.cli.doctor import default_precision
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.isa import ARM, X86, findings
@@ -74,7 +74,7 @@ class TestDoctor:
     def test_a_default_that_is_not_fp32_is_told_with_what_is_asked_instead(
         self, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cli_doctor, "default_precision", lambda name: "bf16")
+        monkeypatch.setattr("segdeploy.api.doctor.default_precision", lambda name: "bf16")
         cli_doctor.run(argparse.Namespace(), [])
         (line,) = (r.getMessage() for r in said.records if r.getMessage().startswith("pytorch  "))
         assert line.endswith("; its own default here is bf16, this project asks for fp32")
@@ -83,7 +83,7 @@ class TestDoctor:
         self, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bare = replace(describe_environment(), isa=(), memory_bytes=None)
-        monkeypatch.setattr("segdeploy.benchmarks.speed.environment.describe", lambda: bare)
+        monkeypatch.setattr("segdeploy.api.doctor.describe_environment", lambda: bare)
         _, found = cli_doctor.run(argparse.Namespace(), [])
         assert found["instruction_sets"] == []
         assert f"{'isa':20} unknown: this system does not tell" in said.messages

@@ -168,7 +168,7 @@ class TestCommand:
                 yield item
 
         monkeypatch.setattr(
-            "segdeploy.cli.calibrate.bar", slow
+            "segdeploy.api.calibrate.bar", slow
         )  # or the work is done before a look
         model = small_onnx(tmp_path / "net.onnx")
         output = tmp_path / "net.calib.json"
