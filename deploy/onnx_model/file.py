@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.files import naming, write_atomic
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
@@ -55,6 +56,31 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, model.SerializeToString(deterministic=True))
+
+
+def copy_returning(
+    source: Path, output: Path, tensors: Mapping[str, int], *, nodes: Sequence[onnx.NodeProto] = ()
+) -> None:
+    """Write a copy of a file whose graph returns more tensors.
+
+    They are appended, because two serialised protobuf messages behind each other are read as one
+    merged message: the weights are never parsed here.
+
+    Args:
+        source: an ONNX file that ``load_model`` accepts.
+        output: where to write.
+        tensors: that the graph does not return yet, and their ONNX element types.
+        nodes: behind the graph's own, in topological order.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    values = [onnx.helper.make_tensor_value_info(*each, None) for each in tensors.items()]
+    more = onnx.ModelProto(graph=onnx.GraphProto(node=nodes, output=values))
+    with naming(output):
+        shutil.copyfile(source, output)
+        with output.open("ab") as stream:
+            stream.write(more.SerializeToString())
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from segdeploy.deploy.onnx_model.normalise import constant_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rewritten:
@@ -54,14 +56,8 @@ class GraphIndex:
     @cached_property
     def stored(self) -> Mapping[str, onnx.TensorProto]:
         """``constants``, and what the nodes of type Constant hold."""
-        held = {
-            node.output[0]: attribute.t
-            for node in self.graph.node
-            if node.op_type == "Constant"
-            for attribute in node.attribute
-            if attribute.name == "value"
-        }
-        return {**self.constants, **held}
+        held = filter(None, map(constant_of, self.graph.node))
+        return {**self.constants, **{tensor.name: tensor for tensor in held}}
 
     @cached_property
     def changing(self) -> frozenset[str]:

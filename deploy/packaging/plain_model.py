@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from segdeploy.deploy.packaging.base import PackagedModel
+from segdeploy.deploy.packaging.forms import with_batch
 from segdeploy.deploy.system.errors import InputError
 
 OPSET, IR_VERSION = 11, 6
@@ -44,8 +45,8 @@ def plain_model(source: PackagedModel, *, batch: int) -> onnx.ModelProto:
         InputError: an operator or an attribute that opset 11 lacks, or a fixed shape that is
             another one.
     """
-    model = source.model()
-    shape = source.image_shape(batch)
+    model = with_batch(source.model(), batch)
+    source.image_shape(batch)  # refuses a graph of another fixed shape
     empty_roi = "plain/no_roi"
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in UNCHANGED:
@@ -57,9 +58,7 @@ def plain_model(source: PackagedModel, *, batch: int) -> onnx.ModelProto:
             _lower_resize(node, empty_roi, str(source.artifact.path))
     if any(empty_roi in node.input for node in model.graph.node):
         model.graph.initializer.append(helper.make_tensor(empty_roi, TensorProto.FLOAT, [0], []))
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = shape[0]
-    del model.graph.value_info[:], model.opset_import[:]
+    del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -14,13 +13,12 @@ from segdeploy.calibration.collect import Accumulator, Batch, collect
 from segdeploy.calibration.collection import Collection, load_collection, save_collection
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.estimate import Method, estimate
-from segdeploy.calibration.files import naming
 from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, sum_histograms
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import load_model, require_fp32
+from segdeploy.deploy.onnx_model.file import copy_returning, load_model, require_fp32
 from segdeploy.deploy.quantize.activations import Observation, plan_observation
 from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
@@ -159,23 +157,10 @@ def _observing_session(path: Path, tensors: Iterable[str]) -> OrtSession:
 
     Each call runs on one thread: images in parallel keep processors busier than threads within
     one, and no result depends on how many there are. Planned memory for all outputs at once is
-    left out. The outputs are appended to a copy of the file, because two serialised protobuf
-    messages behind each other are read as one merged message: the weights are never parsed here.
+    left out.
     """
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
-        with naming(observed):
-            shutil.copyfile(path, observed)
-            with observed.open("ab") as stream:
-                stream.write(_more_outputs(tensors))
+        copy_returning(path, observed, dict.fromkeys(tensors, onnx.TensorProto.FLOAT))
         options = session_options(threads=1, memory_pattern=False)
         return OrtSession(observed, options, shown=path)
-
-
-def _more_outputs(tensors: Iterable[str]) -> bytes:
-    """A serialised model that consists of graph outputs alone."""
-    values = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
-    ]
-    more: bytes = onnx.ModelProto(graph=onnx.GraphProto(output=values)).SerializeToString()
-    return more

@@ -13,7 +13,7 @@ from onnx import helper
 
 from segdeploy.deploy.data.image_set import Sample
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.file import load_model, save_model
+from segdeploy.deploy.onnx_model.file import copy_returning, load_model
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.progress import ItemProgress
@@ -67,14 +67,15 @@ def channel_activity(
 
 def _with_maxima(path: Path, observed: Path) -> list[str]:
     """Write the model with the maximum of each ReLU's maps as outputs; the ReLUs' names."""
-    model = load_model(path)
-    names = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
-    for name in names:
-        model.graph.node.append(
-            helper.make_node("GlobalMaxPool", [name], [f"{name}/max"], name=f"{name}/max")
-        )
-    model.graph.output.extend(
-        helper.make_tensor_value_info(f"{name}/max", onnx.TensorProto.FLOAT, None) for name in names
+    names = [node.output[0] for node in load_model(path).graph.node if node.op_type == "Relu"]
+    largest = [f"{name}/max" for name in names]
+    copy_returning(
+        path,
+        observed,
+        dict.fromkeys(largest, onnx.TensorProto.FLOAT),
+        nodes=[
+            helper.make_node("GlobalMaxPool", [name], [new], name=new)
+            for name, new in zip(names, largest, strict=True)
+        ],
     )
-    save_model(model, observed)
     return names

@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
 from segdeploy.deploy.onnx_model.file import (
+    copy_returning,
     describe,
     load_model,
     metadata,
@@ -40,6 +42,28 @@ def test_a_saved_model_reads_back_and_leaves_no_partial_file(tmp_path: Path) -> 
     save_model(small_model(), path)
     assert load_model(path) == small_model()
     assert [found.name for found in path.parent.iterdir()] == ["net.onnx"]
+
+
+def test_a_copy_returns_more_and_is_the_model_otherwise(tmp_path: Path) -> None:
+    path, copy = tmp_path / "net.onnx", tmp_path / "copy.onnx"
+    save_model(small_model(), path)
+    before = path.read_bytes()
+    negative = helper.make_node("Neg", ["y"], ["z"], name="neg")
+    wanted = {"z": TensorProto.FLOAT, "x": TensorProto.FLOAT}
+    copy_returning(path, copy, wanted, nodes=[negative])
+    assert path.read_bytes() == before
+    changed = onnx.load(copy)  # the checker wants shapes, a runtime does not
+    found = ReferenceEvaluator(changed).run(None, {"x": np.array([[1, -4]], np.float32)})
+    for result, expected in zip(found, ([[2, -12]], [[-2, 12]], [[1, -4]]), strict=True):
+        np.testing.assert_array_equal(result, expected)
+    del changed.graph.node[1:], changed.graph.output[1:]
+    assert changed == small_model()
+
+
+def test_a_copy_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / "net.onnx")
+    with pytest.raises(OSError, match=r"missing/copy\.onnx"):
+        copy_returning(tmp_path / "net.onnx", tmp_path / "missing" / "copy.onnx", {})
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net.json", "net.onnxtxt", "net.textproto"])
