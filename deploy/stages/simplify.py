@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 
 TIME_LIMIT_S = 300.0
 
+ONNXSIM = (
+    "import runpy, sys; sys.path.remove(''); sys.modules['torch'] = None; "
+    "runpy.run_module('onnxsim', run_name='__main__', alter_sys=True)"
+)
+"""``python -m onnxsim`` that looks for nothing in the working folder, and without PyTorch: onnxsim
+imports it where it is there, for conversions that are not asked for, which takes seconds."""
+
 
 def simplify(source: Artifact, output: Path, *, time_limit_s: float = TIME_LIMIT_S) -> Artifact:
     """Constant-fold and clean the graph.
@@ -67,7 +74,7 @@ def _run_onnxsim(source: Path, time_limit_s: float) -> onnx.ModelProto:
         result = Path(folder) / "simplified.onnx"
         try:
             subprocess.run(
-                [sys.executable, "-m", "onnxsim", str(source), str(result)],
+                [sys.executable, "-c", ONNXSIM, str(source), str(result)],
                 check=True,
                 capture_output=True,
                 text=True,

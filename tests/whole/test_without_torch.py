@@ -25,6 +25,7 @@ raise ImportError("torch must not be imported here")
 VERBS = {
     "doctor": "doctor",
     "data prepare": "data prepare {raw} -o out",
+    "simplify": "simplify -m {fp32} -o out.onnx",
     "convert": "convert -m {fp32} -o out.onnx",
     "rewrite": "rewrite -m {fp32} -o out.onnx --rewrites dead-channels any-size --calib-data {set}",
     "calibrate": "calibrate -m {fp32} --calib-data {set} -o out.json --threads 1",
@@ -42,6 +43,7 @@ VERBS = {
     "report": "report {report}",
     "report on two runs": "report --compare {report} {report} -o out",
     "verify": "verify {masks}",
+    "help": "--help",
     "debug": "debug -m {fp32} --calib-data {set} --calibration {table} --target ort-x86",
 }
 
@@ -113,6 +115,32 @@ def test_torch_is_not_imported(
     wanted.unlink(missing_ok=True)
     assert who == ""
     assert found.returncode == 0, found.stderr
+
+
+START = {
+    "import segdeploy": "import segdeploy",
+    "segdeploy --help": "from segdeploy.cli.main import main\nmain(['--help'])",
+    "segdeploy run --help": "from segdeploy.cli.main import main\nmain(['run', '--help'])",
+}
+HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "scipy", "matplotlib", "jinja2", "PIL", "psutil")
+START_S = 0.3
+
+
+@pytest.mark.parametrize("code", START.values(), ids=START)
+def test_starting_imports_nothing_heavy(code: str) -> None:
+    script = (
+        "import atexit, sys, time\n"
+        f"@atexit.register\ndef say(): print([n for n in {HEAVY} if n in sys.modules], "
+        "time.process_time(), file=sys.stderr)\n" + code
+    )
+    found = []
+    for _ in range(3):  # the least is what it takes; another process may have been in the way
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        heavy, _, seconds = done.stderr.splitlines()[-1].rpartition(" ")
+        assert heavy == "[]"
+        found.append(float(seconds))
+    assert min(found) < START_S
 
 
 def test_the_stand_in_says_who_wanted_torch(run: Run, stand_in: Path, tmp_path: Path) -> None:

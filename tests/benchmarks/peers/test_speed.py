@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import worker_tasks
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -366,9 +368,10 @@ def test_a_failed_peer_is_a_reason_and_our_failure_an_error(
 def test_a_tool_that_breaks_is_a_reason(
     subject: SpeedSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers_models, "QUANTIZER", "no_such_module")
+    breaks = partial(worker_tasks.instead, partial(worker_tasks.leave, "no luck"))
+    monkeypatch.setattr(peers_models, "write", breaks)
     made = make_models(subject, tmp_path)
-    assert "no_such_module" in str(made[Model.ORT_STATIC].skipped)
+    assert made[Model.ORT_STATIC].skipped == "failed: no luck in a process of its own"
     assert made[Model.FLOAT].artifact == subject.model
     for model in (Model.OURS_ORT, Model.OURS_OPENVINO):
         ours = made[model].artifact
