@@ -43,8 +43,7 @@ def pixel_levels(preprocess: Preprocess, profile: TargetProfile) -> PixelLevels 
     Example:
         (x / 255 - 0.5) / 0.5 is 0 at level 127.5; the integer that stands for 0 is 128.
 
-        >>> from segdeploy.deploy.onnx_model.graph import GraphIndex
-    from segdeploy.deploy.targets.profiles import ORT_X86
+        >>> from segdeploy.deploy.targets.profiles import ORT_X86
         >>> levels = pixel_levels(Preprocess(), ORT_X86)
         >>> step = levels.params.scale
         >>> round(1 / float(step), 4), int(levels.params.zero_point), float(levels.shift / step)
