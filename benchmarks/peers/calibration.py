@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.peers.process import PACKAGES, Attempt, attempt
+from segdeploy.benchmarks.peers.attempt import PACKAGES, Attempt, Measurement, attempt
 from segdeploy.benchmarks.peers.ranges import Range, compare_widths
 from segdeploy.benchmarks.peers.tools import STANDARD, Job, Tool
-from segdeploy.benchmarks.peers.worker import Measurement
 from segdeploy.benchmarks.scores.accuracy import score
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table

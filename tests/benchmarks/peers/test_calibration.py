@@ -24,12 +24,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from segdeploy.benchmarks.peers import __main__ as peers
-from segdeploy.benchmarks.peers import process as peers_process
+from segdeploy.benchmarks.peers import attempt as peers_attempt
+from segdeploy.benchmarks.peers.attempt import Attempt, Measurement, attempt, unavailable
 from segdeploy.benchmarks.peers.calibration import repeated
-from segdeploy.benchmarks.peers.process import Attempt, attempt, unavailable
 from segdeploy.benchmarks.peers.ranges import activation_ranges, compare_widths
 from segdeploy.benchmarks.peers.tools import STANDARD, Job, Tool, candidates_searched, load
-from segdeploy.benchmarks.peers.worker import Measurement
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.file import set_metadata
@@ -303,7 +302,7 @@ def test_a_failed_peer_is_a_reason_and_our_failure_an_error(
     does: Callable[[], None],
     reason: str,
 ) -> None:
-    monkeypatch.setattr(peers_process, "measure", partial(worker_tasks.instead, does))
+    monkeypatch.setattr(peers_attempt, "measure", partial(worker_tasks.instead, does))
     reason += " in a process of its own"
     assert attempt(Tool.ORT_MINMAX, job(folder, tmp_path)).skipped == f"failed: {reason}"
     with pytest.raises(RunError, match=reason):
@@ -344,7 +343,7 @@ def test_figures_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_tool_brings_only_itself() -> None:
     assert callable(load(Tool.OURS))
     script = (
-        "import sys; import segdeploy.benchmarks.peers.worker; "
+        "import sys; import segdeploy.benchmarks.peers.attempt; "
         "from segdeploy.benchmarks.peers.tools import Tool, load;"
         "[load(tool) for tool in (Tool.OURS, Tool.ORT_ENTROPY, Tool.ORT_MINMAX)];"
         "sys.exit(', '.join({'torch', 'nncf', 'openvino'} & set(sys.modules)))"
