@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
-from segdeploy.deploy.system.progress import bar
+from segdeploy.deploy.system.progress import ItemProgress, bar
 from segdeploy.training.evaluate import ValidationSet, evaluate
 from segdeploy.training.files import BEST_FILE, STATE_FILE
 from segdeploy.training.folder import claim, finish, write_epoch
@@ -183,7 +182,7 @@ def _announce(settings: Settings, words: str) -> None:
         log.info("%s", words)
 
 
-def _reading(settings: Settings) -> Callable[[Iterable[Sample]], Iterable[Sample]]:
+def _reading(settings: Settings) -> ItemProgress[Sample]:
     """A bar while the images are read."""
     if settings.quiet or not settings.shard.is_first:
         return iter

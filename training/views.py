@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Preprocess
 from segdeploy.deploy.system.interruption import held_back, left_to_parent
+from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.training.augment import jitter_colour, paste_window, random_grid, sample
 from segdeploy.training.recipe import Recipe
 
@@ -64,7 +65,7 @@ class Views(Dataset[tuple[Tensor, Tensor, Tensor | None]]):
         recipe: Recipe,
         preprocess: Preprocess,
         *,
-        progress: Callable[[Iterable[Sample]], Iterable[Sample]] = iter,
+        progress: ItemProgress[Sample] = iter,
     ) -> None:
         self.samples = tuple(samples)
         self.recipe = recipe

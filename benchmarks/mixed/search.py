@@ -25,6 +25,7 @@ from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.quantize.activations import float_region
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.sensitivity.layer_errors import layer_errors
+from segdeploy.deploy.system.progress import LabelledProgress
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class MixedSearch:
     max_drop: float
     time_budget_s: float
     threads: int
-    progress: Callable[[Iterable[Any], str], Iterable[Any]]
+    progress: LabelledProgress[Any]
 
     def run(self, state: SearchState, *, started: float) -> MixedResult:
         """Search; see the module.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.checksums import sha256_of
+from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.deploy.targets.profiles import ORT_X86
 
 NAMES = {
@@ -74,7 +75,7 @@ def compare_tools(
     subject: Subject,
     tools: Sequence[Tool] = STANDARD,
     *,
-    progress: Callable[[Iterable[Tool]], Iterable[Tool]] = iter,
+    progress: ItemProgress[Tool] = iter,
 ) -> tuple[float, list[Row]]:
     """Run tools on the subject, each in a process of its own; the first is the measure of all.
 
@@ -114,7 +115,7 @@ def measure_growth(
     subject: Subject,
     counts: Sequence[int],
     *,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: ItemProgress[int] = iter,
 ) -> list[Row]:
     """Run our tool on different numbers of calibration images.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -23,6 +22,7 @@ from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import RunError, SegdeployError
+from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.deploy.system.shown_command import shown_text
 from segdeploy.deploy.system.worker_process import call_alone
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
@@ -100,7 +100,7 @@ def make_models(
     subject: SpeedSubject,
     folder: Path,
     *,
-    progress: Callable[[Iterable[Recipe | None]], Iterable[Recipe | None]] = iter,
+    progress: ItemProgress[Recipe | None] = iter,
 ) -> dict[Model, Made]:
     """Quantize with every tool, ours last.
 

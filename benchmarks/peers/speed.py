@@ -18,10 +18,9 @@ from segdeploy.benchmarks.peers.speed_rows import Lap, comparisons_of, rows_of
 from segdeploy.benchmarks.peers.timing import Setting, settings_of, time_in_turn
 from segdeploy.deploy.runtimes.base import Hint, Runtime, infer_each
 from segdeploy.deploy.system.errors import SegdeployError
-from segdeploy.deploy.system.progress import ShareProgress
+from segdeploy.deploy.system.progress import LabelledProgress, ShareProgress
 from segdeploy.deploy.system.shown_command import shown_text
 
-Bar = Callable[[Iterable[Any], str], Iterable[Any]]
 ShareBar = Callable[[str], AbstractContextManager[ShareProgress]]
 Pixels = NDArray[np.float32]
 
@@ -50,7 +49,7 @@ class Plan:
 
 
 def compare_speed(
-    subject: SpeedSubject, plan: Plan, *, bar: Bar, share_bar: ShareBar
+    subject: SpeedSubject, plan: Plan, *, bar: LabelledProgress[Any], share_bar: ShareBar
 ) -> dict[str, Any]:
     """Quantize with every tool, score every contender, time all of them in turn.
 
@@ -134,7 +133,7 @@ def _lap(
     setting: Setting,
     images: Pixels,
     plan: Plan,
-    bar: Bar,
+    bar: LabelledProgress[Any],
     share_bar: ShareBar,
 ) -> dict[str, Lap]:
     """Time everybody in turn, by name; with the setting of latency, predict all images before."""

@@ -16,6 +16,7 @@ from segdeploy.benchmarks.speed.turns import Candidate, OnFailure, Turns
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.timing import call_seconds
 from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.progress import ShareProgress
 
 __all__ = ["BenchmarkResult", "Candidate", "collector_paused", "measure"]
 
@@ -123,7 +124,7 @@ def measure(
     warmup: int,
     duration_s: float,
     min_samples: int = MIN_SAMPLES,
-    progress: Callable[[float], None] | None = None,
+    progress: ShareProgress | None = None,
     on_failure: OnFailure | None = None,
     clock: Callable[[], float] = time.perf_counter,
     rest: Callable[[float], None] = time.sleep,

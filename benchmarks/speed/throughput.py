@@ -14,6 +14,7 @@ from segdeploy.benchmarks.speed.latency import NOISY_PERCENT, collector_paused
 from segdeploy.benchmarks.speed.turns import Candidate, OnFailure, Turns
 from segdeploy.deploy.runtimes.timing import completions
 from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.progress import ShareProgress
 
 SLICE_S = 0.5
 """Longest turn of a candidate, seconds."""
@@ -86,7 +87,7 @@ def measure_throughput(
     *,
     warmup: int,
     duration_s: float,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: ShareProgress = lambda share: None,
     on_failure: OnFailure | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[ThroughputResult]:

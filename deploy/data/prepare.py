@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from segdeploy.deploy.data.prepared_files import Prepared, targets, write_image,
 from segdeploy.deploy.data.splits import require_plain_name
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import writing_folder
+from segdeploy.deploy.system.progress import ItemProgress
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def prepare_raw(
     layout: str = AUTO,
     seed: int = 0,
     ratios: Ratios | None = None,
-    progress: Callable[[Iterable[RawSample]], Iterable[RawSample]] = iter,
+    progress: ItemProgress[RawSample] = iter,
 ) -> tuple[Prepared, ...]:
     """Write ``images/``, ``masks/``, ``splits.csv`` and where the layout has them ``fov/``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -25,6 +25,7 @@ from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
+from segdeploy.deploy.system.progress import PieceProgress
 
 
 class Engine(str, Enum):
@@ -96,7 +97,7 @@ def predict(
     workers: int,
     engine: Engine = Engine.LOCAL,
     overwrite: bool = False,
-    progress: Callable[[], None] = lambda: None,
+    progress: PieceProgress = lambda: None,
 ) -> Summary:
     """Write the outputs of every image and the index of them all.
 

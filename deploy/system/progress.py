@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-from tqdm import tqdm
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -17,28 +15,35 @@ ItemProgress = Callable[[Iterable[T]], Iterable[T]]
 LabelledProgress = Callable[[Iterable[T], str], Iterable[T]]
 """The same, told what is being done."""
 
+PieceProgress = Callable[[], None]
+"""Told that one more piece of work is done."""
+
 ShareProgress = Callable[[float], None]
 """Told the share of a piece of work that is done, 0 to 1."""
 
 
-def _hidden() -> bool | None:
-    """What tqdm takes: ``None`` hides a bar where standard error is no terminal.
+def _shown(items: Iterable[T] | None, label: str, **form: Any) -> Any:
+    """Tqdm's bar, loaded when one is due: many name the types above, few show a bar.
 
-    A notebook's is none either, and shows a bar all the same.
+    It hides where standard error is no terminal. A notebook's is none, and shows a bar all the
+    same.
     """
-    return False if type(sys.stderr).__module__.startswith("ipykernel.") else None
+    from tqdm import tqdm
+
+    notebook = type(sys.stderr).__module__.startswith("ipykernel.")
+    return tqdm(items, desc=label, leave=False, disable=False if notebook else None, **form)
 
 
 def bar(items: Iterable[T], label: str, *, unit: str) -> Iterable[T]:
     """A bar with rate and remaining time over items."""
-    wrapped: Iterable[T] = tqdm(items, desc=label, unit=unit, leave=False, disable=_hidden())
+    wrapped: Iterable[T] = _shown(items, label, unit=unit)
     return wrapped
 
 
 @contextmanager
-def count_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[], None]]:
+def count_bar(label: str, *, total: int, unit: str) -> Iterator[PieceProgress]:
     """A bar for work whose every piece reports that it is done."""
-    with tqdm(total=total, desc=label, unit=unit, leave=False, disable=_hidden()) as shown:
+    with _shown(None, label, total=total, unit=unit) as shown:
 
         def report() -> None:
             shown.update()
@@ -50,7 +55,7 @@ def count_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[], Non
 def share_bar(label: str) -> Iterator[ShareProgress]:
     """A bar for work that reports the share done, 0 to 1."""
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, desc=label, leave=False, disable=_hidden(), bar_format=form) as shown:
+    with _shown(None, label, total=1.0, bar_format=form) as shown:
 
         def report(share: float) -> None:
             shown.update(share - shown.n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.training.align.onnx import OnnxValues, activations
 from segdeploy.training.align.tolerance import NOTHING, Difference, difference, finite
 
@@ -129,7 +130,7 @@ def align_layers(
     *,
     tolerance: float = DEFAULT_TOLERANCE,
     execution: Execution,
-    progress: Callable[[Iterable[Image]], Iterable[Image]] = iter,
+    progress: ItemProgress[Image] = iter,
 ) -> tuple[LayerAlignment, ...]:
     """Compare a model file in each runtime with a reference, tensor by tensor of equal name.
 
