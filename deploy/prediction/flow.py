@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,6 +20,7 @@ from segdeploy.deploy.prediction.image import Job, Outcome, Piece, Prepared, fee
 from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Runtime
 from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.look_ahead import mapped_ahead
 
 AHEAD_OF_WORKERS = 2
 """Images decoded ahead, and outputs waiting, for each worker or image of a batch."""
@@ -100,13 +101,7 @@ class Flow:
         self, pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A]
     ) -> Iterator[B]:
         """Results in the order of the items, which are taken no more than ``ahead`` early."""
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) == self.ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        return mapped_ahead(pool, work, items, ahead=self.ahead)
 
     def read(self, source: ImageSource) -> Prepared | Outcome:
         """Decode an image file and turn it into the model's input."""

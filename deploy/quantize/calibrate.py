@@ -149,7 +149,9 @@ def _collect(
         found = dict(zip(fetched, values, strict=True)) | {session.input: image}
         return Batch(names=(sample.name,), tensors={name: found[name] for name in tensors})
 
-    return collect(run_ahead(observe, progress(remaining), threads), resume=resume, on_batch=keep)
+    return collect(
+        run_ahead(observe, progress(remaining), workers=threads), resume=resume, on_batch=keep
+    )
 
 
 def _observing_session(path: Path, tensors: Iterable[str]) -> OrtSession:

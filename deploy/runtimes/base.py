@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +14,7 @@ from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.runtimes.executed import Executed, Layer
 from segdeploy.deploy.runtimes.execution import Execution, Hint
 from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.look_ahead import run_ahead
 
 __all__ = [
     "AHEAD",
@@ -147,20 +146,10 @@ def infer_threaded(
         batches: taken lazily, at most ``AHEAD * streams`` before their results.
         streams: calls at once.
 
-    Yields:
+    Returns:
         Results in the order of the batches.
     """
-    waiting: deque[Future[Results]] = deque()
-    pool = ThreadPoolExecutor(max_workers=streams, thread_name_prefix="segdeploy-stream")
-    try:
-        for feeds in batches:
-            waiting.append(pool.submit(infer, feeds))
-            if len(waiting) == AHEAD * streams:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return run_ahead(infer, batches, workers=streams, ahead=AHEAD * streams)
 
 
 def infer_each(runtime: Runtime, images: Iterable[NDArray[Any]]) -> NDArray[np.float32]:

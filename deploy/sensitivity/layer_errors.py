@@ -126,7 +126,7 @@ def _accumulated(
 ) -> Accumulated:
     """Both models whole, over all images."""
     work = [(image, ()) for image in images]
-    found = run_ahead(lambda each: networks.run(each[0]), progress(work), workers)
+    found = run_ahead(lambda each: networks.run(each[0]), progress(work), workers=workers)
     total = next(found)
     for one in found:
         total += one
@@ -138,7 +138,9 @@ def _one_by_one(
 ) -> dict[int, Effect]:
     """Each layer alone, over all images, by its position."""
     totals: dict[int, Effect] = {}
-    for effects in run_ahead(lambda each: effects_of(network.run(*each)), progress(work), workers):
+    for effects in run_ahead(
+        lambda each: effects_of(network.run(*each)), progress(work), workers=workers
+    ):
         for layer, effect in effects.items():
             totals[layer] = totals.get(layer, Effect()) + effect
     return totals
