@@ -110,32 +110,35 @@ def test_a_worker_alone_looks_nowhere_else(
     assert call_alone(os.getcwd) == str(lookalikes)
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project; in place of checkpoints stand short files, which are packed faster."""
+    folder = tmp_path_factory.mktemp("build") / "checkout"
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    for name in (*FOLDERS, "segdeploy"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
+    for name in PROJECT:
+        shutil.copy(ROOT / name, folder)
+    for path in (folder / "examples").glob("*.safetensors"):
+        path.write_bytes(b"short")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path) -> Path:
+    return built(checkout, "wheel")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, checkout: Path) -> Path:
+    """What an environment has of it."""
+    folder = checkout.parent / "installed"
+    pip("install", "--no-deps", "--no-index", "--target", str(folder), str(wheel))
+    return folder
+
+
 class TestWheel:
     """Built from a clean copy, and from the source distribution of one."""
-
-    @pytest.fixture(scope="class")
-    def checkout(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """The project; in place of checkpoints stand short files, which are packed faster."""
-        folder = tmp_path_factory.mktemp("build") / "checkout"
-        ignore = shutil.ignore_patterns("__pycache__", ".*")
-        for name in (*FOLDERS, "segdeploy"):
-            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
-        for name in PROJECT:
-            shutil.copy(ROOT / name, folder)
-        for path in (folder / "examples").glob("*.safetensors"):
-            path.write_bytes(b"short")
-        return folder
-
-    @pytest.fixture(scope="class")
-    def wheel(self, checkout: Path) -> Path:
-        return built(checkout, "wheel")
-
-    @pytest.fixture(scope="class")
-    def installed(self, wheel: Path, checkout: Path) -> Path:
-        """What an environment has of it."""
-        folder = checkout.parent / "installed"
-        pip("install", "--no-deps", "--no-index", "--target", str(folder), str(wheel))
-        return folder
 
     def test_it_holds_every_file_of_the_packages(self, checkout: Path, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())
