@@ -24,6 +24,52 @@ from segdeploy.deploy.system.interruption import Interrupted, interruptible
 from segdeploy.deploy.system.refusals import refusal
 
 log = logging.getLogger("segdeploy")
+results = logging.getLogger("segdeploy.results")
+"""What a command was asked for, in words; everything else is a note."""
+
+
+def say(message: str, *values: object) -> None:
+    """Print a result for a human reader: on standard output, whatever else is quiet.
+
+    Args:
+        message: with a ``%`` form for each value, as logging takes them.
+        values: what to fill in.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    results.info(message, *values)
+
+
+class Terminal(logging.Handler):
+    """Results on standard output, everything else on standard error.
+
+    Attributes:
+        json: standard output is for JSON; results in words go to standard error, too.
+    """
+
+    json = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line.
+
+        Raises:
+            OSError: a result cannot be written. What cannot be written to standard error is lost.
+        """
+        line = self.format(record) + "\n"
+        if record.name == results.name and not self.json:
+            write_out(line)
+            return
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+def results_beside_json() -> None:
+    """Keep standard output free for JSON."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Terminal):
+            handler.json = True
 
 
 def guarded(
@@ -43,7 +89,10 @@ def guarded(
         to_the_end: this process ends with the command.
     """
     open_standard_streams()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[Terminal()], force=True
+    )
+    results.setLevel(logging.INFO)
     for package in ("segdeploy", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
     with interruptible(to_the_end=to_the_end) as interruption, warnings.catch_warnings():
@@ -83,10 +132,19 @@ def print_json(result: object) -> None:
     Raises:
         OSError: it cannot be written; what is left of it goes nowhere.
     """
+    write_out(json.dumps(result, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def write_out(text: str) -> None:
+    """Write to standard output; letters that its encoding lacks appear as escapes.
+
+    Raises:
+        OSError: it cannot be written; what is left of it goes nowhere.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
         with naming(Path("standard output")):
-            json.dump(result, sys.stdout, indent=2, sort_keys=True, default=str)
-            sys.stdout.write("\n")
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stdout.flush()
     except OSError:
         _drop_output()
@@ -115,7 +173,8 @@ def _drop_output() -> None:
 
 
 def _say(program: str, error: SegdeployError) -> int:
-    log.error("%s: error: %s", program, error)
+    trace = error if log.isEnabledFor(logging.DEBUG) else None
+    log.error("%s: error: %s", program, error, exc_info=trace)
     return error.exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,12 +27,18 @@ def _shown(items: Iterable[T] | None, label: str, **form: Any) -> Any:
     """Tqdm's bar, loaded when one is due: many name the types above, few show a bar.
 
     It hides where standard error is no terminal. A notebook's is none, and shows a bar all the
-    same.
+    same. Where the ``segdeploy`` logger was told to be quiet, no bar is shown anywhere.
     """
     from tqdm import tqdm
 
-    notebook = type(sys.stderr).__module__.startswith("ipykernel.")
-    return tqdm(items, desc=label, leave=False, disable=False if notebook else None, **form)
+    return tqdm(items, desc=label, leave=False, disable=_hidden(), **form)
+
+
+def _hidden() -> bool | None:
+    """What tqdm takes: ``None`` hides a bar where standard error is no terminal."""
+    if logging.getLogger("segdeploy").level > logging.INFO:
+        return True
+    return False if type(sys.stderr).__module__.startswith("ipykernel.") else None
 
 
 def bar(items: Iterable[T], label: str, *, unit: str) -> Iterable[T]:

@@ -12,24 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.cli.flags import (
     RUNTIMES,
-    Group,
     checkpoint_flag,
     checkpoint_flags,
     evaluation_data,
     network_flags,
     not_negative,
     output_flag,
+    overwrite_flag,
     positive,
     positive_int,
     seed_flag,
     threads_flag,
 )
+from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled
 from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
     from segdeploy.deploy.models.checkpoint import Checkpoint
     from segdeploy.deploy.onnx_model.artifact import Artifact
+    from segdeploy.pipeline.finished import FinishedRun
     from segdeploy.training.align.compare import StepRow
     from segdeploy.training.align.dump import Step
     from segdeploy.training.align.layers import Layer, LayerAlignment
@@ -41,21 +43,17 @@ STEPS = ("inputs", "forward", "metric", "loss", "backward", "update", "training"
 DEFAULT_SAMPLES = 4
 
 
-def add_flags(verb: argparse.ArgumentParser) -> None:
+def add_flags(verb: Parser) -> None:
     """One check a word, each with its own flags."""
-    checks = verb.add_subparsers(
-        dest="check", metavar="CHECK", required=True, parser_class=argparse.ArgumentParser
-    )
+    checks = verb.add_subparsers(dest="check", metavar="CHECK", required=True, parser_class=Parser)
     for name, (help_text, check_flags, _) in _CHECKS.items():
         description = f"{help_text[0].upper()}{help_text[1:]}."
         check_flags(checks.add_parser(name, help=help_text, description=description))
 
 
-def _layers_flags(check: Group) -> None:
+def _layers_flags(check: Parser) -> None:
     checkpoint_flags(check, required=False)
-    check.add_argument(
-        "-m", "--model", type=Path, help="ONNX file to check (default: an export of -c)"
-    )
+    check.add_models("ONNX file to check (default: an export of -c)", many=False, required=False)
     check.add_argument(
         "--reference", type=Path, metavar="FILE.onnx", help="ONNX file to take as right, not -c"
     )
@@ -84,11 +82,12 @@ def _layers_flags(check: Group) -> None:
     )
 
 
-def _dump_flags(check: argparse.ArgumentParser) -> None:
+def _dump_flags(check: Parser) -> None:
     checkpoint_flag(check, required=False)
     network_flags(check)
     check.set_defaults(head=None, logits=None)  # a training has all heads
     output_flag(check, "folder to write", required=True)
+    overwrite_flag(check)
     check.add_argument(
         "--data", type=Path, help="prepared folder, its train split (default: bundled sample)"
     )
@@ -107,7 +106,7 @@ def _dump_flags(check: argparse.ArgumentParser) -> None:
     )
 
 
-def _compare_flags(check: Group) -> None:
+def _compare_flags(check: Parser) -> None:
     check.add_argument("reference", type=Path, metavar="REFERENCE", help="dump to take as right")
     check.add_argument("candidate", type=Path, metavar="CANDIDATE", help="dump of another")
     check.add_argument(
@@ -121,7 +120,7 @@ def _compare_flags(check: Group) -> None:
     )
 
 
-def _curves_flags(check: Group) -> None:
+def _curves_flags(check: Parser) -> None:
     check.add_argument(
         "reference", type=Path, metavar="REFERENCE", help="history.csv to take as right"
     )
@@ -135,6 +134,7 @@ def _curves_flags(check: Group) -> None:
     check.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="draw both curves, .png or .svg"
     )
+    overwrite_flag(check, "the picture of --plot")
     check.add_argument(
         "--max-relative", type=not_negative, help="mean relative error that passes (default: 0.05)"
     )
@@ -153,6 +153,11 @@ def tolerance(text: str) -> tuple[str, float]:
             f"{text!r} is not STEP=NUMBER, with a step of {', '.join(STEPS)}"
         )
     return step, not_negative(number)
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """A run's export, which a checkpoint is compared with."""
+    return [run.reference]
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
@@ -368,9 +373,7 @@ def _layer_line(layer: Layer) -> str:
     )
 
 
-_CHECKS: dict[
-    str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Options], Result]]
-] = {
+_CHECKS: dict[str, tuple[str, Callable[[Parser], None], Callable[[Options], Result]]] = {
     "layers": (
         "compare PyTorch with runtimes, or two ONNX files, layer by layer",
         _layers_flags,

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.cli.flags import (
-    Group,
     checkpoint_details,
     end_to_end_flags,
     evaluation_data,
-    models_flag,
     runtime_flag,
     sweep_flags,
     time_limit_flag,
     timing_flags,
 )
+from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.system.errors import RunError, UsageError
@@ -32,13 +31,14 @@ if TYPE_CHECKING:
     from segdeploy.benchmarks.speed.sweep import Sweep
     from segdeploy.deploy.data.preprocess import Preprocess
     from segdeploy.deploy.runtimes.execution import Hint
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """Models, and how they are timed."""
-    models_flag(verb)
+    verb.add_models("ONNX files", many=True)
     verb.add_argument("--reference", type=Path, help="checkpoint to time in PyTorch eager as 1x")
     checkpoint_details(verb)
     evaluation_data(verb)
@@ -51,6 +51,11 @@ def add_flags(verb: Group) -> None:
 
 IMAGES = 8
 """Images of the data that calls are timed on."""
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """What a run compared."""
+    return list(run.candidates)
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:

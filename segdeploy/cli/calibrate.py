@@ -5,25 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
-    Group,
-    calibration_data,
+    calibration_alone,
     method_flag,
-    model_flag,
     output_flag,
+    overwrite_flag,
     threads_flag,
 )
-from segdeploy.cli.inputs import Options, Result, calibration_in, may_replace
+from segdeploy.cli.grammar import Parser
+from segdeploy.cli.inputs import Options, Result, calibration_in
+
+if TYPE_CHECKING:
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """A model, and where its ranges come from."""
-    model_flag(verb)
+    verb.add_models("the fp32 ONNX file", many=False)
     output_flag(verb, "calibration table to write (JSON)", required=True)
-    calibration_data(verb)
+    overwrite_flag(verb)
+    calibration_alone(verb)
     method_flag(verb)
     verb.add_argument(
         "--export",
@@ -42,6 +47,11 @@ def add_flags(verb: Group) -> None:
     threads_flag(verb)
 
 
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """The model that a run calibrated."""
+    return [run.calibrated]
+
+
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Find every range, or take them from another tool's file; under torchrun, in shards."""
     from segdeploy.api.calibrate import calibrate, written_files
@@ -55,7 +65,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         out=options.output,
         export=options.export or (),
         threads=options.threads,
-        overwrite=may_replace(options),
+        overwrite=options.overwrite,
     )
     if not is_first_process():
         return 0, {}

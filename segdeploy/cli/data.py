@@ -11,6 +11,7 @@ from segdeploy.cli.flags import (
     Group,
     count,
     output_flag,
+    overwrite_flag,
 )
 from segdeploy.cli.inputs import Options, Result
 
@@ -32,6 +33,7 @@ def add_flags(verb: Group) -> None:
         "folder to write images/, masks/, splits.csv and, for DRIVE, fov/ to",
         required=True,
     )
+    overwrite_flag(verb, "the set that the folder holds")
     verb.add_argument("--seed", type=count, default=0, help="of the split (default: 0)")
     verb.add_argument(
         "--ratios",

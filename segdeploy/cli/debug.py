@@ -8,7 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from segdeploy.cli.flags import TARGETS, Group, output_flag, positive_int, seed_flag, threads_flag
+from segdeploy.cli.flags import (
+    TARGETS,
+    calibration_alone,
+    output_flag,
+    overwrite_flag,
+    threads_flag,
+)
+from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, output_file
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.system.errors import UsageError
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from segdeploy.deploy.data.image_set import SegmentationSet
     from segdeploy.deploy.onnx_model.artifact import Artifact
     from segdeploy.deploy.sensitivity.layer_errors import LayerError
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +33,12 @@ log = logging.getLogger(__name__)
 DEFAULT_SAMPLES = 16
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """Everything ``segdeploy debug`` takes."""
-    verb.add_argument(
-        "-m",
-        "--model",
-        type=Path,
-        required=True,
-        help="float ONNX file that was calibrated, with --calibration; or an int8 file in QDQ "
-        "form, with --reference",
+    verb.add_models(
+        "the float ONNX file that was calibrated, with --calibration; an int8 file in QDQ form, "
+        "with --reference",
+        many=False,
     )
     verb.add_argument(
         "--calibration", type=Path, metavar="FILE.json", help="table from `calibrate`"
@@ -52,22 +57,25 @@ def add_flags(verb: Group) -> None:
         metavar="LAYER",
         help="with --calibration: layers that stay in float",
     )
-    verb.add_argument(
-        "--calib-data", type=Path, help="prepared folder, its train split (default: bundled sample)"
-    )
-    verb.add_argument(
-        "--num-samples",
-        type=positive_int,
-        help=f"images, drawn by seed (default: {DEFAULT_SAMPLES}, or all where there are fewer)",
-    )
-    seed_flag(verb)
+    calibration_alone(verb, count_help=f"default: {DEFAULT_SAMPLES}, or all where there are fewer")
     threads_flag(verb)
     output_flag(verb, "JSON file to write, histograms and all")
+    overwrite_flag(verb)
 
 
 T = TypeVar("T")
 
 DEFAULT_TARGET = "ort-x86"
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """A run's int8 model: beside --reference its file, else what it was made from."""
+    if options.reference:
+        return [run.int8(target) for target in run.targets[:1]] or [run.calibrated]
+    options.calibration = options.calibration or run.table
+    options.target = options.target or next(iter(run.targets), DEFAULT_TARGET)
+    options.exclude = options.exclude or list(run.exclude)
+    return [run.calibrated]
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:

@@ -9,8 +9,9 @@ from segdeploy.cli.flags import (
     Group,
     checkpoint_flags,
     output_flag,
+    overwrite_flag,
 )
-from segdeploy.cli.inputs import Options, Result, checkpoint_of, may_replace, wrote
+from segdeploy.cli.inputs import Options, Result, checkpoint_of, wrote
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ def add_flags(verb: Group) -> None:
     """A checkpoint, and what its keys cannot tell."""
     checkpoint_flags(verb)
     output_flag(verb, "ONNX file to write", required=True)
+    overwrite_flag(verb)
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
@@ -26,4 +28,4 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     from segdeploy.api.export import export
 
     checkpoint = checkpoint_of(options, options.checkpoint)
-    return wrote(export(checkpoint, options.output, overwrite=may_replace(options)))
+    return wrote(export(checkpoint, options.output, overwrite=options.overwrite))

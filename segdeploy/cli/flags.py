@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from segdeploy.cli.grammar import Parser
 from segdeploy.deploy.system.flag_values import count as count
 from segdeploy.deploy.system.flag_values import memory_size
 from segdeploy.deploy.system.flag_values import not_negative as not_negative
@@ -22,6 +23,9 @@ REWRITES = (
     "image-interface",
     "any-size",
 )
+INTERFACES = ("image-interface", "any-size")
+"""Rewrites that change how a model is called, and take one of any precision."""
+
 HINTS = ("latency", "throughput")
 LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive")
 TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")
@@ -75,18 +79,6 @@ def network_flags(verb: Group) -> None:
     )
 
 
-def model_flag(verb: Group) -> None:
-    """One ONNX file."""
-    verb.add_argument("-m", "--model", type=Path, required=True, help="ONNX file")
-
-
-def models_flag(verb: Group, *, required: bool = True) -> None:
-    """Several ONNX files."""
-    verb.add_argument(
-        "-m", "--model", type=Path, nargs="+", required=required, default=(), help="ONNX files"
-    )
-
-
 def output_flag(
     verb: Group, help_text: str, *, required: bool = False, default: Path | None = None
 ) -> None:
@@ -96,26 +88,50 @@ def output_flag(
     )
 
 
+def overwrite_flag(verb: Group, what: str = "what is there under the name of -o") -> None:
+    """Leave to replace something."""
+    verb.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+# Prepared folders mean one thing everywhere. Calibration, and whatever else looks at values inside
+# a network, takes the train split of --calib-data; without it that of --data; without both the
+# bundled sample's. What is reported is of the test split of --data, else of the bundled sample.
+# Training takes the train and val splits of --data, and so does the short training of `align dump`.
+
+
 def evaluation_data(verb: Group) -> None:
     """Images to report on."""
     verb.add_argument(
-        "--data", type=Path, help="prepared folder, its test split (default: bundled sample)"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="prepared folder, its test split (default: bundled sample)",
     )
 
 
-def calibration_data(verb: Group, *, required: bool = True) -> None:
+def calibration_data(verb: Group, *, count_help: str = "default: all") -> None:
     """Images to calibrate on."""
     verb.add_argument(
         "--calib-data",
         type=Path,
-        help="prepared folder, its train split (default: "
-        + ("bundled sample)" if required else "that of --data)"),
+        metavar="FOLDER",
+        help="prepared folder, its train split (default: that of --data, else bundled sample)",
     )
     verb.add_argument(
-        "--num-samples", type=positive_int, help="calibration images, drawn by seed (default: all)"
+        "--num-samples",
+        type=positive_int,
+        help=f"calibration images, drawn by seed ({count_help})",
     )
-    if required:
-        seed_flag(verb)
+
+
+def calibration_alone(verb: Parser, *, count_help: str = "default: all") -> None:
+    """Images to calibrate on, for a verb that reports on none."""
+    calibration_data(verb, count_help=count_help)
+    verb.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="prepared folder, where --calib-data is none"
+    )
+    verb.stand_in("calib_data", for_it="data")
+    seed_flag(verb)
 
 
 def method_flag(verb: Group) -> None:
@@ -198,6 +214,7 @@ def end_to_end_flags(verb: Group) -> None:
         help="measure this, and not the calls alone, on a folder of images of any size",
     )
     output_flag(group, "folder for masks of the images' size (default: they are thrown away)")
+    overwrite_flag(group, "masks that the folder holds")
 
 
 def threads_flag(verb: Group) -> None:

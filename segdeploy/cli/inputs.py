@@ -65,11 +65,6 @@ def calibration_in(options: Options) -> Data:
     return Data(options.calib_data, num_samples=options.num_samples, seed=options.seed)
 
 
-def may_replace(options: Options) -> bool:
-    """Whether a file that is there may be replaced."""
-    return bool(vars(options).get("overwrite", True))
-
-
 def given_or_bundled(options: Options) -> Checkpoint:
     """The checkpoint of ``-c``; without one the bundled checkpoint of ``--arch``, or UNet++."""
     arch = options.arch or "unet_plus_plus"

@@ -1,19 +1,20 @@
 """The ``segdeploy`` command: parse, run one verb, print, exit.
 
 Exit codes: 0 done; 1 the gate failed; 2 usage; 3 an input could not be loaded or compiled;
-4 it failed while running; 128 + n ended by signal n. JSON goes to standard output, everything
-else to standard error.
+4 it failed while running; 128 + n ended by signal n. Results go to standard output, in words or as
+JSON; progress and notes to standard error.
 """
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
 
-from segdeploy.cli.config import with_config
+from segdeploy.cli.config import take_config
 from segdeploy.cli.parser import build_parser, run_verb
-from segdeploy.deploy.system.command import guarded, print_json
+from segdeploy.deploy.system.command import guarded, print_json, results_beside_json
 
 OVERWRITE = "--overwrite"
 
@@ -34,7 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         parser = build_parser()
-        options = parser.parse_args(with_config(arguments, parser))
+        words = _without_help(arguments)
+        take_config(words, parser)
+        options = parser.parse_args(words)
+        if options.quiet or options.verbose:
+            logging.getLogger("segdeploy").setLevel(
+                logging.WARNING if options.quiet else logging.DEBUG
+            )
+        if options.format == "json":
+            results_beside_json()
         # What a verb needs is imported when it runs: `segdeploy -h` must not wait for torch.
         from segdeploy.deploy.system.memory_limit import memory_limited, working_on
 
@@ -51,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return shlex.join(["segdeploy", *(w for w in arguments if not begun or w != OVERWRITE)])
 
     return guarded("segdeploy", run, again=again, to_the_end=argv is None)
+
+
+def _without_help(arguments: Sequence[str]) -> list[str]:
+    """``help VERB`` is ``VERB -h``."""
+    if arguments[:1] == ["help"]:
+        return [*arguments[1:], "-h"]
+    return list(arguments)
 
 
 if __name__ == "__main__":

@@ -10,27 +10,30 @@ from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
     METHODS,
-    Group,
     exclude_flag,
-    models_flag,
     output_flag,
+    overwrite_flag,
     positive_int,
     seed_flag,
 )
+from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, calibration_in
 from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
 
 PACKAGE_TARGETS = ("ascend", "onnx", "openvino", "tensorrt", "triton", "vacc")
+OWN_INT8 = ("onnx", "openvino", "tensorrt", "triton")
+"""Toolchains that take our int8 models."""
+
 PREPROCESSING = ("outside", "inside", "both")
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """Everything ``segdeploy package`` takes."""
     verb.add_argument(
         "--target",
@@ -38,7 +41,7 @@ def add_flags(verb: Group) -> None:
         required=True,
         help="toolchain to hand the models to",
     )
-    models_flag(verb)
+    verb.add_models("ONNX files", many=True)
     output_flag(verb, "folder to write; refused where it exists")
     verb.add_argument(
         "--check",
@@ -46,10 +49,11 @@ def add_flags(verb: Group) -> None:
         help="write nothing: say which nodes of any ONNX files the toolchain would refuse, by what "
         "rule, and how to mend them (tensorrt); exit code 1 if it refuses one",
     )
-    verb.add_argument("--overwrite", action="store_true", help="replace the package that is there")
+    overwrite_flag(verb, "the package that is there")
     verb.add_argument(
         "--calib-data",
         type=Path,
+        metavar="FOLDER",
         help="prepared folder; the package holds images of its train split to calibrate on",
     )
     verb.add_argument(
@@ -57,7 +61,10 @@ def add_flags(verb: Group) -> None:
     )
     seed_flag(verb)
     verb.add_argument(
-        "--data", type=Path, help="prepared folder; the package holds its test split to report on"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="prepared folder; the package holds its test split to report on",
     )
     verb.add_argument(
         "--calibration",
@@ -88,6 +95,22 @@ def add_flags(verb: Group) -> None:
         "onnx, openvino and triton (default: both)",
     )
     exclude_flag(verb)
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """The models of a run that a toolchain takes, and the table where it takes one."""
+    made = {
+        "openvino": ["openvino-cpu"],
+        "tensorrt": ["tensorrt"],
+        "onnx": [target for target in run.targets if target.startswith("ort-")],
+        "triton": [target for target in run.targets if target != "tensorrt"],
+    }.get(options.target, [])
+    int8 = [run.int8(target) for target in made if target in run.targets]
+    if options.target == "tensorrt" and not options.check:
+        options.calibration = options.calibration or run.table
+        options.exclude = options.exclude or ([] if int8 else list(run.exclude))
+    # Tools that quantize by themselves get the graph as it was exported.
+    return [run.calibrated if options.target in OWN_INT8 else run.model("simplified"), *int8]
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:

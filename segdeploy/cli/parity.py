@@ -13,12 +13,12 @@ from segdeploy.cli.flags import (
     checkpoint_details,
     evaluation_data,
     max_drop_flag,
-    models_flag,
     runtime_flag,
     seed_flag,
     threads_flag,
     time_limit_flag,
 )
+from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from segdeploy.deploy.data.preprocess import Preprocess
     from segdeploy.deploy.onnx_model.artifact import Artifact
     from segdeploy.deploy.runtimes.base import Execution, Runtime
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,13 @@ log = logging.getLogger(__name__)
 VALUES = ("probability", "logits")
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """Models, outputs that devices returned, and what both are compared with."""
-    models_flag(verb, required=False)
-    verb.add_argument(
-        "--reference", type=Path, required=True, help="checkpoint or ONNX file to compare with"
+    verb.add_models("ONNX files", many=True, required=False)
+    verb.add_needed(
+        "--reference",
+        type=Path,
+        help="checkpoint or ONNX file to compare with (default for a finished run: its export)",
     )
     checkpoint_details(verb)
     evaluation_data(verb)
@@ -86,6 +89,12 @@ def _prediction_flags(verb: Group) -> None:
 
 WORST = 3
 """Images that the text names for each candidate; JSON has more."""
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """What a run compared, with its export as the reference."""
+    options.reference = options.reference or run.reference
+    return list(run.candidates)
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:

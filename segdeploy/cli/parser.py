@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,8 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from segdeploy.cli.flags import max_memory_flag
+from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy import __version__
+
+SHELLS = ("bash", "zsh", "tcsh")
+PATH_WORDS = ("images",)
+"""Destinations of words that are paths, and are no ``Path``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +145,22 @@ VERBS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line; the flags of a verb are read from its module once it is named."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="segdeploy",
         description="Take a trained R2U-Net or UNet++ to the device: ONNX, fp16, KL-calibrated "
         "int8, and proof of what was kept and gained.",
-        epilog="Start with `segdeploy run`: the whole job on the bundled checkpoint and images.",
+        epilog="Start with `segdeploy run`: the whole job on the bundled checkpoint and images. "
+        "`segdeploy help VERB` shows the flags of a verb.",
     )
     parser.add_argument("--version", action="version", version=f"segdeploy {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        help="write the completion script of a shell: segdeploy --print-completion bash",
+    )
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", required=True, parser_class=VerbParser
     )
@@ -168,8 +181,30 @@ def run_verb(options: Options, arguments: Sequence[str]) -> Result:
         options: what ``build_parser`` made of the command line.
         arguments: the command line itself.
     """
-    code, result = module_of(options.verb).run(options, arguments)
+    module = module_of(options.verb)
+    if getattr(options, "model", None):
+        _open_runs(options, module)
+    code, result = module.run(options, arguments)
     return code, result
+
+
+def _open_runs(options: Options, module: ModuleType) -> None:
+    """Put the files of a finished run, those the verb takes, in the place of its folder.
+
+    Raises:
+        InputError: a folder that is no finished run.
+    """
+    many = isinstance(options.model, list)
+    given: list[Path] = options.model if many else [options.model]
+    if not any(path.is_dir() for path in given):
+        return
+    from segdeploy.pipeline.finished import FinishedRun
+
+    files: list[Path] = []
+    for path in given:
+        taken = module.from_run(options, FinishedRun.open(path)) if path.is_dir() else [path]
+        files += taken
+    options.model = files if many else files[0]
 
 
 def subparsers_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -182,7 +217,35 @@ def subparsers_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Argumen
     return {}
 
 
-class VerbParser(argparse.ArgumentParser):
+class PrintCompletion(argparse.Action):
+    """Write the script that completes verbs, flags and files in a shell, and exit."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """As argparse calls it."""
+        import shtab
+
+        _complete_files(parser, shtab.FILE)
+        sys.stdout.write(shtab.complete(parser, shell=values, root_prefix="segdeploy"))
+        parser.exit()
+
+
+def _complete_files(parser: argparse.ArgumentParser, files: Mapping[str, object]) -> None:
+    """Complete every path of a parser, and of those below it, with names of files."""
+    below = subparsers_of(parser)
+    for leaf in below.values():
+        _complete_files(leaf, files)
+    for action in parser._actions:
+        if action.type is Path or action.dest in PATH_WORDS:
+            action.complete = files  # type: ignore[attr-defined]  # as shtab reads it
+
+
+class VerbParser(Parser):
     """The parser of a verb. It gets its flags when it is first used."""
 
     def __init__(self, *, verb: str, **given: Any) -> None:
@@ -202,16 +265,30 @@ class VerbParser(argparse.ArgumentParser):
             return
         self._complete = True
         module_of(self._verb).add_flags(self)
-        for leaf in subparsers_of(self).values() or (self,):
+        for leaf in self.leaves():
             common = leaf.add_argument_group("output and configuration")
             common.add_argument(
-                "--format", choices=("text", "json"), default="text", help="json: results on stdout"
+                "--format",
+                choices=("text", "json"),
+                default="text",
+                help="json: the result as JSON on stdout, all else on stderr",
             )
             if VERBS[self._verb].limited:
                 max_memory_flag(common)
             common.add_argument(
                 "--config", type=Path, metavar="FILE.yaml", help="flags from a file"
             )
+            loudness = common.add_mutually_exclusive_group()
+            loudness.add_argument(
+                "-q", "--quiet", action="store_true", help="results, warnings and errors only"
+            )
+            loudness.add_argument(
+                "-v", "--verbose", action="store_true", help="say more, with tracebacks of errors"
+            )
+
+    def leaves(self) -> tuple[argparse.ArgumentParser, ...]:
+        """The parsers of its checks or actions; itself where it has none."""
+        return tuple(subparsers_of(self).values()) or (self,)
 
     def parse_known_args(  # type: ignore[override]  # argparse's overloads
         self, args: Sequence[str] | None = None, namespace: Any = None

@@ -14,14 +14,17 @@ from segdeploy.cli.flags import (
     checkpoint_details,
     count,
     output_flag,
+    overwrite_flag,
     positive,
     positive_int,
     threads_flag,
 )
+from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, model_of
 
 if TYPE_CHECKING:
     from segdeploy.deploy.prediction.run import Summary
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +35,17 @@ WRITES = ("mask", "probability", "probability-npy", "overlay", "labels")
 ENGINES = ("local", "ray")
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """Everything ``segdeploy predict`` takes."""
-    verb.add_argument("model", type=Path, metavar="MODEL", help="ONNX file or checkpoint")
+    verb.add_models("ONNX file or checkpoint, the first word", many=False, before="images")
     verb.add_argument(
         "images",
         nargs="+",
         metavar="IMAGES",
-        help="image files; folders, with all folders in them; patterns in quotes ('plate*/**/*.tif'"
-        "); @FILE, a list with a path a line. Folders and patterns keep their structure in the "
-        "output. Pixels are taken as stored: EXIF turns nothing",
+        help="the model, unless -m names it, then images: files; folders, with all folders in "
+        "them; patterns in quotes ('plate*/**/*.tif'); @FILE, a list with a path a line. Folders "
+        "and patterns keep their structure in the output. Pixels are taken as stored: EXIF turns "
+        "nothing",
     )
     output_flag(
         verb,
@@ -57,11 +61,10 @@ def add_flags(verb: Group) -> None:
         "probability-npy: float32; overlay: foreground tinted; labels: 16-bit PNG, one number for "
         "each 8-connected object (default: mask)",
     )
-    verb.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="do every image again; without it, what is done stays done while model, settings and "
-        "image are the same",
+    overwrite_flag(
+        verb,
+        "every mask; without it, what is done stays done while model, settings and image are the "
+        "same",
     )
     _fit_flags(verb.add_argument_group("images of any size"))
     _running_flags(verb.add_argument_group("running"))
@@ -128,6 +131,12 @@ def _running_flags(group: Group) -> None:
         help="ray: the cluster in RAY_ADDRESS, else a new one here; --threads is that of one "
         "process (default 1); needs pip install 'segdeploy[ray]' (default: local)",
     )
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """The file that a run recommends, in the runtime it was fastest in."""
+    options.runtime = options.runtime or run.recommended_runtime.value
+    return [run.recommended]
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
     TARGETS,
-    Group,
     checkpoint_details,
     exclude_flag,
-    model_flag,
     not_negative,
     output_flag,
+    overwrite_flag,
     seed_flag,
     threads_flag,
 )
-from segdeploy.cli.inputs import GATE_FAILED, Options, Result, may_replace, model_of, wrote
+from segdeploy.cli.grammar import Parser
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, model_of, wrote
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    pass
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,17 @@ UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 DEFAULT_TIME_BUDGET = "10m"
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """Everything ``segdeploy quantize`` takes."""
-    model_flag(verb)
+    verb.add_models("the fp32 ONNX file that was calibrated", many=False)
     output_flag(verb, "ONNX file to write", required=True)
-    verb.add_argument("--calibration", type=Path, required=True, help="table from `calibrate`")
+    overwrite_flag(verb, "the file of -o; without it a search goes on")
+    verb.add_needed(
+        "--calibration",
+        type=Path,
+        metavar="TABLE",
+        help="table from `calibrate` (default for a finished run: its own)",
+    )
     verb.add_argument(
         "--target",
         choices=TARGETS,
@@ -84,6 +90,15 @@ def duration(text: str) -> float:
     return float(found[1]) * UNITS_S[found[2]]
 
 
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """The model that a run calibrated, with its table and the layers it kept in float."""
+    options.calibration = options.calibration or run.table
+    options.exclude = options.exclude or list(run.exclude)
+    if options.max_drop is not None:
+        options.reference = options.reference or run.reference
+    return [run.calibrated]
+
+
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
     if _wants_search(options):
@@ -97,7 +112,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
             target=options.target,
             exclude=options.exclude,
             out=options.output,
-            overwrite=may_replace(options),
+            overwrite=options.overwrite,
         )
     )
 
@@ -141,7 +156,7 @@ def _mixed(options: Options) -> Result:
         time_budget_s=options.time_budget or duration(DEFAULT_TIME_BUDGET),
         seed=options.seed,
         threads=options.threads,
-        overwrite=may_replace(options),
+        overwrite=options.overwrite,
     )
     path, size = found.artifact.path, found.artifact.path.stat().st_size
     log.info("%s: int8 with %d layers in float, %.1f MB", path, len(found.layers), size / 1e6)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segdeploy.cli.flags import Group, output_flag
+from segdeploy.cli.flags import Group, output_flag, overwrite_flag
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import writing_folder
@@ -33,6 +33,7 @@ def add_flags(verb: Group) -> None:
         "changed in accuracy, speed, size and around them",
     )
     output_flag(verb, "with --compare: folder to write (default: segdeploy-compare)", default=None)
+    overwrite_flag(verb, "with --compare: the comparison in that folder")
 
 
 COMPARED = Path("segdeploy-compare")

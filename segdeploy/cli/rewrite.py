@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
+    INTERFACES,
     REWRITES,
-    Group,
-    calibration_data,
-    model_flag,
+    calibration_alone,
     output_flag,
+    overwrite_flag,
     threads_flag,
 )
-from segdeploy.cli.inputs import Options, Result, calibration_in, may_replace, wrote
+from segdeploy.cli.grammar import Parser
+from segdeploy.cli.inputs import Options, Result, calibration_in, wrote
+
+if TYPE_CHECKING:
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """A model, the rewrites, and the images that show silent channels."""
-    model_flag(verb)
+    verb.add_models("the ONNX file", many=False)
     output_flag(verb, "ONNX file to write", required=True)
+    overwrite_flag(verb)
     verb.add_argument(
         "--rewrites",
         choices=REWRITES,
@@ -32,8 +39,14 @@ def add_flags(verb: Group) -> None:
         "the images; image-interface: 8-bit image in, mask out; any-size: height and width free, "
         "for predict --fit pad; both of any precision)",
     )
-    calibration_data(verb)
+    calibration_alone(verb)
     threads_flag(verb)
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """A run's simplified model; for another interface, the file that it recommends."""
+    interfaces_alone = options.rewrites and set(options.rewrites) <= set(INTERFACES)
+    return [run.recommended if interfaces_alone else run.model("simplified")]
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
@@ -48,6 +61,6 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
             rewrites=options.rewrites or LESS_WORK,
             out=options.output,
             threads=options.threads,
-            overwrite=may_replace(options),
+            overwrite=options.overwrite,
         )
     )

@@ -17,6 +17,7 @@ from segdeploy.cli.flags import (
     max_drop_flag,
     method_flag,
     output_flag,
+    overwrite_flag,
     positive_int,
     runtime_flag,
     seed_flag,
@@ -37,7 +38,7 @@ def add_flags(verb: Group) -> None:
     checkpoint_flags(verb, required=False)
     output_flag(verb, "folder to write (default: segdeploy-out)", default=Path("segdeploy-out"))
     evaluation_data(verb)
-    calibration_data(verb, required=False)
+    calibration_data(verb)
     method_flag(verb)
     verb.add_argument(
         "--target",
@@ -54,7 +55,7 @@ def add_flags(verb: Group) -> None:
     threads_flag(verb)
     time_limit_flag(verb)
     seed_flag(verb)
-    verb.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
+    overwrite_flag(verb, "what the folder holds; without it a run goes on")
 
 
 def run(options: Options, arguments: Sequence[str]) -> Result:

@@ -13,6 +13,7 @@ from segdeploy.cli.flags import (
     Group,
     count,
     output_flag,
+    overwrite_flag,
     positive,
     positive_int,
     seed_flag,
@@ -131,9 +132,7 @@ def _running(verb: Group) -> None:
         action="store_true",
         help="also write TensorBoard events (segdeploy[plots])",
     )
-    verb.add_argument(
-        "--overwrite", action="store_true", help="start over; without it a training goes on"
-    )
+    overwrite_flag(verb, "a training that is there; without it it goes on")
     seed_flag(verb)
     threads_flag(verb)
 

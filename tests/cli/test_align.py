@@ -45,7 +45,7 @@ def test_the_steps_are_those_of_a_dump() -> None:
         ("dump --num-samples 3 -o x", "unrecognized arguments: --num-samples 3"),
         ("dump --no-logits -o x", "unrecognized arguments: --no-logits"),
         ("compare a", "the following arguments are required: CANDIDATE"),
-        ("layers a b", "unrecognized arguments: a b"),
+        ("layers a b", "one model, not 2: a b"),
         ("dump", "the following arguments are required: -o/--output"),
         ("layers --tolerance forward=1", "'forward=1' is not a number"),
         ("compare a b --tolerance 1", "'1' is not STEP=NUMBER, with a step of inputs, forward"),

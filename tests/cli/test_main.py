@@ -20,7 +20,7 @@ from PIL import Image
 from segdeploy.calibration.estimate import Method
 from segdeploy.cli import flags as cli_flags
 from segdeploy.cli import train as cli_train
-from segdeploy.cli.config import with_config
+from segdeploy.cli.config import take_config
 from segdeploy.cli.main import main
 from segdeploy.cli.parser import build_parser, module_of, verbs
 from segdeploy.deploy.data import bundled
@@ -377,7 +377,7 @@ class TestExitCodes:
 
 MISTAKES = {
     "no verb": ("", 2, "required: VERB"),
-    "unknown verb": ("deploy", 2, "invalid choice: 'deploy'"),
+    "unknown verb": ("deploy", 2, "'deploy' is no verb; choose from doctor, data"),
     "unknown flag": ("doctor --fast", 2, "unrecognized arguments: --fast"),
     "no output": ("export -c {files}/unet.safetensors", 2, "-o/--output"),
     "no number": ("train --data d -o o --epochs many", 2, "'many' is not a whole number"),
@@ -430,7 +430,7 @@ MISTAKES = {
         "would replace its own input",
     ),
     "missing model": ("simplify -m no.onnx -o {tmp}/n.onnx", 3, "model no.onnx does not exist"),
-    "folder as model": ("simplify -m {files} -o {tmp}/n.onnx", 3, "model {files} is a folder"),
+    "folder as model": ("simplify -m {files} -o {tmp}/n.onnx", 3, "{files} holds no finished run"),
     "text as model": (
         "simplify -m {tmp}/notes.txt -o {tmp}/n.onnx",
         3,
@@ -553,7 +553,8 @@ class TestConfig:
 
     def parse(self, *arguments: object) -> dict[str, object]:
         parser = build_parser()
-        words = with_config([str(argument) for argument in arguments], parser)
+        words = [str(argument) for argument in arguments]
+        take_config(words, parser)
         return vars(parser.parse_args(words))
 
     def test_every_kind_of_flag_can_stand_in_the_file(self, write: Callable[[str], Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import logging
@@ -17,6 +16,7 @@ from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.cli import parity as cli_parity
 from segdeploy.cli.inputs import GATE_FAILED
 from segdeploy.cli.parity import VALUES
+from segdeploy.cli.parser import build_parser
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
@@ -71,12 +71,9 @@ def run(model: Path, image_set: Path, caplog: pytest.LogCaptureFixture) -> Run:
     part = schema["properties"]["parity"] | {"$defs": schema["$defs"]}
 
     def call(*words: object, reference: object = model) -> tuple[int, dict[str, Any]]:
-        parser = argparse.ArgumentParser(prog="segdeploy parity")
-        cli_parity.add_flags(parser)
         common = ("--reference", reference, "--data", image_set, "--threads", 1)
-        code, section = cli_parity.run(
-            parser.parse_args([str(word) for word in (*words, *common)]), []
-        )
+        words = ("parity", *words, *common)
+        code, section = cli_parity.run(build_parser().parse_args([*map(str, words)]), [])
         jsonschema.validate(json.loads(json.dumps(section, allow_nan=False)), part)
         return code, section
 

@@ -41,7 +41,7 @@ from segdeploy.calibration.exchange import (
 )
 from segdeploy.calibration.files import read_text
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.cli.config import with_config
+from segdeploy.cli.config import take_config
 from segdeploy.cli.parser import build_parser
 from segdeploy.cli.train import recipe_of
 from segdeploy.deploy.data.prepared_files import Prepared, write_splits
@@ -171,16 +171,12 @@ def splits(data: bytes) -> None:
         assert read_splits(path) == found
 
 
-@functools.cache
-def parser() -> Any:
-    return build_parser()
-
-
 def flags(verb: str, path: Path) -> Any:
-    words = with_config([*verb.split(), "--config", str(path)], parser())
+    parser, words = build_parser(), [*verb.split(), "--config", str(path)]
+    take_config(words, parser)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return parser().parse_args(words)
+            return parser.parse_args(words)
     except SystemExit as error:  # flags that are missing, or that exclude each other
         raise InputError("refused by argparse") from error
 
