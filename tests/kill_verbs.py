@@ -117,7 +117,7 @@ VERBS = {
             name="calibrate",
             argv=(
                 *("calibrate", "-m", _FP32, "--calib-data", "in/set", "--threads", "1"),
-                *("-o", "out/net.calib.json", "--export", "tensorrt"),
+                *("-o", "out/net.calib.json", "--export", "tensorrt", "--overwrite"),
             ),
             progress=_state,
             patches={"segdeploy.deploy.quantize.calibrate:SAVE_EVERY_S": 0.0},
@@ -137,11 +137,15 @@ VERBS = {
             argv=(
                 *("quantize", "-m", _FP32, "--calibration", "in/net.calib.json", "-o"),
                 *("out/net.int8.onnx", "--target", TARGET, "--max-drop", "100", "--threads", "1"),
-                *("--data", "in/set", "--reference", "in/unet.safetensors"),
+                *("--data", "in/set", "--reference", "in/unet.safetensors", "--overwrite"),
             ),
             progress=_files,
         ),
-        Verb(name="prepare", argv=("data", "prepare", "in/raw", "-o", "out"), progress=_files),
+        Verb(
+            name="prepare",
+            argv=("data", "prepare", "in/raw", "-o", "out", "--overwrite"),
+            progress=_files,
+        ),
         Verb(
             name="package",
             argv=(
@@ -152,7 +156,7 @@ VERBS = {
         ),
         Verb(
             name="export",
-            argv=("export", "-c", "in/unet.safetensors", "-o", "out/net.fp32.onnx"),
+            argv=("export", "-c", "in/unet.safetensors", "-o", "out/net.fp32.onnx", "--overwrite"),
             progress=_files,
         ),
     )

@@ -65,6 +65,43 @@ def writing_file(path: Path, *, beside: Sequence[str] = ()) -> Iterator[None]:
         yield
 
 
+def require_new(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file in silence.
+
+    Args:
+        path: to write.
+        overwrite: replace it all the same.
+
+    Raises:
+        UsageError: it exists.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(
+            f"-o {path} exists; choose another, or --overwrite (overwrite=True) to replace it"
+        )
+
+
+def require_new_in(folder: Path, file: str | None = None, *, overwrite: bool) -> None:
+    """Refuse to replace in silence what a folder holds.
+
+    Args:
+        folder: to write to.
+        file: what is written last, by whose name a finished output is told; ``None`` is any file.
+        overwrite: replace it all the same.
+
+    Raises:
+        UsageError: it is there.
+    """
+    if overwrite or not folder.is_dir():
+        return
+    there = [file] if file else sorted(p.name for p in folder.iterdir() if p.name != LOCK)
+    if there and (folder / there[0]).exists():
+        raise UsageError(
+            f"-o {folder} holds {there[0]}; choose another folder, or --overwrite (overwrite=True) "
+            "to replace it"
+        )
+
+
 def is_empty(folder: Path) -> bool:
     """Whether a folder that exists holds nothing but the lock of its writer."""
     return all(path.name == LOCK for path in folder.iterdir())

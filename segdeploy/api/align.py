@@ -21,6 +21,7 @@ from segdeploy.deploy.onnx_model.file import contract_of
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, RuntimeName, availability, usable_cores
 from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.only_writer import require_new, require_new_in
 from segdeploy.deploy.system.progress import bar
 from segdeploy.training.align.compare import TOLERANCES, StepRow, compare_dumps
 from segdeploy.training.align.curves import (
@@ -29,7 +30,7 @@ from segdeploy.training.align.curves import (
     CurveAlignment,
     align_curves,
 )
-from segdeploy.training.align.dump import Dump, Step, read_dump, write_dump
+from segdeploy.training.align.dump import INDEX, Dump, Step, read_dump, write_dump
 from segdeploy.training.align.history import read_curve
 from segdeploy.training.align.layers import (
     DEFAULT_TOLERANCE,
@@ -156,6 +157,7 @@ def dump(
     device: str = "cpu",
     plain_kernels: bool = False,
     threads: int | None = None,
+    overwrite: bool = False,
 ) -> Dump:
     """What a checkpoint's training computes, step by step, from the inputs to the first losses.
 
@@ -170,14 +172,17 @@ def dump(
         device: ``cpu``, or PyTorch's ``cuda`` (not run on hardware).
         plain_kernels: PyTorch's own CPU kernels, not oneDNN's: another implementation.
         threads: ``None`` takes every processor of this process.
+        overwrite: replace the dump that the folder holds.
 
     Raises:
         InputError: an image or mask cannot be read.
-        UsageError: a count below 1, or the device is not there.
+        UsageError: a count below 1, the device is not there, or the folder holds a dump.
         OSError: the folder cannot be written.
     """
     from segdeploy.training.align.steps import StepsRecipe, checkpoint_dump
 
+    if out is not None:
+        require_new_in(Path(out), INDEX, overwrite=overwrite)
     with _torch_threads(threads or usable_cores()):
         found = checkpoint_dump(
             checkpoint_of(bundled.checkpoint(DEFAULT_ARCH) if checkpoint is None else checkpoint),
@@ -222,6 +227,7 @@ def curves(
     max_relative: float = MAX_RELATIVE,
     max_absolute: float = MAX_ABSOLUTE,
     plot: AnyPath | None = None,
+    overwrite: bool = False,
 ) -> CurveAlignment:
     """Compare a column of two training histories.
 
@@ -233,14 +239,16 @@ def curves(
         max_relative: mean relative error that passes.
         max_absolute: mean absolute error that passes; either is enough.
         plot: file to draw both curves in, .png or .svg.
+        overwrite: replace the plot that is there.
 
     Raises:
         InputError: a history cannot be read, or they do not fit.
-        UsageError: a plot that is neither .png nor .svg.
+        UsageError: a plot that is neither .png nor .svg, or that is there.
         OSError: the plot cannot be written.
     """
     if plot is not None:
         require_plots(Path(plot))
+        require_new(Path(plot), overwrite=overwrite)
     right, other = (read_curve(Path(path), column) for path in (reference, candidate))
     found = align_curves(
         right, other, max_relative=max_relative, max_absolute=max_absolute, common=common

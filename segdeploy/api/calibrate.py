@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -53,7 +54,8 @@ def calibrate(
         out: file to write the table to (JSON); ``None`` writes nothing.
         export: also write these tools' caches beside ``out``: onnxruntime, tensorrt.
         threads: images run at once; ``None`` takes every processor of this process.
-        overwrite: replace the files that are there.
+        overwrite: replace the files that are there; a calibration that was interrupted goes on
+            without.
 
     Raises:
         InputError: the model is not float32, an image or ``imported`` cannot be read, or an
@@ -70,10 +72,12 @@ def calibrate(
             raise UsageError("export writes beside the table; give out, the table's file")
         with shard_from_environment() as shard:
             return _table(source, data, chosen, imported, threads=threads, shard=shard, state=None)
-    output = output_file(Path(out), source.path, overwrite=overwrite)
+    output = Path(out)
+    begun = any(output.parent.glob(f"{glob.escape(output.name)}.*partial.npz"))
+    output_file(output, source.path, overwrite=overwrite or begun)
     caches = written_files(output, forms)[1:]
     for cache in caches:
-        output_file(cache, source.path, output, overwrite=overwrite)
+        output_file(cache, source.path, output, overwrite=overwrite or begun)
     counts = f"{output.name}.partial.npz"
     beside = [counts, *(cache.name for cache in caches)]
     with (

@@ -8,6 +8,7 @@ from os.path import realpath
 from pathlib import Path
 
 from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.only_writer import require_new
 
 AnyPath = str | os.PathLike[str]
 
@@ -42,8 +43,5 @@ def output_file(output: Path, *inputs: Path, overwrite: bool) -> Path:
         raise UsageError(f"-o {output} is a folder; give the name of the file to write")
     if any(realpath(output) == realpath(path) for path in inputs):  # stands links in a loop
         raise UsageError(f"-o {output} would replace its own input; choose another name")
-    if output.exists() and not overwrite:
-        raise UsageError(
-            f"-o {output} exists; choose another, or --overwrite (overwrite=True) to replace it"
-        )
+    require_new(output, overwrite=overwrite)
     return output

@@ -182,6 +182,7 @@ def dump(options: Options) -> Result:
         device=options.device,
         plain_kernels=options.plain_kernels,
         threads=options.threads,
+        overwrite=options.overwrite,
         **given,
     )
     losses = [float(loss) for loss in found.tensors["training/losses"]]
@@ -234,6 +235,7 @@ def curves(options: Options) -> Result:
         max_relative=_or(options.max_relative, MAX_RELATIVE),
         max_absolute=_or(options.max_absolute, MAX_ABSOLUTE),
         plot=options.plot,
+        overwrite=options.overwrite,
     )
     if options.plot:
         log.info("plot: %s", options.plot)

@@ -23,6 +23,7 @@ from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, checkpoint_of, runtimes_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.system.errors import RunError, UsageError
+from segdeploy.deploy.system.only_writer import require_new_in
 from segdeploy.deploy.system.progress import share_bar
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _end_to_end(options: Options) -> Result:
     paths = image_files(options.end_to_end)
     if options.output:
         require_apart(options.end_to_end, options.output)
+        require_new_in(options.output, overwrite=options.overwrite)
     with ExitStack() as stack:
         output = options.output or Path(stack.enter_context(TemporaryDirectory()))
         routes = _routes(options, output)

@@ -56,6 +56,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         layout=options.layout,
         seed=options.seed,
         ratios=None if options.ratios is None else tuple(options.ratios),
+        overwrite=options.overwrite,
     )
     found = list(read_splits(prepared.root / "splits.csv").values())
     counts = {split: found.count(split) for split in SPLITS}

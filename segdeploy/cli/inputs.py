@@ -15,6 +15,7 @@ from segdeploy.cli.flags import AUTO
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.only_writer import require_new
 
 if TYPE_CHECKING:
     from segdeploy.api.data import Data
@@ -95,6 +96,7 @@ def output_file(options: Options, *inputs: Path) -> Path:
         raise UsageError(f"-o {output} is a folder; give the name of the file to write")
     if any(realpath(output) == realpath(path) for path in inputs):  # stands links in a loop
         raise UsageError(f"-o {output} would replace its own input; choose another name")
+    require_new(output, overwrite=options.overwrite)
     return output
 
 

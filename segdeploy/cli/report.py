@@ -10,7 +10,7 @@ from typing import Any
 from segdeploy.cli.flags import Group, output_flag, overwrite_flag
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.deploy.system.only_writer import writing_folder
+from segdeploy.deploy.system.only_writer import require_new_in, writing_folder
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     if (options.folder is None) == (options.compare is None):
         raise UsageError("give one run (segdeploy report DIR), or two with --compare A B")
     if options.compare:
-        return _compare(*options.compare, output=options.output or COMPARED)
+        output = options.output or COMPARED
+        require_new_in(output, "compare.html", overwrite=options.overwrite)
+        return _compare(*options.compare, output=output)
     if options.output:
         raise UsageError("-o goes with --compare; the pages of one run are written beside it")
     content = load_report(options.folder)
