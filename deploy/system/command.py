@@ -24,28 +24,18 @@ from segdeploy.deploy.system.interruption import Interrupted, interruptible
 from segdeploy.deploy.system.refusals import refusal
 
 log = logging.getLogger("segdeploy")
-results = logging.getLogger("segdeploy.results")
-"""What a command was asked for, in words; everything else is a note."""
+answers = logging.getLogger("segdeploy.cli")
+"""What the modules of the command line say at level INFO is the answer to a command, in words.
 
-
-def say(message: str, *values: object) -> None:
-    """Print a result for a human reader: on standard output, whatever else is quiet.
-
-    Args:
-        message: with a ``%`` form for each value, as logging takes them.
-        values: what to fill in.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    results.info(message, *values)
+Everything else is a note: progress of the library, warnings, errors.
+"""
 
 
 class Terminal(logging.Handler):
-    """Results on standard output, everything else on standard error.
+    """Answers on standard output, everything else on standard error.
 
     Attributes:
-        json: standard output is for JSON; results in words go to standard error, too.
+        json: standard output is for JSON; answers in words go to standard error, too.
     """
 
     json = False
@@ -54,10 +44,11 @@ class Terminal(logging.Handler):
         """Write a line.
 
         Raises:
-            OSError: a result cannot be written. What cannot be written to standard error is lost.
+            OSError: an answer cannot be written. What cannot be written to standard error is lost.
         """
         line = self.format(record) + "\n"
-        if record.name == results.name and not self.json:
+        answer = record.levelno == logging.INFO and record.name.startswith(f"{answers.name}.")
+        if answer and not self.json:
             write_out(line)
             return
         with contextlib.suppress(OSError, ValueError):
@@ -65,7 +56,7 @@ class Terminal(logging.Handler):
             sys.stderr.flush()
 
 
-def results_beside_json() -> None:
+def answers_beside_json() -> None:
     """Keep standard output free for JSON."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, Terminal):
@@ -92,7 +83,7 @@ def guarded(
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[Terminal()], force=True
     )
-    results.setLevel(logging.INFO)
+    answers.setLevel(logging.INFO)  # however quiet the rest is
     for package in ("segdeploy", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
     with interruptible(to_the_end=to_the_end) as interruption, warnings.catch_warnings():

@@ -54,10 +54,12 @@ class MixedPrecision(MixedResult):
     Attributes:
         max_drop: the budget, percentage points of IoU.
         test: the file in place on the test split; ``None`` where the folder has none.
+        test_images: of that split.
     """
 
     max_drop: float
     test: Trial | None
+    test_images: int
 
 
 def mixed_precision(
@@ -165,11 +167,10 @@ def mixed_precision(
                 threads=execution.threads,
                 progress=_bar,
             ).run(state, started=started)
-            log.info("%s", outcome(result, max_drop))
-            test = _tested(result, folder, judge, max_drop)
+            test, test_images = _tested(result, folder, judge, max_drop)
         if result.finished:
             state.path.unlink(missing_ok=True)
-    return MixedPrecision(**vars(result), max_drop=max_drop, test=test)
+    return MixedPrecision(**vars(result), max_drop=max_drop, test=test, test_images=test_images)
 
 
 def kept_beside(output: Path) -> tuple[str, str]:
@@ -195,16 +196,14 @@ def outcome(result: MixedResult, max_drop: float) -> str:
 
 def _tested(
     result: MixedResult, folder: Path, judge: Callable[[SegmentationSet], Judge], max_drop: float
-) -> Trial | None:
-    """The file in place on the test split; ``None`` where there is none."""
+) -> tuple[Trial | None, int]:
+    """The file in place on the test split, ``None`` where there is none, and its images."""
     if "test" not in set(read_splits(folder / "splits.csv").values()):
-        return None
+        return None, 0
     before = time.monotonic()
     report = judge(open_set(folder, "test")).report(result.artifact, max_drop=max_drop)
     seconds = time.monotonic() - before
-    found = Trial.of(report, layers=result.chosen.layers, seconds=seconds)
-    log.info("test split, %d images: %s", len(report.images), found.words())
-    return found
+    return Trial.of(report, layers=result.chosen.layers, seconds=seconds), len(report.images)
 
 
 def _split(root: Path, name: str) -> SegmentationSet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +13,10 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import contract_of, require_fp32
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.registry import usable_cores
-from segdeploy.deploy.stages.rewrite import LESS_WORK, RewriteName, summary
+from segdeploy.deploy.stages.rewrite import LESS_WORK, RewriteName
 from segdeploy.deploy.stages.rewrite import rewrite as rewrite_stage
 from segdeploy.deploy.system.only_writer import writing_file
 from segdeploy.deploy.system.progress import bar
-
-log = logging.getLogger(__name__)
 
 
 def rewrite(
@@ -64,9 +61,7 @@ def rewrite(
             progress=lambda samples: bar(samples, "rewrite", unit="image"),
         )
     with writing_file(output):
-        artifact = rewrite_stage(source, output, names=names, activity=activity)
-    log.info("%s", summary(artifact))
-    return artifact
+        return rewrite_stage(source, output, names=names, activity=activity)
 
 
 def _usual(source: Artifact, names: Sequence[RewriteName]) -> Path:

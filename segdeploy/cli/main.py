@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from segdeploy.cli.config import take_config
 from segdeploy.cli.parser import build_parser, run_verb
-from segdeploy.deploy.system.command import guarded, print_json, results_beside_json
+from segdeploy.deploy.system.command import answers_beside_json, guarded, print_json
 
 OVERWRITE = "--overwrite"
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 logging.WARNING if options.quiet else logging.DEBUG
             )
         if options.format == "json":
-            results_beside_json()
+            answers_beside_json()
         # What a verb needs is imported when it runs: `segdeploy -h` must not wait for torch.
         from segdeploy.deploy.system.memory_limit import memory_limited, working_on
 

@@ -140,7 +140,7 @@ def _wants_search(options: Options) -> bool:
 
 def _mixed(options: Options) -> Result:
     """Search for the fewest float layers within the budget, and report on the test split."""
-    from segdeploy.api.mixed_precision import mixed_precision
+    from segdeploy.api.mixed_precision import mixed_precision, outcome
 
     if not options.reference.is_file():
         raise InputError(f"--reference {options.reference} is no file; give a checkpoint or ONNX")
@@ -158,6 +158,9 @@ def _mixed(options: Options) -> Result:
         threads=options.threads,
         overwrite=options.overwrite,
     )
+    log.info("%s", outcome(found, found.max_drop))
+    if found.test:
+        log.info("test split, %d images: %s", found.test_images, found.test.words())
     path, size = found.artifact.path, found.artifact.path.stat().st_size
     log.info("%s: int8 with %d layers in float, %.1f MB", path, len(found.layers), size / 1e6)
     return 0 if found.within else GATE_FAILED, asdict(found.artifact) | {

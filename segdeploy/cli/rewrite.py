@@ -52,15 +52,15 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Rewrite a graph into one that does the same with less work."""
     from segdeploy.api.rewrite import rewrite
-    from segdeploy.deploy.stages.rewrite import LESS_WORK
+    from segdeploy.deploy.stages.rewrite import LESS_WORK, summary
 
-    return wrote(
-        rewrite(
-            options.model,
-            calibration_in(options),
-            rewrites=options.rewrites or LESS_WORK,
-            out=options.output,
-            threads=options.threads,
-            overwrite=options.overwrite,
-        )
+    artifact = rewrite(
+        options.model,
+        calibration_in(options),
+        rewrites=options.rewrites or LESS_WORK,
+        out=options.output,
+        threads=options.threads,
+        overwrite=options.overwrite,
     )
+    log.info("%s", summary(artifact))
+    return wrote(artifact)

@@ -61,6 +61,7 @@ def add_flags(verb: Group) -> None:
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
     from segdeploy.benchmarks.report.rows import failed_rows
+    from segdeploy.benchmarks.report.verdict import verdict_text
     from segdeploy.benchmarks.speed.environment import describe as describe_environment
     from segdeploy.calibration.estimate import Method
     from segdeploy.deploy.data.image_set import open_set
@@ -99,6 +100,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         command=shown_command(["segdeploy"], arguments),
     )
     content = run_stages(config, checkpoint)
+    log.info("%s", verdict_text(content))
     log.info("report: %s", options.output / "report.html")
     failed = failed_rows(content, "benchmark")
     for row in failed:

@@ -27,7 +27,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
 
     found = verify(options.folder)
     for change in found.changes:
-        log.error("%s", printable_line(f"{change.file}: {change.words}"))
+        log.info("%s", printable_line(f"{change.file}: {change.words}"))
     for note in found.notes:
         log.info("%s", printable_line(note))
     word = "unchanged" if found.unchanged else f"{len(found.changes)} CHANGED"

@@ -8,7 +8,7 @@ from typing import Any
 
 from segdeploy.benchmarks.parity.report import FEWEST_IMAGES
 from segdeploy.benchmarks.parity.run import gate_passed
-from segdeploy.benchmarks.report.files import PAGES, verdict_text, write_report
+from segdeploy.benchmarks.report.files import PAGES, write_report
 from segdeploy.benchmarks.speed.entries import entries_for, require_ready
 from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.models.checkpoint import Checkpoint
@@ -113,7 +113,6 @@ def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> dict
     )
     write_report(report, config.output)
     stages.workspace.finish((*PAGES,))
-    log.info("%s", verdict_text(report))
     return report
 
 

@@ -162,11 +162,11 @@ class TestHelp:
 class TestOutput:
     def test_json_is_on_stdout_only_when_asked_for(self, segdeploy: Command) -> None:
         text = segdeploy("doctor")
-        assert (text.code, text.out) == (0, "")
-        assert "\nonnxruntime          ready, " in text.err
+        assert (text.code, text.err) == (0, "")
+        assert "\nonnxruntime          ready, " in text.out
         asked = segdeploy("doctor", "--format", "json")
         assert asked.code == 0
-        assert asked.err == text.err
+        assert asked.err == text.out
         found = json.loads(asked.out)
         assert {name.value for name in RuntimeName} < {s["name"] for s in found["runtimes"]}
         assert found["environment"]["python"] in asked.err
@@ -229,7 +229,7 @@ class TestVerbs:
             *("--data", image_set, "--threads", 1, "--runtime", "onnxruntime"),
         )
         assert found.code == 0
-        assert "net.fp32.onnx on ONNX Runtime: IoU" in found.err
+        assert "net.fp32.onnx on ONNX Runtime: IoU" in found.out
 
     def test_data_prepare_writes_the_layout(
         self, segdeploy: Command, raw_set: Path, tmp_path: Path
@@ -273,7 +273,7 @@ class TestBenchmark:
             *("--data", image_set, "--precision", "bf16", "--threads", 1, "--duration", 0.01),
         )
         assert found.code == 0
-        assert "on ONNX Runtime: skipped, onnxruntime runs layers" in found.err
+        assert "on ONNX Runtime: skipped, onnxruntime runs layers" in found.out
 
     def test_end_to_end_writes_a_mask_for_every_image(
         self, segdeploy: Command, files: Path, image_set: Path, tmp_path: Path

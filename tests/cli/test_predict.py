@@ -240,7 +240,7 @@ class TestCommand:
     ) -> None:
         assert predict(files["fp32"], "out") == 0
         assert predict(files["fp32"], "out") == 0
-        assert "0 images done" in capsys.readouterr().err.splitlines()[-2]
+        assert "0 images done" in capsys.readouterr().out.splitlines()[-2]
 
     def test_the_fastest_runtime_can_be_asked_for(
         self, files: Files, predict: Predict, capsys: pytest.CaptureFixture[str]

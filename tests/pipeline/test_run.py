@@ -405,7 +405,7 @@ def test_a_backend_that_crashes_is_failed_rows_and_the_run_goes_on(
     assert report["recommendation"]["runtime"] == "openvino"
     notes = [row["note"] or "" for row in report["stages"] if row["artifact"]]
     assert all(f"not checked, onnxruntime failed: {reason}" in note for note in notes)
-    assert f"Failed: fp32 exported on ONNX Runtime, {reason}; " in capsys.readouterr().err
+    assert f"Failed: fp32 exported on ONNX Runtime, {reason}; " in capsys.readouterr().out
     page = (copied / "report.html").read_text()
     assert f"<li><b>FAILED</b> fp32 on ONNX Runtime: {reason}</li>" in page
 

@@ -84,7 +84,7 @@ def test_the_command_names_what_changed_and_exits_with_1(
 ) -> None:
     capsys.readouterr()
     assert main(["verify", str(folders / "run")]) == 0
-    assert "run of 10 files, unchanged" in capsys.readouterr().err
+    assert "run of 10 files, unchanged" in capsys.readouterr().out
     with (folders / "run" / f"{NAME}.fp16.onnx").open("ab") as stream:
         stream.write(b"\0")
     (folders / "run" / "notes.txt").write_text("mine")
@@ -210,7 +210,7 @@ def test_names_in_a_folder_cannot_break_a_line(
 ) -> None:
     (folders / "package" / "a\n\x1b[2Jb").touch()
     assert main(["verify", str(folders / "package")]) == 1
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "\x1b" not in said
     assert r"a\n\x1b[2Jb" in said
 

@@ -336,7 +336,7 @@ def test_the_command_says_when_plain_int8_is_enough(
     measured = ("--data", str(job.root), "--reference", str(job.source.path))
     output = tmp_path / "net.int8.onnx"
     assert main(command(job, output, "--max-drop", "100", "--threads", "1", *measured)) == 0
-    assert "all layers in int8 keep the budget of 100 points" in capsys.readouterr().err
+    assert "all layers in int8 keep the budget of 100 points" in capsys.readouterr().out
     assert float_layers(output) == []
 
 

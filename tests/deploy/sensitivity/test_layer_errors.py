@@ -531,7 +531,7 @@ class TestTheCommand:
         faulty = broken(unet.int8, tmp_path / "broken.onnx", layer=name, part="weight")
         arguments = ("-m", faulty.path, "--reference", unet.source.path)
         assert main(self.words(unet, data, *arguments)) == 0
-        shown = capsys.readouterr().err.splitlines()
+        shown = capsys.readouterr().out.splitlines()
         assert shown[2].split()[0] == name
         assert shown[2].endswith("weight: FAULT")
         assert any(line.startswith(f"{name}: its weight has ") for line in shown)
