@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import conftest
 import numpy as np
+import tiny
 import torch
 
 from segdeploy.deploy.data.image_set import open_set
@@ -50,12 +50,12 @@ def make_inputs(folder: Path) -> Path:
     networks = {"unet": UNetPlusPlus(width=4), "r2u": R2UNet(width=4)}
     for name, network in networks.items():
         weights = folder / f"{name}.safetensors"
-        save_checkpoint(conftest.randomised(network), weights, preprocess=conftest.TINY)
-    conftest.write_image_set(folder / "set", conftest.SPLIT_OF_TWELVE)
-    conftest.write_raw_set(folder / "raw")
+        save_checkpoint(tiny.randomised(network), weights, preprocess=tiny.TINY)
+    tiny.write_image_set(folder / "set", tiny.SPLIT_OF_TWELVE)
+    tiny.write_raw_set(folder / "raw")
     fp32 = export(load_checkpoint(folder / "unet.safetensors"), folder / "net.fp32.onnx")
     images = open_set(folder / "set", "train")
-    table = calibrate(fp32, images, preprocess=conftest.TINY, threads=1)
+    table = calibrate(fp32, images, preprocess=tiny.TINY, threads=1)
     table.write(folder / "net.calib.json")
     return folder
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 import segdeploy as sd
 

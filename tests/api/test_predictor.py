@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import nuclei
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import nuclei
 
 import segdeploy as sd
 from segdeploy.deploy.runtimes.registry import RuntimeName

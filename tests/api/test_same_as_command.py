@@ -11,8 +11,6 @@ import segdeploy as sd
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("own_logging")
-
 
 class Inputs:
     """What the verbs work on."""

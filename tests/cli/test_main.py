@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from tiny import TINY
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.cli import flags as cli_flags
@@ -37,8 +37,6 @@ from segdeploy.deploy.targets.profiles import PROFILES
 from segdeploy.training.augment import AUGMENTATIONS
 from segdeploy.training.recipe import Amp, Loss, Schedule
 
-TINY = Preprocess(size=(32, 32))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -50,18 +48,6 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """``main`` configures logging for its process; take it back after each test."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    yield
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    for handler in handlers:
-        root.addHandler(handler)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import TINY
 
 from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.cli import parity as cli_parity
@@ -30,7 +31,6 @@ from segdeploy.deploy.system.errors import InputError, UsageError
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
 
-TINY = Preprocess(size=(32, 32))
 ONE_THREAD = Execution(threads=1)
 ROW_OF_A_FILE = ("name", "file", "runtime", "precision_requested", "precision_executed")
 

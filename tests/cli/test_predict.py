@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import TINY
 
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.cli import predict as cli_predict
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import read_image
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -37,8 +37,6 @@ from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
 
-pytestmark = pytest.mark.usefixtures("own_logging")
-TINY = Preprocess(size=(32, 32))
 Files = dict[str, Path]
 Predict = Callable[..., int]
 Pixels = NDArray[np.uint8]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from broken_backends import open_broken
 from onnx import numpy_helper
-from PIL import Image
+from tiny import TINY, write_discs
 
 from segdeploy import benchmarks
 from segdeploy.cli.main import main
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -30,7 +27,6 @@ from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.pipeline import run as pipeline
 from segdeploy.pipeline.stage_runner import StageRunner
 
-TINY = Preprocess(size=(32, 32))
 NAME = "unet_plus_plus_l1"
 MODELS = ("fp32.onnx", "sim.onnx", "fp16.onnx", "opt.onnx", "int8.ort-x86.onnx")
 MADE = [f"{NAME}.{suffix}" for suffix in (*MODELS, "calib.json")]
@@ -39,37 +35,12 @@ jsonschema: Any = importlib.import_module("jsonschema")
 SCHEMA = Path(benchmarks.__path__[0]) / "report" / "report.schema.json"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_logging() -> Iterator[None]:
-    """``main`` configures logging for its process; take it back."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    yield
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    for handler in handlers:
-        root.addHandler(handler)
-
-
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> Path:
     """A checkpoint and a prepared folder of discs, six to calibrate on and three to test."""
     root = tmp_path_factory.mktemp("inputs")
     save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=TINY)
-    generator = np.random.default_rng(17)
-    y, x = np.mgrid[:40, :44]
-    rows = ["image_id,split"]
-    for folder in ("images", "masks"):
-        (root / "data" / folder).mkdir(parents=True)
-    for index in range(9):
-        centre_y, centre_x = generator.uniform(10, 30, 2)
-        inside = (y - centre_y) ** 2 + (x - centre_x) ** 2 < generator.uniform(30, 90)
-        grey = (generator.normal(30, 8, inside.shape) + 150 * inside).clip(0, 255)
-        image = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
-        Image.fromarray(image).save(root / "data" / "images" / f"disc{index}.png")
-        Image.fromarray(inside).save(root / "data" / "masks" / f"disc{index}.png")
-        rows.append(f"disc{index},{'train' if index < 6 else 'test'}")
-    (root / "data" / "splits.csv").write_text("\n".join(rows) + "\n")
+    write_discs(root / "data", ["train"] * 6 + ["test"] * 3, seed=17, area=(30, 90))
     return root
 
 

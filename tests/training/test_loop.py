@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import safe_open
+from tiny import TINY
 from torch import Generator, Tensor, nn
 
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import resize
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import Network, build_network, load_checkpoint
 from segdeploy.deploy.system.checksums import CHECKSUMS
@@ -36,7 +37,6 @@ from segdeploy.training.loop import Settings, TrainingResult, train
 from segdeploy.training.losses import bce_dice
 from segdeploy.training.recipe import Recipe
 
-TINY = Preprocess(size=(32, 32))
 SEEDS = st.integers(0, 2**31)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TINY
 
 import segdeploy.training.loop
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.training.files import FILES
@@ -22,7 +22,6 @@ from segdeploy.training.loop import Settings, TrainingResult, train
 from segdeploy.training.recipe import Amp, Loss, Recipe, Schedule
 from segdeploy.training.state import identity_of
 
-TINY = Preprocess(size=(32, 32))
 EPOCHS = 4
 
 

@@ -9,15 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import TINY
 
 import segdeploy.training.views
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.training.augment import PASTED, Augmentation
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.views import Pixels, Views, pass_order
 
-TINY = Preprocess(size=(32, 32))
 STILL = Augmentation(
     zoom=(1.0, 1.0), anisotropy=0, tilt_radians=0, shift=0, elastic_std=0, colour=0
 )

@@ -21,7 +21,6 @@ SIDE = 40
 MASK = np.zeros((SIDE, SIDE), np.uint8)
 MASK[8:20, 10:30] = 255
 
-pytestmark = pytest.mark.usefixtures("own_logging")
 
 Change = Callable[[Path], object]
 

@@ -41,10 +41,7 @@ ENCODINGS: dict[str, bytes] = {
 }
 WHERE = Path("folder/x.png")
 
-pytestmark = [
-    pytest.mark.usefixtures("own_logging"),
-    pytest.mark.filterwarnings("ignore:::PIL"),  # the command line keeps them quiet
-]
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # the command line keeps them quiet
 
 
 def named(cases: tuple[BadImage, ...]) -> list[object]:

@@ -351,7 +351,6 @@ def command(verb: str, path: Path, good: Path) -> list[object]:
     ("case", "verb"),
     [pytest.param(case, verb, id=f"{case.name}-{verb}") for case in CASES for verb in case.verbs],
 )
-@pytest.mark.usefixtures("own_logging")
 def test_refused_in_one_line(case: Case, verb: str, good: Path, tmp_path: Path) -> None:
     path = case.build(good / "good.onnx", tmp_path)
     assert_refused(

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, write_image_set
 from report_builders import bare_report
+from tiny import TINY, write_image_set
 
 from segdeploy.cli.main import main
 from segdeploy.deploy.models import UNetPlusPlus
@@ -276,17 +275,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> 
         (folder / name).write_text("epoch,val_iou\n1,70\n2,71\n")
     (folder / "outputs").mkdir()
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    yield
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    for handler in handlers:
-        root.addHandler(handler)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SPLIT_OF_TWELVE, TINY, randomised, write_image_set, write_raw_set
 from kill_compare import REPORT_TIMINGS, difference, without_timings
 from kill_zygote import ONE_THREAD
+from tiny import SPLIT_OF_TWELVE, TINY, randomised, write_image_set, write_raw_set
 
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint

@@ -24,17 +24,13 @@ import torch
 from bad_images import picture
 from bad_input import Outcome, assert_refused, run_command
 from matplotlib.figure import Figure
+from tiny import TINY
 
 import segdeploy.calibration.files
 from segdeploy.calibration.files import atomic_writer, remove_partial, write_atomic
 from segdeploy.cli.main import main
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
-
-TINY = Preprocess(size=(32, 32))
-
-pytestmark = pytest.mark.usefixtures("own_logging")
 
 AGAIN = "free space .*and run the same command again"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import os
 import re
 import socket
@@ -16,11 +15,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tiny import TINY
 
 import segdeploy
 from segdeploy.benchmarks.speed.cold_start import ColdStart
 from segdeploy.cli.main import main
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
 from segdeploy.deploy.packaging.registry import PACKAGE_TARGETS
@@ -31,7 +30,6 @@ ENVIRONMENT = {
     **dict.fromkeys(("HOSTNAME", "HOST"), HOST),
     **dict.fromkeys(("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "OMP_DISPLAY_NAME"), TOKEN),
 }
-TINY = Preprocess(size=(32, 32))
 NAME = "unet_plus_plus_l1"
 SPLITS = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
 TARGET_NEEDS: dict[str, tuple[str, ...]] = {
@@ -98,7 +96,6 @@ def machine(
     (away / "history.csv").write_text("epoch,train_loss\n1,0.5\n2,0.25\n")
     places = {"away": away, "work": work, "data": data, "run": work / "run"}
     places["model"] = work / f"run/{NAME}.sim.onnx"
-    handlers = logging.getLogger().handlers[:]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         folders = {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp")}
@@ -111,7 +108,6 @@ def machine(
             found = main([word.format(**places) for word in command.split()])
             assert found == EXIT_CODES.get(name, 0), name
         yield root
-    logging.getLogger().handlers[:] = handlers
 
 
 def private(root: Path) -> tuple[bytes, ...]:

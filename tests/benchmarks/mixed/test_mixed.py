@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
+from tiny import TINY
 
 from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch, fewest_within, next_count
 from segdeploy.benchmarks.mixed.state import SearchState, Trial
@@ -25,7 +26,6 @@ from segdeploy.benchmarks.parity.evidence import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -38,7 +38,6 @@ from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
 
-TINY = Preprocess(size=(32, 32))
 MAX_DROP = 0.5
 MakeImageSet = Callable[[Path, list[str]], Path]
 SPLITS = ["train"] * 4 + ["val"] * 4 + ["test"] * 3

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,6 @@ from segdeploy.cli.main import main
 from segdeploy.deploy.system.errors import InputError
 
 INT8 = "int8 ort-x86 on ONNX Runtime"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_logging() -> Iterator[None]:
-    """``main`` configures logging for its process; take it back."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    yield
-    root.handlers[:] = handlers
 
 
 def later_report() -> dict[str, Any]:

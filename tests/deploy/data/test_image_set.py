@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import TINY
 
 from segdeploy.deploy.data.image_set import (
     IMAGE_SUFFIXES,
@@ -21,13 +22,10 @@ from segdeploy.deploy.data.image_set import (
     read_splits,
     require_disjoint,
 )
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.system.errors import InputError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 MakeImageSet = Callable[[Path, list[str]], Path]
-
-TINY = Preprocess(size=(32, 32))
 
 
 def refused(action: Callable[[], object], *named: object) -> str:

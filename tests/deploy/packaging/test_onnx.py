@@ -14,11 +14,12 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx.external_data_helper import convert_model_to_external_data
+from tiny import TINY
 
 from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import resize
 from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
@@ -34,7 +35,6 @@ from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError
 
-TINY = Preprocess(size=(32, 32))
 PRECISIONS = ("fp32", "fp16", "int8 ort-x86")
 
 

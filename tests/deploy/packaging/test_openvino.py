@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from openvino import opset8 as ops
+from tiny import TINY
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
@@ -42,7 +43,6 @@ from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.runtimes.openvino import kernels_of
 from segdeploy.deploy.system.errors import InputError
 
-TINY = Preprocess(size=(32, 32))
 CPU = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 Pixels = NDArray[np.uint8]
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import TINY
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
@@ -27,7 +28,6 @@ from segdeploy.deploy.packaging.onnx.target import ONNX
 from segdeploy.deploy.packaging.openvino.ir import write_ir
 from segdeploy.deploy.packaging.package import package
 
-TINY = Preprocess(size=(32, 32))
 CONTRACT = json.loads(TINY.to_json())
 Pixels = NDArray[np.uint8]
 

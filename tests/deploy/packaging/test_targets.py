@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from tiny import TINY
 
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import open_set
@@ -51,7 +52,6 @@ from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
 
-TINY = Preprocess(size=(32, 32))
 NEEDS = {
     "ascend": ("calibration", "evaluation"),
     "tensorrt": ("table",),

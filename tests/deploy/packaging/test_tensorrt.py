@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import TINY
 
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.table import CalibrationTable
@@ -27,8 +28,6 @@ from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
 from segdeploy.deploy.targets.tensorrt_rules import check_qdq, rejected
-
-TINY = Preprocess(size=(32, 32))
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ import onnx
 import openvino
 import pytest
 from google.protobuf import json_format, text_format
+from tiny import TINY
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import resize
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.openvino import models as openvino_models
@@ -31,7 +32,6 @@ from segdeploy.deploy.packaging.triton.target import REPOSITORY, TRITON
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.system.errors import InputError
 
-TINY = Preprocess(size=(32, 32))
 NAMES = {
     f"unet_plus_plus-{model}{form}"
     for model in ("fp32-onnxruntime", "fp32-openvino", "int8-onnxruntime", "int8-openvino")

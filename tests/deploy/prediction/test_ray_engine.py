@@ -29,7 +29,6 @@ from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, RunError
 
-pytestmark = pytest.mark.usefixtures("own_logging")
 IMAGES = 24
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason=f"{ray_engine.INSTALL} to run it"

@@ -36,7 +36,6 @@ from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
-pytestmark = pytest.mark.usefixtures("own_logging")
 ONE = Execution(threads=1)
 LABELLED = Settings(writes=(Write.MASK, Write.LABELS))
 SIDE = 16

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from tiny import TINY, write_discs
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdeploy.benchmarks.literature.torch_cost import torch_cost
@@ -55,7 +56,6 @@ from segdeploy.deploy.targets.profiles import (
     profile_named,
 )
 
-TINY = Preprocess(size=(32, 32))
 NETWORKS = ("unet", "r2u")
 Values = NDArray[Any]
 
@@ -74,22 +74,8 @@ class Chain:
 @pytest.fixture(scope="module")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight images of bright discs on noise; six to calibrate on."""
-    root = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(11)
-    y, x = np.mgrid[:40, :44]
-    rows = ["image_id,split"]
-    for folder in ("images", "masks"):
-        (root / folder).mkdir()
-    for index in range(8):
-        centre_y, centre_x = generator.uniform(10, 30, 2)
-        inside = (y - centre_y) ** 2 + (x - centre_x) ** 2 < generator.uniform(20, 80)
-        grey = (generator.normal(30, 8, inside.shape) + 150 * inside).clip(0, 255)
-        image = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
-        Image.fromarray(image).save(root / "images" / f"disc{index}.png")
-        Image.fromarray(inside).save(root / "masks" / f"disc{index}.png")
-        rows.append(f"disc{index},{'train' if index < 6 else 'test'}")
-    (root / "splits.csv").write_text("\n".join(rows) + "\n")
-    return root
+    splits = ["train"] * 6 + ["test"] * 2
+    return write_discs(tmp_path_factory.mktemp("images"), splits, seed=11, area=(20, 80))
 
 
 @pytest.fixture(scope="module")

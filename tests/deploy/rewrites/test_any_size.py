@@ -11,10 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from tiny import TINY
 
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -33,7 +33,6 @@ from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
 
-TINY = Preprocess(size=(32, 32))
 OTHER_SIZES = ((16, 16), (48, 80))
 TOLERANCE = 1e-4
 ROUNDING = 1e-5

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from tiny import TINY
 
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import entries_for
@@ -44,7 +45,6 @@ from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86
 Pixels = NDArray[np.uint8]
 Probability = NDArray[np.float32]
 
-TINY = Preprocess(size=(32, 32))
 CONTRACTS = {
     "published": TINY,
     "imagenet": replace(

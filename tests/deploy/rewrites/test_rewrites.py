@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from tiny import TINY
 
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -45,7 +45,6 @@ from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, UsageError
 
-TINY = Preprocess(size=(32, 32))
 TOLERANCE = 1e-6
 Array = NDArray[np.float32]
 

@@ -263,7 +263,6 @@ class TestProcesses:
         assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.usefixtures("own_logging")
 class TestVerbs:
     """The rows of the other runtime go on, and the exit codes keep their meaning."""
 

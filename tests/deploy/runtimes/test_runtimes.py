@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from tiny import TINY
 from torch import nn
 
 from segdeploy.benchmarks.parity.run import gate_passed, parity_section
@@ -26,7 +27,6 @@ from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -53,7 +53,6 @@ from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
 
 BF16_HERE = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe_environment().isa))
 ONE_THREAD = Execution(threads=1)
-TINY = Preprocess(size=(32, 32))
 Pixels = NDArray[np.float32]
 Quantize = Callable[..., Artifact]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from PIL import Image
+from tiny import TINY, write_discs
 
 from segdeploy.benchmarks.parity.evidence import stage_check
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -49,22 +48,9 @@ from segdeploy.pipeline.debug_stage import images_to_take
 from segdeploy.training.align.layers import align_layers
 from segdeploy.training.align.onnx import OnnxValues
 
-TINY = Preprocess(size=(32, 32))
 FACTOR = np.float32(8)
 PLACES = {"input": 0, "weight": 1, "bias": 2}
 Pixels = NDArray[np.float32]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_logging() -> Iterator[None]:
-    """``main`` configures logging for its process; take it back."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    yield
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    for handler in handlers:
-        root.addHandler(handler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,22 +70,8 @@ class Case:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Discs on noise, six to calibrate on and two to test."""
-    root = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(23)
-    y, x = np.mgrid[:40, :44]
-    rows = ["image_id,split"]
-    for folder in ("images", "masks"):
-        (root / folder).mkdir()
-    for index in range(8):
-        centre_y, centre_x = generator.uniform(10, 30, 2)
-        inside = (y - centre_y) ** 2 + (x - centre_x) ** 2 < generator.uniform(30, 90)
-        grey = (generator.normal(30, 8, inside.shape) + 150 * inside).clip(0, 255)
-        image = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
-        Image.fromarray(image).save(root / "images" / f"disc{index}.png")
-        Image.fromarray(inside).save(root / "masks" / f"disc{index}.png")
-        rows.append(f"disc{index},{'train' if index < 6 else 'test'}")
-    (root / "splits.csv").write_text("\n".join(rows) + "\n")
-    return root
+    splits = ["train"] * 6 + ["test"] * 2
+    return write_discs(tmp_path_factory.mktemp("data"), splits, seed=23, area=(30, 90))
 
 
 def case_of(network: Network, folder: Path, images: SegmentationSet, head: int | None) -> Case:

@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from tiny import TINY
 from torch import nn
 
 import segdeploy
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
@@ -24,7 +24,6 @@ from segdeploy.deploy.stages.export import OPSET, export, fold_batch_norm
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import RunError
 
-TINY = Preprocess(size=(32, 32))
 NETWORKS = ("r2u_net", "head 1", "head 2", "head 3", "head 4")
 Exported = tuple[Checkpoint, Artifact]
 

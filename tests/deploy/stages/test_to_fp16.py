@@ -13,9 +13,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tiny import TINY
 
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -30,8 +30,6 @@ from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import FP16_MAX, to_fp16
 from segdeploy.deploy.system.errors import InputError, RunError
-
-TINY = Preprocess(size=(32, 32))
 
 
 @pytest.fixture(scope="module")

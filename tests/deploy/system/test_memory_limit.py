@@ -138,7 +138,6 @@ def test_sizes(text: str, size: int) -> None:
     assert memory_size(text) == size
 
 
-@pytest.mark.usefixtures("own_logging")
 class TestCommand:
     @pytest.mark.parametrize("size", ["", "0", "-1G", "2X", "G", "1 2", "inf"])
     def test_a_size_that_is_none_is_a_usage_error(

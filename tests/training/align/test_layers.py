@@ -12,8 +12,8 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from tiny import TINY
 
-from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, Network, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -26,7 +26,6 @@ from segdeploy.training.align.layers import DEFAULT_TOLERANCE, LayerAlignment, a
 from segdeploy.training.align.onnx import OnnxValues, activations, perturb
 from segdeploy.training.align.pytorch import PyTorchValues
 
-TINY = Preprocess(size=(32, 32))
 ONE = Execution(threads=1)
 ORT = RuntimeName.ONNXRUNTIME
 HERE = [name for name in (ORT, RuntimeName.OPENVINO) if availability(name).ready]
