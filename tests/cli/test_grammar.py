@@ -17,8 +17,6 @@ from segdeploy.cli.grammar import Parser, nearest
 from segdeploy.cli.main import main
 from segdeploy.cli.parser import VERBS, VerbParser, build_parser, subparsers_of
 
-pytestmark = pytest.mark.usefixtures("own_logging")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Grammar:

@@ -15,8 +15,6 @@ from segdeploy.deploy.system import progress
 from segdeploy.deploy.system.command import Terminal
 from segdeploy.deploy.system.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("own_logging")
-
 
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command."""
