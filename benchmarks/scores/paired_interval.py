@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 """How often the interval holds the true mean."""
@@ -52,7 +52,7 @@ def paired_interval(
         return float(values[0]), float(values[0])
     mean = math.fsum(values) / len(values)
     reach = float(_standard_error(values)) * max(
-        float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)),
+        float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)),  # Student's t
         _studentized_quantile(values - mean, seed=seed, resamples=resamples),
     )
     return mean - reach, mean + reach
