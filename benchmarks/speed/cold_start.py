@@ -8,7 +8,7 @@ from time import perf_counter
 
 from segdeploy.benchmarks.speed.random_feeds import random_feeds
 from segdeploy.benchmarks.speed.subjects import Request, Subject, import_packages, read_request
-from segdeploy.deploy.runtimes.base import AHEAD
+from segdeploy.deploy.runtimes.base import BATCHES_AHEAD
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.memory import peak_bytes
@@ -90,7 +90,7 @@ def measure_here(request: Request, execution: Execution, *, progress: ShareProgr
         runtime.infer(feeds)
         answered = perf_counter()
         progress(0.0)
-        for _ in runtime.infer_many(repeat(feeds, AHEAD * execution.streams)):
+        for _ in runtime.infer_many(repeat(feeds, BATCHES_AHEAD * execution.streams)):
             progress(0.0)
     return ColdStart(
         load_s=loaded - started,

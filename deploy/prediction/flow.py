@@ -18,11 +18,11 @@ from segdeploy.calibration.files import naming
 from segdeploy.deploy.prediction.fitting import Canvas
 from segdeploy.deploy.prediction.image import Job, Outcome, Piece, Prepared, feeds_of, predict_image
 from segdeploy.deploy.prediction.sources import ImageSource
-from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Runtime
+from segdeploy.deploy.runtimes.base import BATCHES_AHEAD, Feeds, Runtime
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.look_ahead import mapped_ahead
 
-AHEAD_OF_WORKERS = 2
+IMAGES_AHEAD = 2
 """Images decoded ahead, and outputs waiting, for each worker or image of a batch."""
 
 PARTIAL = ".partial"
@@ -66,8 +66,8 @@ class Flow:
         """
         self.runtime, self.job, self.output, self.workers = runtime, job, output, workers
         self.batch = runtime.execution.batch
-        self.ahead = AHEAD_OF_WORKERS * max(workers, self.batch)
-        self.bound = 2 * self.ahead + (AHEAD * runtime.execution.streams + 1) * self.batch
+        self.ahead = IMAGES_AHEAD * max(workers, self.batch)
+        self.bound = 2 * self.ahead + (BATCHES_AHEAD * runtime.execution.streams + 1) * self.batch
         self._lock = threading.Lock()
         self.start_over()
 

@@ -17,7 +17,7 @@ from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.look_ahead import run_ahead
 
 __all__ = [
-    "AHEAD",
+    "BATCHES_AHEAD",
     "Availability",
     "Executed",
     "Execution",
@@ -35,7 +35,7 @@ Feeds = Mapping[str, NDArray[Any]]
 Results = dict[str, NDArray[Any]]
 """Arrays by name, of the types that the model's inputs and outputs state."""
 
-AHEAD = 2
+BATCHES_AHEAD = 2
 """Batches ``infer_many`` may take for each stream before it gives the first result of them back."""
 
 
@@ -78,7 +78,7 @@ class Runtime(Protocol):
         """Run many batches, ``execution.streams`` of them at once.
 
         Args:
-            batches: taken lazily, at most ``AHEAD * execution.streams`` before their results;
+            batches: taken lazily, at most ``BATCHES_AHEAD * execution.streams`` before their results;
                 their arrays must not change before that.
 
         Yields:
@@ -143,13 +143,13 @@ def infer_threaded(
 
     Args:
         infer: called by ``streams`` threads.
-        batches: taken lazily, at most ``AHEAD * streams`` before their results.
+        batches: taken lazily, at most ``BATCHES_AHEAD * streams`` before their results.
         streams: calls at once.
 
     Returns:
         Results in the order of the batches.
     """
-    return run_ahead(infer, batches, workers=streams, ahead=AHEAD * streams)
+    return run_ahead(infer, batches, workers=streams, ahead=BATCHES_AHEAD * streams)
 
 
 def infer_each(runtime: Runtime, images: Iterable[NDArray[Any]]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, TensorSpec
 from segdeploy.deploy.runtimes import held
-from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime
+from segdeploy.deploy.runtimes.base import BATCHES_AHEAD, Feeds, Results, Runtime
 from segdeploy.deploy.runtimes.executed import Executed
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.registry import (
@@ -132,7 +132,7 @@ class IsolatedRuntime:
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
         """Run many batches, as many at a time as the contract lets it take ahead."""
         waiting = iter(batches)
-        while several := list(islice(waiting, AHEAD * self.execution.streams)):
+        while several := list(islice(waiting, BATCHES_AHEAD * self.execution.streams)):
             limit_s = self._limit_s * len(several)
             for feeds, found in zip(
                 several, self._ask(held.infer_many, several, limit_s=limit_s), strict=True

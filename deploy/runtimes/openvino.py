@@ -12,7 +12,7 @@ from functools import cached_property
 import openvino
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.runtimes.base import AHEAD, Feeds, Results, Runtime, require_fit
+from segdeploy.deploy.runtimes.base import BATCHES_AHEAD, Feeds, Results, Runtime, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, TimedKernel
@@ -112,7 +112,7 @@ class OpenVinoRuntime:
 
     def infer_many(self, batches: Iterable[Feeds]) -> Iterator[Results]:
         """Run many batches; see the contract in ``deploy.runtimes.base``."""
-        depth = AHEAD * self.execution.streams
+        depth = BATCHES_AHEAD * self.execution.streams
         free = deque(self._compiled.create_infer_request() for _ in range(depth))
         running: deque[openvino.InferRequest] = deque()
         try:

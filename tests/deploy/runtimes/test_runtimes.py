@@ -35,7 +35,14 @@ from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.quantize.activations import quantized_activations
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes import ort
-from segdeploy.deploy.runtimes.base import AHEAD, Execution, Feeds, Hint, Runtime, infer_each
+from segdeploy.deploy.runtimes.base import (
+    BATCHES_AHEAD,
+    Execution,
+    Feeds,
+    Hint,
+    Runtime,
+    infer_each,
+)
 from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT, execution_options
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime, dispatched_layers
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
@@ -184,7 +191,7 @@ class RuntimeContract(ABC):
             assert taken == 0
             for received in range(1, 6):
                 next(results)
-                assert received <= taken < received + AHEAD * streams
+                assert received <= taken < received + BATCHES_AHEAD * streams
             del results  # with batches still running
 
     def test_a_call_between_the_results_of_many_disturbs_none(
