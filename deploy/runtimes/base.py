@@ -78,8 +78,8 @@ class Runtime(Protocol):
         """Run many batches, ``execution.streams`` of them at once.
 
         Args:
-            batches: taken lazily, at most ``BATCHES_AHEAD * execution.streams`` before their results;
-                their arrays must not change before that.
+            batches: taken lazily, at most ``BATCHES_AHEAD * execution.streams`` before their
+                results; their arrays must not change before that.
 
         Yields:
             What ``infer`` returns, in the order of the batches.
