@@ -25,7 +25,7 @@ from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.command import guarded, print_json
 from segdeploy.deploy.system.flag_values import count, positive_int
-from segdeploy.training.augment import MILD
+from segdeploy.training.augmentation import MILD
 from segdeploy.training.batch_norm import reestimate_statistics
 from segdeploy.training.evaluate import ValidationSet, evaluate
 from segdeploy.training.files import LAST_FILE

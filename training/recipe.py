@@ -1,17 +1,19 @@
-"""Everything that decides the outcome of a training."""
+"""Everything that decides the outcome of a training, each setting once. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.training.augment import STRONG, Augmentation
+from segdeploy.deploy.system.flag_values import count, positive, positive_int
+from segdeploy.training.augmentation import AUGMENTATIONS, STRONG, Augmentation
 
 
 class Loss(Enum):
@@ -39,6 +41,44 @@ class Amp(Enum):
     OFF = "off"
     BF16 = "bf16"
     FP16 = "fp16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a field of a recipe is given in words: as a flag, or in a recipe's file.
+
+    Attributes:
+        help: what it does, beside its default.
+        read: makes a value of a word; ``None`` where ``choices`` do.
+        choices: word to value.
+        word: the flag's name where it is not the field's.
+        metavar: what stands for the value in the help.
+    """
+
+    help: str
+    read: Callable[[str], Any] | None = None
+    choices: Mapping[str, Any] | None = None
+    word: str = ""
+    metavar: str | None = None
+
+    def value(self, given: Any) -> Any:
+        """The field's value of what a flag made of its word."""
+        return given if self.choices is None else self.choices[given]
+
+    def shown(self, value: Any) -> str:
+        """A value as it is given in words."""
+        if self.choices is None:
+            return str(value)
+        return next(word for word, choice in self.choices.items() if choice == value)
+
+
+def _flag(**about: Any) -> dict[str, Setting]:
+    """What a field says of its flag."""
+    return {"setting": Setting(**about)}
+
+
+def _words(kind: type[Enum]) -> dict[str, Enum]:
+    return {str(each.value): each for each in kind}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +116,99 @@ class Recipe:
         UsageError: a value outside its range; the message names it.
     """
 
-    arch: Architecture = Architecture.UNET_PLUS_PLUS
-    epochs: int = 60
-    passes: int = 1
-    batch: int = 8
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    schedule: Schedule = Schedule.ONE_CYCLE
-    warmup_share: float = 0.15
-    loss: Loss = Loss.BCE_DICE
-    amp: Amp = Amp.BF16
-    clip_norm: float | None = None
-    ema: float = 0.99
-    freeze_statistics_from: int | None = None
-    sparsity: float = 0.0
-    slim: float = 0.0
-    patience: int | None = None
-    recurrence: int | None = None
-    width: int | None = None
-    augmentation: Augmentation = STRONG
-    patch: int | None = None
-    pretrained: Path | None = None
-    seed: int = 0
+    arch: Architecture = field(
+        default=Architecture.UNET_PLUS_PLUS,
+        metadata=_flag(help="network", choices=_words(Architecture)),
+    )
+    epochs: int = field(
+        default=60, metadata=_flag(help="scored and saved after each", read=positive_int)
+    )
+    passes: int = field(
+        default=1, metadata=_flag(help="over the images in an epoch", read=positive_int)
+    )
+    batch: int = field(
+        default=8, metadata=_flag(help="images a step and process", read=positive_int)
+    )
+    learning_rate: float = field(default=2e-3, metadata=_flag(help="the largest", read=positive))
+    weight_decay: float = field(default=1e-2, metadata=_flag(help="AdamW's", read=float))
+    schedule: Schedule = field(
+        default=Schedule.ONE_CYCLE,
+        metadata=_flag(help="how the learning rate moves", choices=_words(Schedule)),
+    )
+    warmup_share: float = field(
+        default=0.15,
+        metadata=_flag(help="share of the steps in which the learning rate rises", read=positive),
+    )
+    loss: Loss = field(
+        default=Loss.BCE_DICE, metadata=_flag(help="what is minimised", choices=_words(Loss))
+    )
+    amp: Amp = field(
+        default=Amp.BF16, metadata=_flag(help="arithmetic; weights stay fp32", choices=_words(Amp))
+    )
+    clip_norm: float | None = field(
+        default=None, metadata=_flag(help="largest length of the gradient", read=positive)
+    )
+    ema: float = field(
+        default=0.99, metadata=_flag(help="decay of the saved weight average", read=float)
+    )
+    freeze_statistics_from: int | None = field(
+        default=None,
+        metadata=_flag(
+            help="BatchNorm statistics are constants from this epoch on; R2U-Net needs it",
+            read=positive_int,
+            metavar="EPOCH",
+        ),
+    )
+    sparsity: float = field(
+        default=0.0, metadata=_flag(help="weight of the L1 norm of BatchNorm scales", read=float)
+    )
+    slim: float = field(
+        default=0.0,
+        metadata=_flag(
+            help="silence channels that take this share of the convolutions' work",
+            read=float,
+            metavar="SHARE",
+        ),
+    )
+    patience: int | None = field(
+        default=None,
+        metadata=_flag(
+            help="stop after this many epochs without a better val IoU", read=positive_int
+        ),
+    )
+    recurrence: int | None = field(
+        default=None,
+        metadata=_flag(
+            help="R2U-Net's t (default: the pretrained checkpoint's, else 2)", read=positive_int
+        ),
+    )
+    width: int | None = field(
+        default=None,
+        metadata=_flag(
+            help="channels of the first level (default: the pretrained checkpoint's, else the "
+            "published network's)",
+            read=positive_int,
+        ),
+    )
+    augmentation: Augmentation = field(
+        default=STRONG,
+        metadata=_flag(
+            help="wide for long trainings on few images, strong for shorter ones, mild and light "
+            "to finish",
+            choices=AUGMENTATIONS,
+            word="augment",
+        ),
+    )
+    patch: int | None = field(
+        default=None,
+        metadata=_flag(
+            help="train on squares of this side (default: whole views)", read=positive_int
+        ),
+    )
+    pretrained: Path | None = field(
+        default=None, metadata=_flag(help="checkpoint to start from", read=Path)
+    )
+    seed: int = field(default=0, metadata=_flag(help="of weights, order and views", read=count))
 
     def __post_init__(self) -> None:
         for name, allowed, expected in _RANGES:
@@ -110,6 +221,11 @@ class Recipe:
     def to_json(self) -> str:
         """All settings as one line of JSON, by name; of a file its name, not where it lies."""
         return json.dumps(asdict(self), default=_plain, sort_keys=True)
+
+
+def settings() -> dict[str, tuple[Setting, Any]]:
+    """Each field of a recipe: how it is given in words, and its default."""
+    return {each.name: (each.metadata["setting"], each.default) for each in fields(Recipe)}
 
 
 def _plain(value: object) -> str:

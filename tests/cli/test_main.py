@@ -19,7 +19,6 @@ from tiny import TINY
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.cli import flags as cli_flags
-from segdeploy.cli import train as cli_train
 from segdeploy.cli.config import take_config
 from segdeploy.cli.main import main
 from segdeploy.cli.parser import build_parser, module_of, verbs
@@ -34,8 +33,6 @@ from segdeploy.deploy.runtimes.base import Hint
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import PROFILES
-from segdeploy.training.augment import AUGMENTATIONS
-from segdeploy.training.recipe import Amp, Loss, Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,10 +112,6 @@ class TestHelp:
         assert set(cli_flags.RUNTIMES) == {name.value for name in RuntimeName}
         assert set(cli_flags.ARCHITECTURES) == {arch.value for arch in Architecture}
         assert cli_flags.LAYOUTS == LAYOUT_NAMES
-        assert set(cli_train.LOSSES) == {loss.value for loss in Loss}
-        assert set(cli_train.SCHEDULES) == {schedule.value for schedule in Schedule}
-        assert set(cli_train.AMPS) == {amp.value for amp in Amp}
-        assert set(cli_train.AUGMENTATIONS) == set(AUGMENTATIONS)
         assert set(cli_flags.HINTS) == {hint.value for hint in Hint}
         assert set(cli_flags.METHODS) == {m.value for m in Method} - {Method.IMPORTED.value}
 

@@ -22,15 +22,8 @@ from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import Network, build_network, load_checkpoint
 from segdeploy.deploy.system.checksums import CHECKSUMS
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
-from segdeploy.training.augment import (
-    MILD,
-    STRONG,
-    WIDE,
-    Augmentation,
-    jitter_colour,
-    random_grid,
-    sample,
-)
+from segdeploy.training.augment import jitter_colour, random_grid, sample
+from segdeploy.training.augmentation import MILD, STRONG, WIDE, Augmentation
 from segdeploy.training.evaluate import ValidationSet, evaluate
 from segdeploy.training.files import FILES
 from segdeploy.training.loop import Settings, TrainingResult, train

@@ -13,7 +13,8 @@ from tiny import TINY
 
 import segdeploy.training.views
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.training.augment import PASTED, Augmentation
+from segdeploy.training.augment import PASTED
+from segdeploy.training.augmentation import Augmentation
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.views import Pixels, Views, pass_order
 
