@@ -59,6 +59,7 @@ NOTES = {
     "certifi": f"The list of certificates is MPL-2.0: {WEAK_COPYLEFT}.",
     "hypothesis": f"MPL-2.0: {WEAK_COPYLEFT}. Tests only.",
     "pathspec": f"MPL-2.0: {WEAK_COPYLEFT}. Comes with mypy, for development only.",
+    "shtab": f"MPL-2.0: {WEAK_COPYLEFT}. Writes the shells' completion scripts.",
     "tqdm": f"Partly MPL-2.0: {WEAK_COPYLEFT}.",
     "matplotlib": "Its own licence, modelled on Python's: permissive.",
     "distlib": "Python's licence: permissive.",

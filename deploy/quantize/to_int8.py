@@ -8,6 +8,7 @@ quantized once and shared. Every ReLU of the source stays in the graph.
 from __future__ import annotations
 
 from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import Path
 
 import onnx
@@ -68,7 +69,11 @@ def to_int8(
     model = load_model(source.path)
     unknown = sorted(set(exclude) - {node.name for node in model.graph.node})
     if unknown:
-        raise UsageError(f"--exclude names no layer of {source.path}: {', '.join(unknown)}")
+        known = [node.name for node in model.graph.node]
+        named = (get_close_matches(name, known, n=1) for name in unknown)
+        near = " ".join(name for found in named for name in found)
+        meant = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"--exclude names no layer of {source.path}: {', '.join(unknown)}{meant}")
     _require_known(table, model.graph, source.path)
     activations = activation_params(model.graph, table, profile, exclude)
     pixels = _pixels(model, profile, exclude)

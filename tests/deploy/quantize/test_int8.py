@@ -498,6 +498,8 @@ class TestExclude:
             quantized(
                 chain.source, tmp_path / "n.onnx", chain.table, exclude=["head", "final2", "conv9"]
             )
+        with pytest.raises(UsageError, match=r": finall2; did you mean final2\?$"):
+            quantized(chain.source, tmp_path / "n.onnx", chain.table, exclude=["finall2"])
         assert list(tmp_path.iterdir()) == []
 
 
