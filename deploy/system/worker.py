@@ -10,7 +10,6 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
-import sys
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -95,7 +94,3 @@ def end_with_parent() -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

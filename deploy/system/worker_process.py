@@ -146,11 +146,13 @@ class WorkerProcess:
 
     def end(self) -> None:
         """Let the process end by itself; kill it where it is in the middle of something."""
-        if not self.silent:
-            self._connection.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_LIMIT_S)
-        self.kill()
+        try:
+            if not self.silent:
+                self._connection.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(END_LIMIT_S)
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End the process, whatever it does."""
