@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.networks import build_network
 
 Build = Callable[[Path], Path]
 State = dict[str, Tensor]

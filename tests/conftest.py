@@ -31,7 +31,8 @@ from torch import nn
 
 import segdeploy.deploy.stages.simplify
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
+from segdeploy.deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
 from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results, infer_threaded
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models.checkpoint import Network, save_checkpoint
+from segdeploy.deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.system.checksums import CHECKSUMS, write_checksums
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.files import BEST_FILE, FILES, LAST_FILE, STATE_FILE

@@ -17,12 +17,8 @@ from tqdm import tqdm
 
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models.checkpoint import (
-    DEFAULT_RECURRENCE,
-    Network,
-    build_network,
-    load_checkpoint,
-)
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE, Network, build_network
 from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.interruption import begun
@@ -150,7 +146,7 @@ def _train(
     views = Views(train_set, recipe, preprocess, progress=_reading(settings))
     validation = ValidationSet.of(val_set, preprocess, shard=shard)
     steps = recipe.epochs * len(_batches(recipe, len(views), shard, epoch=1))
-    stepper = Stepper(recipe, _initial(recipe), steps=steps, device=device, shard=shard)
+    stepper = Stepper(recipe, _initial(recipe, preprocess), steps=steps, device=device, shard=shard)
     if progress is not None:
         _take_over(stepper, progress, output / STATE_FILE)
         _announce(settings, f"{output}: going on after epoch {len(history)}")
@@ -245,12 +241,14 @@ def _batches(
     ]
 
 
-def _initial(recipe: Recipe) -> Network:
+def _initial(recipe: Recipe, preprocess: Preprocess) -> Network:
     """The network to start from: random weights, or those of a checkpoint."""
     if recipe.pretrained is None:
         recurrence = recipe.recurrence or DEFAULT_RECURRENCE
         return build_network(recipe.arch, width=recipe.width, recurrence=recurrence)
-    start = load_checkpoint(recipe.pretrained, arch=recipe.arch, recurrence=recipe.recurrence)
+    start = load_checkpoint(
+        recipe.pretrained, arch=recipe.arch, recurrence=recipe.recurrence, preprocess=preprocess
+    )
     if recipe.width not in (None, start.detected.width):
         raise UsageError(
             f"width {recipe.width}, but {recipe.pretrained} has {start.detected.width}; drop one"

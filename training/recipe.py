@@ -217,6 +217,11 @@ class Recipe:
                 raise UsageError(f"{name} is {value}; expected {expected}")
         if self.slim and self.epochs < 2:
             raise UsageError(f"slim is {self.slim} over one epoch; channels need 2 to fall silent")
+        if self.slim and self.arch.gated:
+            raise UsageError(
+                f"slim is {self.slim} for {self.arch.label}; expected 0: a gate adds up channels, "
+                "so that one that falls silent leaves nothing out"
+            )
 
     def to_json(self) -> str:
         """All settings as one line of JSON, by name; of a file its name, not where it lies."""

@@ -102,7 +102,7 @@ def _counted(arch: str, size: tuple[int, int]) -> tuple[int, float | None]:
     from segdeploy.benchmarks.literature.gflops import PUBLISHED_INPUT, published_gflops
     from segdeploy.benchmarks.literature.torch_cost import torch_cost
     from segdeploy.deploy.models.architecture import Architecture
-    from segdeploy.deploy.models.checkpoint import build_network
+    from segdeploy.deploy.models.networks import build_network
 
     network = build_network(Architecture(arch), deep_supervision=False)
     macs = torch_cost(network, (1, 3, *size)).macs

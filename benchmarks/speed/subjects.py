@@ -113,6 +113,7 @@ class CheckpointSubject:
             recurrence=self.checkpoint.recurrence,
             head=self.checkpoint.head,
             logits=self.checkpoint.logits,
+            weights=self.checkpoint.weights,
             preprocess=self.checkpoint.preprocess,
         )
 
@@ -128,6 +129,7 @@ class CheckpointRequest:
         recurrence: R2U-Net's t; ``None`` for other networks.
         head: of UNet++; ``None`` for other networks.
         logits: whether the trained network returned logits.
+        weights: its name in a file that holds several; ``None`` where there is one.
         preprocess: the input contract.
     """
 
@@ -137,6 +139,7 @@ class CheckpointRequest:
     recurrence: int | None
     head: int | None
     logits: bool
+    weights: str | None
     preprocess: Preprocess
 
 
@@ -170,6 +173,7 @@ def read_request(request: Request) -> Subject:
         recurrence=request.recurrence,
         head=request.head,
         logits=request.logits,
+        weights=request.weights,
         preprocess=request.preprocess,
     )
     return CheckpointSubject(name=request.name, checkpoint=checkpoint)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.system.errors import InputError, UsageError
+
+NETWORKS = ("r2u_net", "unet_plus_plus")
+"""Networks of which a trained checkpoint comes with the project."""
 
 
 def sample() -> Path:
@@ -25,7 +28,13 @@ def checkpoint(arch: str) -> Path:
 
     Raises:
         InputError: the installation lacks it.
+        UsageError: none of this network comes with the project.
     """
+    if arch not in NETWORKS:
+        raise UsageError(
+            f"--arch {arch}: no checkpoint of it is bundled ({', '.join(NETWORKS)} are); give one "
+            "with --checkpoint"
+        )
     return _existing(f"{arch}_dsb2018.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""The two networks, written from their papers, and the checkpoint loader that fills them.
+"""The networks, written from their papers, and the checkpoint loader that fills them.
 
 The networks are imported when they are asked for: importing torch takes seconds and 250 MB.
 """
@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segdeploy.deploy.models.r2u_net import R2UNet
+    from segdeploy.deploy.models.u_net import BilinearUNet, UNet
     from segdeploy.deploy.models.unet_plus_plus import UNetPlusPlus
 
-__all__ = ["R2UNet", "UNetPlusPlus"]
+__all__ = ["BilinearUNet", "R2UNet", "UNet", "UNetPlusPlus"]
 
-_MODULES = {"R2UNet": "r2u_net", "UNetPlusPlus": "unet_plus_plus"}
+_MODULES = {
+    "BilinearUNet": "u_net",
+    "R2UNet": "r2u_net",
+    "UNet": "u_net",
+    "UNetPlusPlus": "unet_plus_plus",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
-"""Load a trained checkpoint into one of the two networks, and save one.
+"""Load a trained checkpoint into its network, and save one.
 
-What the keys cannot tell is stated, never guessed: R2U-Net's recurrence ``t``, the input contract,
-and whether the network the weights were trained in returned logits or probabilities. The last
-makes no difference to the weights, because a sigmoid has no parameters: what we run and export
-always ends in exactly one.
+What the keys cannot tell is stated by the caller or the file, or comes with the project the keys
+belong to: the recurrence ``t``, the input contract, and whether the network the weights were
+trained in returned logits or probabilities. The last makes no difference to the weights, because a
+sigmoid has no parameters: what we run and export always ends in exactly one.
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
-from segdeploy.deploy.models.families import Detected, describe_misfit, detect, unwrap
+from segdeploy.deploy.models.conventions import ImageSizes, contract_of_family, convention_of
+from segdeploy.deploy.models.families import Detected, describe_misfit, detect
+from segdeploy.deploy.models.networks import Network, architecture_of, build_network
 from segdeploy.deploy.models.r2u_net import R2UNet
-from segdeploy.deploy.models.unet_plus_plus import DEPTH, UNetPlusPlus
+from segdeploy.deploy.models.state_dicts import weights_in
+from segdeploy.deploy.models.unet_plus_plus import DEPTH
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError, one_line
 
-Network = R2UNet | UNetPlusPlus
-
-DEFAULT_RECURRENCE = 2
-"""R2U-Net's ``t`` where neither the file nor the caller states it (the published value)."""
-
 MAX_RECURRENCE = 32
-"""R2U-Net's ``t`` at most: a file that states more would keep a processor busy for ever."""
+"""The recurrence ``t`` at most: a file that states more would keep a processor busy for ever."""
 
 
 class Probability(nn.Module):
@@ -55,22 +53,26 @@ class Probability(nn.Module):
 class Checkpoint:
     """A loaded network in evaluation mode and everything known about where it came from.
 
-    ``head`` is the UNet++ head in use and ``recurrence`` R2U-Net's ``t``; each is ``None`` for the
-    other network. ``logits`` is what the source project's network returned, for the record.
+    ``head`` is the UNet++ head in use and ``recurrence`` the ``t`` of recurrent networks; each is
+    ``None`` for the others. ``logits`` is what the source project's network returned, for the
+    record. ``contract_origin`` says in words where the input contract is from. ``weights`` is the
+    name of these weights in a file that holds several, else ``None``.
     """
 
     network: Network
     detected: Detected
     preprocess: Preprocess
+    contract_origin: str
     logits: bool
     recurrence: int | None
     head: int | None
+    weights: str | None
     path: Path
     sha256: str
 
     @property
     def arch(self) -> Architecture:
-        """Which of the two networks it is."""
+        """Which network it is."""
         return self.detected.arch
 
     @property
@@ -83,37 +85,6 @@ class Checkpoint:
         return Probability(self.network).eval()
 
 
-def build_network(
-    arch: Architecture,
-    *,
-    in_channels: int = 3,
-    num_classes: int = 1,
-    width: int | None = None,
-    recurrence: int = DEFAULT_RECURRENCE,
-    deep_supervision: bool = True,
-    head: int = DEPTH,
-) -> Network:
-    """Create a network with random weights; ``width=None`` takes the published width.
-
-    Raises:
-        ValueError: a head that does not exist, or a recurrence below 1.
-    """
-    if arch is Architecture.R2U_NET:
-        return R2UNet(
-            in_channels=in_channels,
-            num_classes=num_classes,
-            width=width or 64,
-            recurrence=recurrence,
-        )
-    return UNetPlusPlus(
-        in_channels=in_channels,
-        num_classes=num_classes,
-        width=width or 32,
-        deep_supervision=deep_supervision,
-        head=head,
-    )
-
-
 def load_checkpoint(
     path: Path,
     *,
@@ -122,31 +93,39 @@ def load_checkpoint(
     head: int | None = None,
     logits: bool | None = None,
     preprocess: Preprocess | None = None,
+    weights: str | None = None,
+    image_sizes: ImageSizes | None = None,
 ) -> Checkpoint:
-    """Load a ``.pth``, ``.pt`` or ``.safetensors`` checkpoint of a supported family.
+    """Load a checkpoint of a supported family; ``checkpoint_file.SUFFIXES`` are its names.
 
     Never executes code from the file.
 
     Args:
         path: the checkpoint.
         arch: what the caller expects; ``None`` takes what the keys tell.
-        recurrence: R2U-Net's ``t``; ``None`` takes what the file states, else 2.
+        recurrence: ``t``; ``None`` takes what the file states, else the default of its project.
         head: UNet++ head 1 to 4; ``None`` takes the deepest.
         logits: whether the source network returned logits, for the record; ``None`` takes what
-            the keys tell, else no.
-        preprocess: the input contract; ``None`` takes the file's, else the published models'.
+            its project does.
+        preprocess: the input contract; ``None`` takes the file's, else that of its project.
+        weights: which of several networks in the file; ``None`` expects one.
+        image_sizes: of the images it is for, where the project's contract depends on them.
 
     Raises:
-        InputError: unreadable, not a supported network, does not fit, or holds NaN or Inf.
-        UsageError: flags that contradict the file or each other.
+        InputError: unreadable, not a supported network, does not fit, or holds NaN or Inf; or its
+            project's contract cannot be told.
+        UsageError: flags that contradict the file or each other, or several networks in the file.
     """
     loaded, stated = read_checkpoint_file(path)
-    tensors = unwrap(loaded, source=str(path))
+    tensors, name = weights_in(loaded, source=str(path), chosen=weights)
     require_plain(tensors, path)
     own, detected = detect(tensors, source=str(path))
     _check_request(detected, path=path, arch=arch, recurrence=recurrence, head=head)
-    is_r2u = detected.arch is Architecture.R2U_NET
-    recurrence = _recurrence(recurrence, stated.get("recurrence"), path=path)
+    convention = convention_of(detected, path)
+    recurrence = _recurrence(
+        recurrence, stated.get("recurrence"), default=convention.recurrence, path=path
+    )
+    is_nested = detected.arch is Architecture.UNET_PLUS_PLUS
     build = partial(
         build_network,
         detected.arch,
@@ -165,15 +144,22 @@ def load_checkpoint(
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"{path}: tensor {key!r} holds NaN or Inf; the training diverged?")
     network.load_state_dict(own, strict=False)
-    if preprocess is None and "preprocess" in stated:
+    if preprocess is not None:
+        origin = "as given"
+    elif "preprocess" in stated:
         preprocess = Preprocess.from_json(stated["preprocess"], source=str(path))
+        origin = "stored with the weights"
+    else:
+        preprocess, origin = contract_of_family(convention, detected, path, image_sizes=image_sizes)
     return Checkpoint(
         network=network.eval(),
         detected=detected,
-        preprocess=preprocess or Preprocess(),
-        logits=bool(detected.logits) if logits is None else logits,
-        recurrence=recurrence if is_r2u else None,
-        head=None if is_r2u else (head or DEPTH),
+        preprocess=preprocess,
+        contract_origin=origin,
+        logits=convention.logits if logits is None else logits,
+        recurrence=recurrence if detected.arch.recurrent else None,
+        head=(head or DEPTH) if is_nested else None,
+        weights=name,
         path=path,
         sha256=sha256_of(path),
     )
@@ -198,9 +184,7 @@ def save_checkpoint(
         key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
         for key, value in network.state_dict().items()
     }
-    is_r2u = isinstance(network, R2UNet)
-    arch = Architecture.R2U_NET if is_r2u else Architecture.UNET_PLUS_PLUS
-    own = {"arch": arch.value, "preprocess": preprocess.to_json()}
+    own = {"arch": architecture_of(network).value, "preprocess": preprocess.to_json()}
     if isinstance(network, R2UNet):
         own["recurrence"] = str(network.recurrence)
     write_atomic(path, _sorted_metadata(save(tensors, metadata=dict(metadata or {}) | own)))
@@ -219,10 +203,10 @@ def _sorted_metadata(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
-def _recurrence(asked: int | None, stated: str | None, *, path: Path) -> int:
-    """R2U-Net's ``t``: what the caller and the file say, which must agree, else the default."""
+def _recurrence(asked: int | None, stated: str | None, *, default: int, path: Path) -> int:
+    """The recurrence ``t``: what the caller and the file say, which must agree, else a default."""
     if stated is None:
-        return DEFAULT_RECURRENCE if asked is None else asked
+        return default if asked is None else asked
     if not re.fullmatch("[0-9]{1,9}", stated) or not 1 <= int(stated) <= MAX_RECURRENCE:
         raise InputError(
             f"{path} states the recurrence {one_line(repr(stated), limit=40)}; expected a number "
@@ -242,14 +226,13 @@ def _check_request(
     head: int | None,
 ) -> None:
     """Refuse flags that contradict the checkpoint, and networks the pipeline cannot feed."""
-    if arch is not None and arch is not detected.arch:
-        raise UsageError(
-            f"--arch {arch.value}, but {path} holds {detected.arch.value}; drop the flag"
-        )
-    if detected.arch is Architecture.R2U_NET and head is not None:
-        raise UsageError("--head chooses a UNet++ head; R2U-Net has one output")
-    if detected.arch is Architecture.UNET_PLUS_PLUS and recurrence is not None:
-        raise UsageError("--recurrence is R2U-Net's t; UNet++ has no recurrence")
+    found = detected.arch
+    if arch is not None and arch is not found:
+        raise UsageError(f"--arch {arch.value}, but {path} holds {found.value}; drop the flag")
+    if found is not Architecture.UNET_PLUS_PLUS and head is not None:
+        raise UsageError(f"--head chooses a UNet++ head; {found.label} has one output")
+    if not found.recurrent and recurrence is not None:
+        raise UsageError(f"--recurrence is R2U-Net's t; {found.label} has no recurrence")
     if head is not None and not 1 <= head <= DEPTH:
         raise UsageError(f"--head {head} does not exist; UNet++ has heads 1 to {DEPTH}")
     if recurrence is not None and not 1 <= recurrence <= MAX_RECURRENCE:
@@ -262,6 +245,7 @@ def _check_request(
         )
     if detected.in_channels != 3 or detected.num_classes != 1:
         raise InputError(
-            f"{path} maps {detected.in_channels} channels to {detected.num_classes}; supported: "
-            "3 (colour image) to 1 (probability of foreground)"
+            f"{path} has input channels {detected.in_channels}, classes {detected.num_classes}; "
+            "expected input channels 3 (a colour image), classes 1 (the probability of "
+            "foreground): other counts are not supported yet, train one network for each class"
         )

@@ -23,7 +23,8 @@ from segdeploy.deploy.models.pickled import require_small
 from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.regular_file import require_regular_file
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt")
+"""LeeJunHyun Image_Segmentation writes ``.pkl`` and Lightning ``.ckpt``, both by torch.save."""
 
 LEGACY_PICKLES = 5
 """Pickles at the start of a file that torch.save wrote before it wrote zip archives."""
@@ -32,7 +33,7 @@ PLAIN_WEIGHTS = "torch.save(model.state_dict(), path)"
 
 
 def read_checkpoint_file(path: Path) -> tuple[object, dict[str, str]]:
-    """What a ``.pth``, ``.pt`` or ``.safetensors`` file holds, and its text metadata.
+    """What a checkpoint file of one of ``SUFFIXES`` holds, and its text metadata.
 
     Raises:
         InputError: no regular file, another suffix, damaged, compressed, or with more than tensors

@@ -13,15 +13,6 @@ from torch import Tensor
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.system.errors import InputError, one_line
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-"""Keys under which training scripts commonly nest the state dict."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-"""What DataParallel, torch.compile and wrapper modules put in front of every key."""
-
-PREFIX_ROUNDS = 4
-"""How often each prefix is looked for: wrappers in wrappers, but not without end."""
-
 SHOWN_KEYS = 6
 """How many keys of a kind an error message lists before it counts the rest."""
 
@@ -33,11 +24,24 @@ _NESTED_UNET_KEY = re.compile(r"^(conv\d_\d)\.(conv1|bn1|conv2|bn2)\.")
 
 
 class Family(str, Enum):
-    """Public projects whose state-dict keys are understood."""
+    """Public projects whose state-dict keys are understood.
+
+    ``SHARED`` are the networks that two projects have under the same keys.
+    """
 
     UNET_ZOO = "UNET-ZOO"
     NESTED_UNET = "pytorch-nested-unet"
-    R2U_NET = "UNET-ZOO or LeeJunHyun Image_Segmentation"
+    IMAGE_SEGMENTATION = "LeeJunHyun Image_Segmentation"
+    SHARED = "UNET-ZOO or LeeJunHyun Image_Segmentation"
+
+
+FIRST_LAYERS = (
+    "conv0_0.conv.0.weight",
+    "conv0_0.conv1.weight",
+    "RRCNN1.Conv_1x1.weight",
+    "Conv1.conv.0.weight",
+)
+"""The weight of each family's first convolution, by which its networks are found in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,40 +61,6 @@ class Detected:
     logits: bool | None
 
 
-def unwrap(loaded: object, *, source: str) -> dict[str, Tensor]:
-    """Find the state dict in what a checkpoint file holds and strip common key prefixes.
-
-    Raises:
-        InputError: there is no mapping from names to tensors.
-    """
-    for _ in range(2):
-        if not isinstance(loaded, Mapping):
-            break
-        for wrapper in WRAPPERS:
-            if isinstance(loaded.get(wrapper), Mapping):
-                loaded = loaded[wrapper]
-                break
-    if not isinstance(loaded, Mapping):
-        raise InputError(
-            f"{source} holds a {type(loaded).__name__}, not a state dict; save the weights with "
-            "torch.save(model.state_dict(), path)"
-        )
-    # A key that is no text is named by its type: it can be anything, its own words endless.
-    names = (key if isinstance(key, str) else type(key).__name__ for key in loaded)
-    tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors or not all(isinstance(key, str) for key in tensors):
-        found = "tensors under keys that are no text" if tensors else "no tensors"
-        raise InputError(
-            f"{source} holds {found} (its keys: {shown(names)}); "
-            "save the weights with torch.save(model.state_dict(), path)"
-        )
-    for _ in range(PREFIX_ROUNDS):
-        for prefix in PREFIXES:
-            if all(key.startswith(prefix) for key in tensors):
-                tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
-    return tensors
-
-
 def to_own_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Family | None]:
     """Rename pytorch-nested-unet keys to ours; other keys pass unchanged.
 
@@ -107,7 +77,11 @@ def to_own_keys(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Famil
     if any(key.startswith("conv0_0.conv.") for key in tensors):
         return dict(tensors), Family.UNET_ZOO
     if any(key.startswith(("RRCNN1.", "Up_RRCNN")) for key in tensors):
-        return dict(tensors), Family.R2U_NET
+        gated = any(key.startswith("Att5.") for key in tensors)
+        return dict(tensors), Family.IMAGE_SEGMENTATION if gated else Family.SHARED
+    if any(key.startswith(("Conv1.conv.", "Up_conv5.conv.")) for key in tensors):
+        gated = any(key.startswith("Att5.") for key in tensors)
+        return dict(tensors), Family.SHARED if gated else Family.IMAGE_SEGMENTATION
     return dict(tensors), None
 
 
@@ -115,7 +89,7 @@ def detect(tensors: Mapping[str, Tensor], *, source: str) -> tuple[dict[str, Ten
     """Tell the network from a state dict.
 
     Args:
-        tensors: as ``unwrap`` returns it.
+        tensors: as ``state_dicts`` finds it.
         source: the file, for the error message.
 
     Returns:
@@ -127,15 +101,18 @@ def detect(tensors: Mapping[str, Tensor], *, source: str) -> tuple[dict[str, Ten
     own, family = to_own_keys(tensors)
     if family is None:
         raise InputError(
-            f"{source} is neither R2U-Net nor UNet++: its keys are {shown(own)}; expected keys "
-            "like RRCNN1.RCNN.0.conv.0.weight (R2U-Net) or conv0_0.conv.0.weight or "
-            "conv0_0.conv1.weight (UNet++)"
+            f"{source} is neither R2U-Net nor UNet++ nor another known U-Net: its keys are "
+            f"{shown(own)}; expected keys like RRCNN1.RCNN.0.conv.0.weight (R2U-Net), "
+            "conv0_0.conv.0.weight or conv0_0.conv1.weight (UNet++), or Conv1.conv.0.weight (U-Net)"
         )
-    if family is Family.R2U_NET:
-        arch, first, last = Architecture.R2U_NET, "RRCNN1.Conv_1x1.weight", "Conv_1x1.weight"
-        deep_supervision = False
+    arch = _architecture(own)
+    deep_supervision = False
+    if arch.recurrent:
+        first, last = "RRCNN1.Conv_1x1.weight", "Conv_1x1.weight"
+    elif arch in (Architecture.U_NET, Architecture.ATTENTION_U_NET):
+        first, last = "Conv1.conv.0.weight", "Conv_1x1.weight"
     else:
-        arch, first = Architecture.UNET_PLUS_PLUS, "conv0_0.conv.0.weight"
+        first = "conv0_0.conv.0.weight"
         deep_supervision = any(re.match(r"final\d\.", key) for key in own)
         last = "final4.weight" if deep_supervision else "final.weight"
     for key in (first, last):
@@ -151,8 +128,27 @@ def detect(tensors: Mapping[str, Tensor], *, source: str) -> tuple[dict[str, Ten
         num_classes=own[last].shape[0],
         width=own[first].shape[0],
         deep_supervision=deep_supervision,
-        logits={Family.UNET_ZOO: False, Family.NESTED_UNET: True, Family.R2U_NET: None}[family],
+        logits={
+            Family.UNET_ZOO: False,
+            Family.NESTED_UNET: True,
+            Family.IMAGE_SEGMENTATION: True,
+            Family.SHARED: None,
+        }[family],
     )
+
+
+def _architecture(own: Mapping[str, Tensor]) -> Architecture:
+    """Which network keys of a known family are of."""
+
+    def has(*starts: str) -> bool:
+        return any(key.startswith(starts) for key in own)
+
+    if any(re.match(r"conv\d_\d\.", key) for key in own):
+        nested = has("conv0_1.", "conv1_1.", "conv0_2.") or not has("conv3_1.", "conv0_4.")
+        return Architecture.UNET_PLUS_PLUS if nested else Architecture.U_NET_BILINEAR
+    if has("RRCNN1.", "Up_RRCNN"):
+        return Architecture.R2_ATTENTION_U_NET if has("Att5.") else Architecture.R2U_NET
+    return Architecture.ATTENTION_U_NET if has("Att5.") else Architecture.U_NET
 
 
 def describe_misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

@@ -84,6 +84,7 @@ class CheckpointModel:
     preprocess: Preprocess
     recurrence: int | None
     head: int | None
+    weights: str | None
 
     interface = Interface.TENSOR
     takes_any_size = True
@@ -97,6 +98,7 @@ class CheckpointModel:
             preprocess=checkpoint.preprocess,
             recurrence=checkpoint.recurrence,
             head=checkpoint.head,
+            weights=checkpoint.weights,
         )
 
     @property
@@ -112,6 +114,7 @@ class CheckpointModel:
             "preprocess": self.preprocess.to_json(),
             "recurrence": self.recurrence,
             "head": self.head,
+            "weights": self.weights,
         }
 
     def open(self, execution: Execution) -> Runtime:
@@ -124,7 +127,11 @@ class CheckpointModel:
         from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
         checkpoint = load_checkpoint(
-            self.path, recurrence=self.recurrence, head=self.head, preprocess=self.preprocess
+            self.path,
+            recurrence=self.recurrence,
+            head=self.head,
+            preprocess=self.preprocess,
+            weights=self.weights,
         )
         return PyTorchRuntime(checkpoint, execution=execution, any_size=True)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from segdeploy.api.outputs import AnyPath
 from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.image_files import image_size
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 
 
@@ -68,6 +70,10 @@ class Data:
     def test(self) -> SegmentationSet:
         """The test split: it judges, and nothing is ever chosen on it."""
         return open_set(self.root, "test")
+
+    def image_sizes(self) -> Iterator[tuple[int, int]]:
+        """Height and width of every image of the folder, in name order."""
+        return (image_size(sample.image_path) for sample in open_set(self.root, None))
 
     @cached_property
     def calibration_images(self) -> SegmentationSet:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.api.choices import choice
+from segdeploy.api.data import Data
 from segdeploy.api.outputs import AnyPath
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -32,6 +33,8 @@ def load(
     head: int | None = None,
     logits: bool | None = None,
     preprocess: Preprocess | AnyPath | None = None,
+    weights: str | None = None,
+    data: Data | AnyPath | None = None,
 ) -> Checkpoint | Artifact:
     """Load a checkpoint, or describe an ONNX file. No code from a file is ever executed.
 
@@ -42,14 +45,16 @@ def load(
         ('unet_plus_plus', 9163428, (96, 96))
 
     Args:
-        path: ``.pth``, ``.pt``, ``.safetensors`` or ``.onnx``.
+        path: ``.pth``, ``.pt``, ``.pkl``, ``.ckpt``, ``.safetensors`` or ``.onnx``.
         arch: the network a checkpoint must hold; ``None`` takes what its keys tell.
-        recurrence: R2U-Net's t; ``None`` takes what the file states, else 2.
+        recurrence: R2U-Net's t; ``None`` takes what the file states, else its project's.
         head: UNet++ head 1 to 4; ``None`` takes the deepest.
         logits: whether the network was trained to return logits, for the record; ``None`` takes
-            what the keys tell, else no.
+            what its project does.
         preprocess: the input contract or a JSON file that holds it; ``None`` takes what the file
-            states, else that of the published models.
+            states, else that of the project its keys belong to.
+        weights: which network of a file that holds several; ``None`` expects one.
+        data: images it is for, where the project's contract depends on their aspect.
 
     Returns:
         A checkpoint; of an ONNX file what it says of itself, which needs no PyTorch.
@@ -66,13 +71,21 @@ def load(
             "head": head,
             "logits": logits,
             "preprocess": preprocess,
+            "weights": weights,
         }
         for name, value in stated.items():
             if value is not None:
                 raise UsageError(f"--{name} is for a checkpoint; {given} states its own")
         return describe(given)
     return load_network(
-        given, arch=arch, recurrence=recurrence, head=head, logits=logits, preprocess=preprocess
+        given,
+        arch=arch,
+        recurrence=recurrence,
+        head=head,
+        logits=logits,
+        preprocess=preprocess,
+        weights=weights,
+        data=data,
     )
 
 
@@ -84,6 +97,8 @@ def load_network(
     head: int | None = None,
     logits: bool | None = None,
     preprocess: Preprocess | AnyPath | None = None,
+    weights: str | None = None,
+    data: Data | AnyPath | None = None,
 ) -> Checkpoint:
     """Load a checkpoint, and nothing else; as ``load``."""
     from segdeploy.deploy.models.architecture import Architecture
@@ -96,6 +111,8 @@ def load_network(
         head=head,
         logits=logits,
         preprocess=read_contract(preprocess),
+        weights=weights,
+        image_sizes=None if data is None else Data.of(data).image_sizes,
     )
 
 

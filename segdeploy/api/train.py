@@ -71,7 +71,7 @@ def train(
                 chosen,
                 train_set=images.train,
                 val_set=images.val,
-                preprocess=read_contract(preprocess) or _contract(chosen),
+                preprocess=read_contract(preprocess) or _contract(chosen, images),
                 output=Path(out),
                 settings=Settings(
                     device=device,
@@ -86,8 +86,10 @@ def train(
             torch.set_num_threads(before)
 
 
-def _contract(recipe: Recipe) -> Preprocess:
+def _contract(recipe: Recipe, images: Data) -> Preprocess:
     """Of the pretrained checkpoint, else the published one."""
     if recipe.pretrained is None:
         return Preprocess()
-    return load_checkpoint(recipe.pretrained, recurrence=recipe.recurrence).preprocess
+    return load_checkpoint(
+        recipe.pretrained, recurrence=recipe.recurrence, image_sizes=images.image_sizes
+    ).preprocess

@@ -12,7 +12,14 @@ from segdeploy.deploy.system.flag_values import not_negative as not_negative
 from segdeploy.deploy.system.flag_values import positive as positive
 from segdeploy.deploy.system.flag_values import positive_int as positive_int
 
-ARCHITECTURES = ("r2u_net", "unet_plus_plus")
+ARCHITECTURES = (
+    "r2u_net",
+    "unet_plus_plus",
+    "u_net",
+    "attention_u_net",
+    "r2_attention_u_net",
+    "u_net_bilinear",
+)
 METHODS = ("entropy", "percentile", "mse", "minmax")
 RUNTIMES = ("onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
 AUTO = "auto"
@@ -46,7 +53,8 @@ def checkpoint_flag(verb: Group, *, required: bool) -> None:
         "--checkpoint",
         type=Path,
         required=required,
-        help="trained .pth, .pt or .safetensors" + ("" if required else " (default: bundled)"),
+        help="trained .pth, .pt, .pkl, .ckpt or .safetensors"
+        + ("" if required else " (default: bundled)"),
     )
 
 
@@ -60,7 +68,13 @@ def checkpoint_details(verb: Group) -> None:
         "--logits",
         action=argparse.BooleanOptionalAction,
         help="whether the network the checkpoint was trained in returned logits; recorded only, "
-        "the exported model ends in one sigmoid either way (default: told by the keys, else no)",
+        "the exported model ends in one sigmoid either way (default: as its project's does)",
+    )
+    verb.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="which network of a file that holds several, as ema beside model (default: the only "
+        "one)",
     )
 
 
@@ -68,14 +82,16 @@ def network_flags(verb: Group) -> None:
     """The network of a checkpoint, and its input contract."""
     verb.add_argument("--arch", choices=ARCHITECTURES, help="network (default: told by the keys)")
     verb.add_argument(
-        "--recurrence", type=positive_int, help="R2U-Net's t (default: as stored, else 2)"
+        "--recurrence",
+        type=positive_int,
+        help="R2U-Net's t (default: as stored, else its project's: 2, in a .pkl 3)",
     )
     verb.add_argument(
         "--preprocess",
         type=Path,
         metavar="FILE.json",
-        help="input contract (default: as stored, else the published models': 96x96 BGR, mean and "
-        "std 0.5)",
+        help="input contract (default: as stored, else that of the project the keys belong to; "
+        "published models: 96x96 BGR, mean and std 0.5)",
     )
 
 

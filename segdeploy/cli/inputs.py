@@ -55,8 +55,8 @@ def model_of(options: Options, path: Path) -> Checkpoint | Artifact:
 
 def _stated(options: Options) -> dict[str, Any]:
     """What the flags say of a network that its keys cannot tell."""
-    names = ("arch", "recurrence", "head", "logits", "preprocess")
-    return {name: getattr(options, name) for name in names}
+    names = ("arch", "recurrence", "head", "logits", "preprocess", "weights")
+    return {name: getattr(options, name) for name in names} | {"data": vars(options).get("data")}
 
 
 def calibration_in(options: Options) -> Data:
@@ -70,23 +70,6 @@ def given_or_bundled(options: Options) -> Checkpoint:
     """The checkpoint of ``-c``; without one the bundled checkpoint of ``--arch``, or UNet++."""
     arch = options.arch or "unet_plus_plus"
     return checkpoint_of(options, options.checkpoint or bundled.checkpoint(arch))
-
-
-def contract_in(options: Options) -> Preprocess | None:
-    """The input contract in the file of ``--preprocess``; ``None`` where none is given.
-
-    Raises:
-        InputError: the file cannot be read or is no contract.
-    """
-    from segdeploy.deploy.data.preprocess import Preprocess
-
-    if not options.preprocess:
-        return None
-    try:
-        text = options.preprocess.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--preprocess {options.preprocess} cannot be read ({error})") from error
-    return Preprocess.from_json(text, source=str(options.preprocess))
 
 
 def output_file(options: Options, *inputs: Path) -> Path:

@@ -11,6 +11,7 @@ from segdeploy.benchmarks.parity.run import gate_passed
 from segdeploy.benchmarks.report.files import PAGES, write_report
 from segdeploy.benchmarks.speed.entries import entries_for, require_ready
 from segdeploy.deploy.data.image_set import require_disjoint
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.quantize.to_int8 import to_int8
@@ -116,16 +117,35 @@ def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> dict
     return report
 
 
+def contract_words(contract: Preprocess) -> str:
+    """An input contract in a few words.
+
+    Example:
+        >>> contract_words(Preprocess())
+        '96x96 BGR, bilinear, x / 255, mean 0.5 0.5 0.5, std 0.5 0.5 0.5'
+    """
+    mean, std = (" ".join(f"{value:.4g}" for value in v) for v in (contract.mean, contract.std))
+    resized = contract.interpolation + (" antialiased" if contract.antialias else "")
+    return (
+        f"{'x'.join(map(str, contract.size))} {contract.channel_order}, {resized}, "
+        f"x / {1 / contract.scale:.4g}, mean {mean}, std {std}"
+    )
+
+
 def plan(config: RunConfig, checkpoint: Checkpoint) -> str:
     """What a run is going to do, in a few lines."""
     contract = checkpoint.preprocess
     details = [f"{checkpoint.parameters:,} parameters", "x".join(map(str, contract.size))]
     details += [f"head {checkpoint.head}"] if checkpoint.head else []
     details += [f"t = {checkpoint.recurrence}"] if checkpoint.recurrence else []
+    details += [f"weights {checkpoint.weights}"] if checkpoint.weights else []
     targets = ", ".join(f"int8 {profile.name}" for profile in config.targets)
     calibration, evaluation = config.calibration, config.evaluation
     return (
         f"{checkpoint.path.name}: {checkpoint.arch.value}, {', '.join(details)}\n"
+        f"input: {contract_words(contract)} ({checkpoint.contract_origin}); the network it was "
+        f"trained as returned {'logits' if checkpoint.logits else 'probabilities'} "
+        f"({checkpoint.detected.family.value})\n"
         f"calibrate ({config.method.value}) on {len(calibration)} images of "
         f"{calibration.root.resolve().name} ({calibration.split}), report on {len(evaluation)} of "
         f"{evaluation.root.resolve().name} ({evaluation.split})\n"

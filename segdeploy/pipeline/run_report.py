@@ -18,7 +18,8 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import Checkpoint, build_network
+from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.sensitivity.section import DebugSection
@@ -162,7 +163,7 @@ def _is_published(checkpoint: Checkpoint) -> bool:
         checkpoint.preprocess.size == PUBLISHED_INPUT[2:]
         and checkpoint.head in (None, 4)
         and checkpoint.recurrence in (None, 2)
-        and sum(p.numel() for p in parameters) == PUBLISHED_PARAMETERS[checkpoint.arch]
+        and sum(p.numel() for p in parameters) == PUBLISHED_PARAMETERS.get(checkpoint.arch)
     )
 
 

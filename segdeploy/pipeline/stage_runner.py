@@ -278,7 +278,8 @@ def _begin(stage: str) -> None:
 
 def _inputs(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """What decides the artefacts, for the manifest."""
-    return {
+    chosen = {"weights": checkpoint.weights} if checkpoint.weights else {}
+    return chosen | {
         "segdeploy": __version__,
         "versions": describe_environment().versions,
         "checkpoint_sha256": checkpoint.sha256,

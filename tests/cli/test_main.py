@@ -620,12 +620,17 @@ class TestBundled:
         splits = [row.split(",")[1] for row in rows]
         assert (splits.count("train"), splits.count("test")) == (50, 64)
 
-    @pytest.mark.parametrize("arch", list(Architecture))
-    def test_each_network_has_a_trained_checkpoint(self, arch: Architecture) -> None:
+    @pytest.mark.parametrize("arch", [Architecture.R2U_NET, Architecture.UNET_PLUS_PLUS])
+    def test_published_networks_have_a_trained_checkpoint(self, arch: Architecture) -> None:
         loaded = load_checkpoint(bundled.checkpoint(arch.value))
         assert loaded.arch is arch
         assert loaded.recurrence == (2 if arch is Architecture.R2U_NET else None)
         assert loaded.preprocess == Preprocess()
+
+    def test_a_network_that_none_is_bundled_of_is_said(self, segdeploy: Command) -> None:
+        found = segdeploy("run", "--arch", "u_net")
+        assert found.code == 2
+        assert "no checkpoint of it is bundled (r2u_net, unet_plus_plus are)" in found.err
 
     def test_an_incomplete_installation_is_an_input_error(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -48,8 +48,10 @@ from segdeploy.deploy.data.prepared_files import Prepared, write_splits
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.splits import read_splits
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import build_network
-from segdeploy.deploy.models.families import describe_misfit, detect, unwrap
+from segdeploy.deploy.models.conventions import CONFIG, NESTED_UNET, contract_of_family
+from segdeploy.deploy.models.families import Detected, Family, describe_misfit, detect
+from segdeploy.deploy.models.networks import build_network
+from segdeploy.deploy.models.state_dicts import find, weights_in
 from segdeploy.deploy.packaging import text_protobuf
 from segdeploy.deploy.packaging.ascend.aipp import read_aipp
 from segdeploy.deploy.packaging.package import read_manifest
@@ -401,7 +403,10 @@ def expected_shapes(arch: Architecture) -> Any:
 
 @target
 def checkpoint_keys(data: bytes) -> None:
-    tensors = unwrap(decoded(data), source="net.pth")
+    content = decoded(data)
+    names = [weights.name for weights in find(content)]
+    assert len(set(names)) == len(names), "each can be chosen"
+    tensors, _ = weights_in(content, source="net.pth", chosen=names[-1] if names[1:] else None)
     for arch in Architecture:
         misfit = describe_misfit(expected_shapes(arch), tensors)
         if misfit is not None:
@@ -409,6 +414,23 @@ def checkpoint_keys(data: bytes) -> None:
     own, detected = detect(tensors, source="net.pth")
     assert detected.arch in Architecture
     assert len(own) <= len(tensors)
+
+
+@target
+def nested_unet_config(data: bytes) -> None:
+    detected = Detected(
+        arch=Architecture.UNET_PLUS_PLUS,
+        family=Family.NESTED_UNET,
+        in_channels=3,
+        num_classes=1,
+        width=32,
+        deep_supervision=False,
+        logits=True,
+    )
+    path = written(data, CONFIG).with_name("model.pth")
+    found, origin = contract_of_family(NESTED_UNET, detected, path, image_sizes=None)
+    assert found.std == NESTED_UNET.preprocess.std
+    assert CONFIG in origin
 
 
 @target

@@ -19,7 +19,8 @@ from torch import Generator, Tensor, nn
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import resize
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import Network, build_network, load_checkpoint
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.models.networks import Network, build_network
 from segdeploy.deploy.system.checksums import CHECKSUMS
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.training.augment import jitter_colour, random_grid, sample

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.networks import build_network
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -58,7 +58,7 @@ with shard_from_environment() as shard:
 TWENTY_STEPS = """
 import json, sys
 import torch
-from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.quantize.sharding import WHOLE, shard_from_environment
 from segdeploy.training.recipe import Amp, Recipe
@@ -158,7 +158,7 @@ THREADS_AFTERWARDS = """
 import json, os, sys
 from pathlib import Path
 import torch
-from segdeploy.deploy.models.checkpoint import build_network
+from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.quantize.sharding import shard_from_environment
 from segdeploy.training.recipe import Amp, Recipe

@@ -12,16 +12,13 @@ from torch import Tensor, nn
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import (
-    Network,
-    build_network,
-    load_checkpoint,
-    save_checkpoint,
-)
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.networks import Network, build_network
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.batch_norm import batch_norms
 from segdeploy.training.loop import Settings, train
 from segdeploy.training.recipe import Recipe
@@ -35,6 +32,7 @@ from segdeploy.training.slimming import (
 )
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
+SLIMMED = [arch for arch in Architecture if not arch.gated]
 
 
 def network(arch: Architecture) -> Network:
@@ -78,7 +76,7 @@ def test_without_gradients_nothing_matters() -> None:
     assert importance_of_step(nn.Sequential(nn.BatchNorm2d(2)))["0"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("arch", list(Architecture))
+@pytest.mark.parametrize("arch", SLIMMED)
 def test_a_larger_share_silences_more_and_never_less(arch: Architecture) -> None:
     made = network(arch)
     before = None
@@ -94,7 +92,7 @@ def test_a_larger_share_silences_more_and_never_less(arch: Architecture) -> None
             assert silent[name].sum() <= norm.num_features - block
 
 
-@pytest.mark.parametrize("arch", list(Architecture))
+@pytest.mark.parametrize("arch", SLIMMED)
 def test_what_is_silent_stays_chosen(arch: Architecture) -> None:
     made = network(arch)
     first = choose_silent(made, importance(made), share=0.2, example=EXAMPLE)
@@ -125,7 +123,7 @@ def test_the_share_is_of_the_work() -> None:
     assert {name: int(channels.sum()) for name, channels in silent.items()} == {"1": 16, "5": 0}
 
 
-@pytest.mark.parametrize("arch", list(Architecture))
+@pytest.mark.parametrize("arch", SLIMMED)
 def test_the_rewrite_leaves_out_silent_channels_on_any_input(
     arch: Architecture, image_set: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +164,12 @@ def test_the_share_grows_to_its_target_in_half_of_the_epochs() -> None:
     assert shares[10:] == [0.4] * 10
     assert complete_from(Recipe(epochs=20, slim=0.4)) == 11
     assert complete_from(Recipe(epochs=2, slim=0.4)) == 2
+
+
+@pytest.mark.parametrize("arch", [arch for arch in Architecture if arch.gated])
+def test_networks_with_gates_are_not_slimmed(arch: Architecture) -> None:
+    with pytest.raises(UsageError, match=r"slim is 0\.3 for .*expected 0: a gate adds up channels"):
+        Recipe(arch=arch, slim=0.3)
 
 
 def test_the_best_epoch_is_one_that_is_slim(image_set: Path, tmp_path: Path) -> None:

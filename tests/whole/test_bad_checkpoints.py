@@ -77,7 +77,7 @@ CASES = (
     Case("zeros", file(bytes(4096)), "x.pth cannot be read"),
     Case("zeros .safetensors", file(bytes(4096), "x.safetensors"), "cannot be read"),
     Case("text", file(b"not a checkpoint\n" * 20), "cannot be read"),
-    Case("wrong suffix", file(b"x", "x.ckpt"), "ends in '.ckpt'; expected one of .safetensors"),
+    Case("wrong suffix", file(b"x", "x.h5"), "ends in '.h5'; expected one of .safetensors"),
     Case("no suffix", file(b"x", "x"), "ends in ''; expected one of"),
     Case("escapes in its words", file(b"\x1b[2J\x07", "x.safetensors"), "cannot be read"),
     Case("os.system", code("system"), "would execute code.*save plain weights", ALL),
@@ -133,10 +133,13 @@ CASES = (
         "final4",
     ),
     Case(
-        "1 channel", saved(lambda: unet(in_channels=1)), "maps 1 channels to 1; supported: 3", ALL
+        "1 channel",
+        saved(lambda: unet(in_channels=1)),
+        "has input channels 1, classes 1; expected input channels 3 .*not supported yet",
+        ALL,
     ),
-    Case("4 channels", saved(lambda: r2u(in_channels=4)), "maps 4 channels to 1"),
-    Case("2 classes", saved(lambda: unet(num_classes=2)), "maps 3 channels to 2"),
+    Case("4 channels", saved(lambda: r2u(in_channels=4)), "has input channels 4"),
+    Case("2 classes", saved(lambda: unet(num_classes=2)), "channels 3, classes 2"),
     Case("width 0", with_tensor(FIRST, lambda t: t[:0]), "lacks the convolution weight"),
     Case(
         "kernel of 5",

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from segdeploy.benchmarks.scores.accuracy import iou_per_image
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
-from segdeploy.deploy.models import UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import Checkpoint, Network
+from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.align.dump import Dump, Step, Tensors
@@ -130,7 +130,7 @@ def network_tensors(
         device: where to compute.
     """
     model = copy.deepcopy(network).to(device)
-    names = model.head_names() if isinstance(model, UNetPlusPlus) else ["Conv_1x1"]
+    names = model.head_names()
     batches = [
         (torch.from_numpy(image).to(device), torch.from_numpy(truth).to(device))
         for image, truth in zip(images, truths, strict=True)

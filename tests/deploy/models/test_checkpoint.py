@@ -19,27 +19,18 @@ from torch import Tensor
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import (
-    DEFAULT_RECURRENCE,
-    Network,
-    build_network,
-    load_checkpoint,
-    save_checkpoint,
-)
-from segdeploy.deploy.models.families import (
-    PREFIXES,
-    SHOWN_KEYS,
-    WRAPPERS,
-    Family,
-    describe_misfit,
-    detect,
-    shown,
-    unwrap,
-)
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.families import SHOWN_KEYS, Family, describe_misfit, detect, shown
+from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE, Network, build_network
+from segdeploy.deploy.models.state_dicts import PREFIXES, WRAPPERS, unwrap
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 StateDict = dict[str, Tensor]
+
+NESTED_CONTRACT = Preprocess(
+    mean=(0.485, 0.456, 0.406), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)
+)
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -126,7 +117,7 @@ def test_our_keys_are_the_public_keys() -> None:
 @pytest.mark.parametrize(
     ("fixture", "rename", "family", "detected_logits"),
     [
-        ("tiny_r2u", dict, Family.R2U_NET, None),
+        ("tiny_r2u", dict, Family.SHARED, None),
         ("tiny_unet", dict, Family.UNET_ZOO, False),
         ("single_head", dict, Family.UNET_ZOO, False),
         ("tiny_unet", to_nested_unet, Family.NESTED_UNET, True),
@@ -157,7 +148,8 @@ def test_each_family_loads_with_identical_outputs(
     assert loaded.arch is (Architecture.R2U_NET if is_r2u else Architecture.UNET_PLUS_PLUS)
     assert (loaded.recurrence, loaded.head) == ((DEFAULT_RECURRENCE, None) if is_r2u else (None, 4))
     assert loaded.parameters == sum(p.numel() for p in network.parameters())
-    assert loaded.preprocess == Preprocess()
+    contract = NESTED_CONTRACT if family is Family.NESTED_UNET else Preprocess()
+    assert loaded.preprocess == contract
 
 
 @settings(max_examples=40, deadline=None)
@@ -431,7 +423,10 @@ def test_without_first_or_last_layer(tiny_unet: UNetPlusPlus, tmp_path: Path, ke
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"layer1.0.weight": torch.zeros(3)}, "neither R2U-Net nor UNet.*layer1.0.weight"),
+        (
+            {"layer1.0.weight": torch.zeros(3)},
+            "neither R2U-Net.* known U-Net.*layer1.0.weight",
+        ),
         ({"epoch": 3, "loss": 0.1}, "holds no tensors .its keys: epoch, loss"),
         ({"state_dict": {}}, "holds no tensors"),
         (torch.zeros(3), "holds a Tensor, not a state dict"),
@@ -449,7 +444,8 @@ def test_other_channel_counts(
 ) -> None:
     network = build_network(arch, in_channels=channels, num_classes=classes, width=2)
     message = refused(write(network.state_dict(), tmp_path / "x.pth"))
-    assert f"maps {channels} channels to {classes}; supported: 3" in message
+    assert f"has input channels {channels}, classes {classes}; expected input channels 3" in message
+    assert "not supported yet" in message
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -554,8 +550,8 @@ def test_text_and_empty_files(suffix: str, content: bytes, tmp_path: Path) -> No
 def test_missing_file_folder_and_wrong_suffix(tiny_r2u: R2UNet, tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "nothing.pth")
     assert "is a folder" in refused(tmp_path)
-    path = write(tiny_r2u.state_dict(), tmp_path / "x.ckpt")
-    assert "'.ckpt'; expected one of .safetensors, .pth, .pt" in refused(path)
+    path = write(tiny_r2u.state_dict(), tmp_path / "x.h5")
+    assert "'.h5'; expected one of .safetensors, .pth, .pt, .pkl, .ckpt" in refused(path)
 
 
 @pytest.mark.parametrize(

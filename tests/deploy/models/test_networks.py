@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models import BilinearUNet, R2UNet, UNet, UNetPlusPlus
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import Network, build_network
+from segdeploy.deploy.models.networks import Network, architecture_of, build_network
 from segdeploy.deploy.models.r2u_net import RecurrentConv, RecurrentResidualBlock
 from segdeploy.deploy.models.unet_plus_plus import DEPTH
 
@@ -52,6 +52,10 @@ def conv_bn_relu(x: Tensor, layers: nn.Sequential, at: int = 0) -> Tensor:
         (Architecture.R2U_NET, False, 39_091_393),
         (Architecture.UNET_PLUS_PLUS, True, 9_163_428),
         (Architecture.UNET_PLUS_PLUS, False, 9_163_329),
+        (Architecture.U_NET, False, 34_527_041),
+        (Architecture.ATTENTION_U_NET, False, 34_878_573),
+        (Architecture.R2_ATTENTION_U_NET, False, 39_442_925),
+        (Architecture.U_NET_BILINEAR, False, 7_852_545),
     ],
 )
 def test_parameters_of_the_published_networks(
@@ -132,6 +136,111 @@ def test_a_head_is_the_pruned_network(tiny_unet: UNetPlusPlus, head: int) -> Non
             pruned.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.add(name))
         assert torch.equal(pruned(image()), expected), "it reads nodes that the head does not need"
     assert ran == needed | {f"final{head}"}
+
+
+def decoded(network: nn.Module, skips: list[Tensor], *, block: str) -> Tensor:
+    """The decoder of LeeJunHyun's U-Nets, from its layers' tensors alone: the head's input."""
+    x = skips.pop()
+    for level in range(5, 1, -1):
+        layers = network.get_submodule(f"Up{level}.up")
+        assert isinstance(layers, nn.Sequential)
+        raised = conv_bn_relu(x.repeat_interleave(2, 2).repeat_interleave(2, 3), layers, 1)
+        skip = skips.pop()
+        if hasattr(network, f"Att{level}"):
+            skip = gated(network.get_submodule(f"Att{level}"), raised, skip)
+        joined = torch.cat([skip, raised], dim=1)
+        x = network.get_submodule(f"{block}{level}")(joined)
+    return x
+
+
+def gated(gate: nn.Module, gating: Tensor, skip: Tensor) -> Tensor:
+    """The additive attention gate of the paper, from its tensors alone."""
+
+    def projected(name: str, x: Tensor) -> Tensor:
+        conv, norm = gate.get_submodule(f"{name}.0"), gate.get_submodule(f"{name}.1")
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        flat = torch.einsum("nihw,oi->nohw", x, conv.weight[:, :, 0, 0])
+        flat = flat + (0 if conv.bias is None else conv.bias[:, None, None])
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        offset = norm.bias - norm.running_mean * scale
+        return flat * scale[:, None, None] + offset[:, None, None]
+
+    both = (projected("W_g", gating) + projected("W_x", skip)).clamp(min=0)
+    weight = 1 / (1 + torch.exp(-projected("psi", both)))
+    assert weight.shape[1] == 1
+    return skip * weight
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_u_net_is_the_graph_of_the_paper(
+    attention: bool, randomise: Callable[[Network], Network]
+) -> None:
+    network = randomise(UNet(width=4, attention=attention))
+
+    def block(name: str, x: Tensor) -> Tensor:
+        layers = network.get_submodule(f"{name}.conv")
+        assert isinstance(layers, nn.Sequential)
+        return conv_bn_relu(conv_bn_relu(x, layers), layers, 3)
+
+    with torch.no_grad():
+        skips = [block("Conv1", image())]
+        for level in range(2, 6):
+            skips.append(block(f"Conv{level}", functional.max_pool2d(skips[-1], 2)))
+        expected = network.get_submodule("Conv_1x1")(decoded(network, skips, block="Up_conv"))
+        torch.testing.assert_close(network(image()), expected, rtol=1e-4, atol=1e-4)
+        (only,) = network.heads(image())
+        assert torch.equal(only, network(image()))
+
+
+def test_r2u_net_with_attention_gates_its_skip_connections(
+    randomise: Callable[[Network], Network],
+) -> None:
+    network = randomise(R2UNet(width=4, attention=True))
+    with torch.no_grad():
+        skips = [network.get_submodule("RRCNN1")(image())]
+        for level in range(2, 6):
+            block = network.get_submodule(f"RRCNN{level}")
+            skips.append(block(functional.max_pool2d(skips[-1], 2)))
+        expected = network.get_submodule("Conv_1x1")(decoded(network, skips, block="Up_RRCNN"))
+        torch.testing.assert_close(network(image()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bilinear_u_net_is_the_last_diagonal_of_unet_plus_plus(
+    randomise: Callable[[Network], Network],
+) -> None:
+    network = randomise(BilinearUNet(width=4))
+
+    def node(name: str, *inputs: Tensor) -> Tensor:
+        layers = network.get_submodule(f"conv{name}.conv")
+        assert isinstance(layers, nn.Sequential)
+        return conv_bn_relu(conv_bn_relu(torch.cat(inputs, dim=1), layers), layers, 3)
+
+    def up(x: Tensor) -> Tensor:
+        return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+    with torch.no_grad():
+        x00 = node("0_0", image())
+        x10 = node("1_0", functional.max_pool2d(x00, 2))
+        x20 = node("2_0", functional.max_pool2d(x10, 2))
+        x30 = node("3_0", functional.max_pool2d(x20, 2))
+        x31 = node("3_1", x30, up(node("4_0", functional.max_pool2d(x30, 2))))
+        x22 = node("2_2", x20, up(x31))
+        x13 = node("1_3", x10, up(x22))
+        expected = network.get_submodule("final")(node("0_4", x00, up(x13)))
+        torch.testing.assert_close(network(image()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", list(Architecture))
+def test_a_network_knows_its_architecture_and_its_heads(arch: Architecture) -> None:
+    with torch.device("meta"):
+        network = build_network(arch, width=2)
+    assert architecture_of(network) is arch
+    assert len(network.head_names()) == (4 if arch is Architecture.UNET_PLUS_PLUS else 1)
+    for name in network.head_names():
+        assert isinstance(network.get_submodule(name), nn.Conv2d)
 
 
 def test_heads_differ(tiny_unet: UNetPlusPlus) -> None:

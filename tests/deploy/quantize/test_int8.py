@@ -28,7 +28,8 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, save_model

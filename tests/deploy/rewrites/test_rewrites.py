@@ -23,7 +23,8 @@ from tiny import TINY
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import (

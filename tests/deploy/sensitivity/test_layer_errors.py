@@ -25,7 +25,8 @@ from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.quantize.calibrate import calibrate

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.models.checkpoint import Network, load_checkpoint
+from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.training.align.compare import TOLERANCES, compare_dumps
 from segdeploy.training.align.dump import INDEX, TENSORS, Dump, Step, read_dump, write_dump

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tiny import TINY
 
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import Checkpoint, Network, load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model
 from segdeploy.deploy.runtimes.base import Execution
