@@ -84,7 +84,7 @@ class CheckpointModel:
     preprocess: Preprocess
     recurrence: int | None
     head: int | None
-    weights: str | None
+    weights: str | None = None
 
     interface = Interface.TENSOR
     takes_any_size = True
