@@ -15,8 +15,7 @@ from PIL import Image
 from torch import nn
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models import R2UNet
-from segdeploy.deploy.models.checkpoint import Network
+from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.file import save_model, set_metadata
 
 N = TypeVar("N", bound=Network)
@@ -66,7 +65,7 @@ def randomised(network: N, *, seed: int = 7) -> N:
 
 
 def _heads(network: Network) -> list[nn.Conv2d]:
-    names = ["Conv_1x1"] if isinstance(network, R2UNet) else network.head_names()
+    names = network.head_names()
     heads = [network.get_submodule(name) for name in names]
     return [head for head in heads if isinstance(head, nn.Conv2d)]
 

@@ -70,12 +70,6 @@ def checkpoint_details(verb: Group) -> None:
         help="whether the network the checkpoint was trained in returned logits; recorded only, "
         "the exported model ends in one sigmoid either way (default: as its project's does)",
     )
-    verb.add_argument(
-        "--weights",
-        metavar="NAME",
-        help="which network of a file that holds several, as ema beside model (default: the only "
-        "one)",
-    )
 
 
 def network_flags(verb: Group) -> None:
@@ -85,6 +79,12 @@ def network_flags(verb: Group) -> None:
         "--recurrence",
         type=positive_int,
         help="R2U-Net's t (default: as stored, else its project's: 2, in a .pkl 3)",
+    )
+    verb.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="which network of a file that holds several, as ema beside model (default: the only "
+        "one)",
     )
     verb.add_argument(
         "--preprocess",

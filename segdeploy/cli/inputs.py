@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from segdeploy.cli.flags import AUTO
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import require_new
 
 if TYPE_CHECKING:
     from segdeploy.api.data import Data
-    from segdeploy.deploy.data.preprocess import Preprocess
     from segdeploy.deploy.runtimes.registry import RuntimeName
 
 log = logging.getLogger(__name__)
