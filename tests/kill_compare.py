@@ -7,12 +7,11 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from segdeploy.benchmarks.report.files import write_report
+from segdeploy.benchmarks.report.files import pages_of, read_report
 
 REPORT_TIMINGS = (
     "created_utc",
@@ -132,10 +131,7 @@ def _without_epoch_timings(row: dict[str, Any]) -> dict[str, Any]:
 
 def _page_differs(page: Path) -> str | None:
     """A page is made from the report beside it, and from nothing else."""
-    with TemporaryDirectory() as folder:
-        report = json.loads((page.parent / "report.json").read_bytes())
-        write_report(report, Path(folder))
-        same = (Path(folder) / page.name).read_bytes() == page.read_bytes()
+    same = pages_of(read_report(page.parent))[page.name] == page.read_bytes()
     return None if same else f"{page} is not the page of its report.json"
 
 

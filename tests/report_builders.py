@@ -1,4 +1,8 @@
-"""Reports of a network that does not exist, every figure invented: for tests of the pages."""
+"""Reports of a network that does not exist, every figure invented: for tests of the pages.
+
+Each is the content of a ``report.json``, which tests change and break at will; ``report_of`` makes
+the record of one that is whole.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segdeploy.benchmarks.report.records import Report
+from segdeploy.benchmarks.speed.records import BenchmarkRow
+from segdeploy.calibration.json_record import record_of
+
 INT8_FILE = "sample_net.int8.ort-x86.onnx"
+
+
+def report_of(content: dict[str, Any]) -> Report:
+    return record_of(content, Report, whole="the report")
+
+
+def timed(name: str, batch: int, p50_ms: float | None, **changes: Any) -> BenchmarkRow:
+    return record_of(speed_row(name, batch, p50_ms, **changes), BenchmarkRow, whole="the row")
 
 
 def scores(iou: float, *, auc: float | None = 97.5) -> dict[str, Any]:
@@ -56,7 +72,7 @@ def compared_row(
         "disagreement_percent": 0.0625,
         "passed": True,
         "worst_images": [
-            {"name": f"fake_{n}", "reference_iou": 70 + n, "candidate_iou": 69.5 + n}
+            {"name": f"fake_{n}", "reference_iou": 70.0 + n, "candidate_iou": 69.5 + n}
             for n in range(2)
         ],
         "iou_per_image_percent": [79.0, 81.0],

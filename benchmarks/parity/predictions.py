@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from segdeploy.benchmarks.scores.accuracy import PROBABILITY_SLACK
+from segdeploy.benchmarks.speed.entries import RowIdentity
 from segdeploy.deploy.data.image_files import image_size, read_mask
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD
 from segdeploy.deploy.system.errors import InputError
@@ -53,15 +54,15 @@ class Predictions:
     probability: NDArray[np.float32]
     ranks: bool
 
-    def identity(self) -> dict[str, Any]:
-        """The columns that say what a row is about, as the report names them."""
-        return {
-            "name": self.name,
-            "file": self.folder.resolve().name,
-            "target": None,
-            "runtime": "predictions",
-            "precision_requested": None,
-        }
+    def identity(self) -> RowIdentity:
+        """What a row of them is about."""
+        return RowIdentity(
+            name=self.name,
+            file=self.folder.resolve().name,
+            target=None,
+            runtime="predictions",
+            precision_requested=None,
+        )
 
 
 def read_predictions(

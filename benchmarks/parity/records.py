@@ -165,6 +165,17 @@ class ParityRow(RowIdentity):
             )
 
     @property
+    def iou(self) -> float:
+        """Of a measured row, percent.
+
+        Raises:
+            ValueError: the row was skipped.
+        """
+        if self.scores is None:
+            raise ValueError(f"{self.name} was not measured: {self.skipped}")
+        return self.scores.iou
+
+    @property
     def failed(self) -> bool:
         """The runtime crashed, hung or failed; ``skipped`` holds the reason."""
         return self.skipped is not None and self.passed is False

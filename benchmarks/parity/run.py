@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.parity.evidence import compare
 from segdeploy.benchmarks.parity.predictions import Predictions
+from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
 from segdeploy.benchmarks.parity.rows import (
-    Row,
     candidate_row,
     failed_row,
     reference_row,
     skipped_row,
 )
 from segdeploy.benchmarks.scores.image_scores import score_images
-from segdeploy.benchmarks.speed.entries import Entry
+from segdeploy.benchmarks.speed.entries import Entry, RowIdentity
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
@@ -44,7 +44,7 @@ def parity_section(
     fields: NDArray[np.bool_] | None = None,
     predictions: Sequence[Predictions] = (),
     time_limit_s: float = TIME_LIMIT_S,
-) -> dict[str, Any]:
+) -> ParitySection:
     """Score the reference, every entry, and what devices returned.
 
     Args:
@@ -66,7 +66,7 @@ def parity_section(
         time_limit_s: longest time for loading an entry, and for each of its calls.
 
     Returns:
-        The ``parity`` section of ``report.json``, the reference's row first. An entry whose
+        The section of the report, the reference's row first. An entry whose
         runtime crashes, hangs or fails is a row that did not pass, with the reason.
 
     Raises:
@@ -81,11 +81,11 @@ def parity_section(
         raise RunError(f"the reference, {reference_name}: {error}") from error
 
     def judged(
-        identity: Row, found: NDArray[np.float32], *, executed: str | None, ranks: bool
-    ) -> Row:
+        identity: RowIdentity, found: NDArray[np.float32], *, executed: str | None, ranks: bool
+    ) -> ParityRow:
         report = compare(
             reference_name,
-            identity["name"],
+            identity.name,
             expected,
             found,
             truths,
@@ -113,23 +113,14 @@ def parity_section(
     for given in predictions:
         found, identity = given.probability, given.identity()
         rows.append(judged(identity, found, executed=None, ranks=given.ranks))
-    return {
-        "reference": reference_name,
-        "max_drop_percentage_points": max_drop,
-        "images": len(images),
-        "image_names": list(names),
-        "field_of_view_percent": None if fields is None else 100.0 * float(fields.mean()),
-        "rows": rows,
-    }
-
-
-def gate_passed(section: dict[str, Any]) -> bool:
-    """Whether every candidate that was compared passed, and at least one was.
-
-    One whose runtime failed did not pass; one that was skipped does not count.
-    """
-    judged = [row["passed"] for row in section["rows"] if row["passed"] is not None]
-    return bool(judged) and all(judged)
+    return ParitySection(
+        reference=reference_name,
+        max_drop_percentage_points=max_drop,
+        images=len(images),
+        image_names=tuple(names),
+        field_of_view_percent=None if fields is None else 100.0 * float(fields.mean()),
+        rows=tuple(rows),
+    )
 
 
 def _foreground(
@@ -177,14 +168,14 @@ def _reference_row(
     probability: NDArray[np.float32],
     truths: NDArray[np.bool_],
     fields: NDArray[np.bool_] | None,
-) -> Row:
+) -> ParityRow:
     executed = reference.executed.words
-    identity = {
-        "name": name,
-        "file": None,
-        "target": None,
-        "runtime": reference.name,
-        "precision_requested": executed,
-    }
+    identity = RowIdentity(
+        name=name,
+        file=None,
+        target=None,
+        runtime=reference.name,
+        precision_requested=reference.executed.requested,
+    )
     ranks = _ranks(reference)
     return reference_row(identity, executed, probability, truths, fields, ranks=ranks)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segdeploy.benchmarks.parity.records import ParityRow, ParitySection, PicturedImage
 from segdeploy.benchmarks.scores.accuracy import classify
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.data.image_set import SegmentationSet
@@ -39,40 +39,40 @@ GREY = 0.35
 Mask = NDArray[np.bool_]
 
 
-def choose(section: dict[str, Any], count: int = SHOWN) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """An image to show, and the candidate that lost most on it, by name."""
+
+    image: str
+    candidate: str
+
+
+def choose(rows: Iterable[ParityRow], count: int = SHOWN) -> list[Chosen]:
     """Which images to show, each with the candidate that lost most on it.
 
-    Example:
-        >>> def row(name, *worst):
-        ...     images = [dict(name=n, reference_iou=80.0, candidate_iou=c) for n, c in worst]
-        ...     return {"name": name, "worst_images": images, "skipped": None}
-        >>> rows = [row("fp16", ("a", 80.0), ("b", 79.0)), row("int8", ("b", 70.0))]
-        >>> [(found["image"], found["candidate"]) for found in choose({"rows": rows})]
-        [('b', 'int8'), ('a', 'fp16')]
-
     Args:
-        section: the ``parity`` section of ``report.json``.
+        rows: of parity.
         count: how many at most.
 
     Returns:
-        ``image`` and ``candidate`` by name, the largest loss first.
+        The largest loss first.
     """
     ranked = sorted(
         (
-            (image["candidate_iou"] - image["reference_iou"], image["name"], row["name"])
-            for row in section["rows"]
-            for image in row["worst_images"]
+            (image.change, Chosen(image=image.name, candidate=row.name))
+            for row in rows
+            for image in row.worst_images
         ),
         key=lambda found: found[0],
     )
-    chosen: dict[str, dict[str, Any]] = {}
-    for _, image, candidate in ranked:
-        chosen.setdefault(image, {"image": image, "candidate": candidate})
+    chosen: dict[str, Chosen] = {}
+    for _, found in ranked:
+        chosen.setdefault(found.image, found)
     return list(chosen.values())[:count]
 
 
 def worst_images(
-    section: dict[str, Any],
+    section: ParitySection,
     reference: Runtime,
     entries: Sequence[Entry],
     images: SegmentationSet,
@@ -80,11 +80,11 @@ def worst_images(
     preprocess: Preprocess,
     execution: Execution,
     time_limit_s: float = TIME_LIMIT_S,
-) -> list[dict[str, Any]]:
+) -> tuple[PicturedImage, ...]:
     """Draw the images that lost most; both models run on them once more.
 
     Args:
-        section: the ``parity`` section of ``report.json``.
+        section: what parity found.
         reference: an open runtime.
         entries: where the candidates come from.
         images: the evaluation set.
@@ -93,25 +93,24 @@ def worst_images(
         time_limit_s: longest time for loading an entry, and for each of its calls.
 
     Returns:
-        The ``worst_images`` section of ``report.json``: PNG files in base64; without those of a
-        candidate whose runtime fails now.
+        The largest loss first; without those of a candidate whose runtime fails now.
 
     Raises:
         InputError: an image or a model cannot be read.
         RunError: the reference failed.
     """
     by_name = {entry.name: entry for entry in entries}
-    chosen = [found for found in choose(section) if found["candidate"] in by_name]
+    chosen = [found for found in choose(section.rows) if found.candidate in by_name]
     samples = {sample.name: sample for sample in images}
     if not chosen:
-        return []
-    shown = replace(images, samples=tuple(samples[found["image"]] for found in chosen))
+        return ()
+    shown = replace(images, samples=tuple(samples[found.image] for found in chosen))
     pixels, truths = shown.pixels(preprocess), shown.truths(preprocess)
     inputs = shown.inputs(preprocess)
     expected = classify(infer_each(reference, inputs), truths.shape)
     drawn: dict[int, Mask] = {}
-    for name in dict.fromkeys(found["candidate"] for found in chosen):
-        which = [index for index, found in enumerate(chosen) if found["candidate"] == name]
+    for name in dict.fromkeys(found.candidate for found in chosen):
+        which = [index for index, found in enumerate(chosen) if found.candidate == name]
         entry = by_name[name]
         takes = interface_of(entry.artifact.inputs, entry.artifact.outputs)
         fed = pixels[which] if takes is Interface.IMAGE else inputs[which]
@@ -124,35 +123,34 @@ def worst_images(
             log.warning("worst images of %s are not drawn: %s", name, error)
             continue
         drawn |= dict(zip(which, masks, strict=True))
-    return [
-        {
-            "name": found["image"],
-            "candidate": found["candidate"],
-            **pictures(pixels[i], truths[i], expected[i], drawn[i]),
-        }
+    return tuple(
+        pictured(found, pixels[i], truths[i], expected[i], drawn[i])
         for i, found in enumerate(chosen)
         if i in drawn
-    ]
+    )
 
 
-def pictures(
-    image: NDArray[np.uint8], truth: Mask, reference: Mask, candidate: Mask
-) -> dict[str, str]:
-    """The five pictures of one image, as base64 of PNG files.
+def pictured(
+    chosen: Chosen, image: NDArray[np.uint8], truth: Mask, reference: Mask, candidate: Mask
+) -> PicturedImage:
+    """The five pictures of one image.
 
     Args:
+        chosen: which it is.
         image: uint8 (H, W, 3), RGB, as the network saw it.
         truth: bool (H, W).
         reference: bool (H, W), what the reference takes for foreground.
         candidate: bool (H, W).
     """
-    return {
-        "input_png_base64": _png(_reduced(stretched(image))),
-        "truth_png_base64": _mask_png(truth),
-        "reference_png_base64": _mask_png(reference),
-        "candidate_png_base64": _mask_png(candidate),
-        "disagreement_png_base64": _png(disagreement(stretched(image), reference, candidate)),
-    }
+    return PicturedImage(
+        name=chosen.image,
+        candidate=chosen.candidate,
+        input_png_base64=_png(_reduced(stretched(image))),
+        truth_png_base64=_mask_png(truth),
+        reference_png_base64=_mask_png(reference),
+        candidate_png_base64=_mask_png(candidate),
+        disagreement_png_base64=_png(disagreement(stretched(image), reference, candidate)),
+    )
 
 
 def stretched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segdeploy.benchmarks.literature.file import PUBLISHED
 from segdeploy.benchmarks.peers.contenders import Group
 from segdeploy.benchmarks.report.label_places import Box, facing_side, free_place
-from segdeploy.benchmarks.report.rows import figure
+from segdeploy.benchmarks.report.tables import figure
 from segdeploy.calibration.files import atomic_writer
 
 if TYPE_CHECKING:  # an optional package

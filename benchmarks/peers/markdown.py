@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segdeploy.benchmarks.report.rows import ABSENT, figure, table
+from segdeploy.benchmarks.report.tables import ABSENT, figure, table
 
 Row = dict[str, Any]
 

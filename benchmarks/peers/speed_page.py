@@ -6,7 +6,7 @@ from typing import Any
 
 from segdeploy.benchmarks.peers.markdown import page
 from segdeploy.benchmarks.peers.quantize import SETTINGS
-from segdeploy.benchmarks.report.rows import ABSENT, figure, interval, table
+from segdeploy.benchmarks.report.tables import ABSENT, figure, interval, table
 from segdeploy.benchmarks.speed.latency import REST_S
 
 Row = dict[str, Any]

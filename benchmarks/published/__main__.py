@@ -12,24 +12,19 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from segdeploy.benchmarks.literature.file import load_rows
-from segdeploy.benchmarks.literature.rows import PublishedRow
-from segdeploy.benchmarks.published.ours import OurRow, our_rows
+from segdeploy.benchmarks.published.beside import beside
+from segdeploy.benchmarks.published.ours import our_rows
 from segdeploy.benchmarks.published.page import published_page
-from segdeploy.benchmarks.report.files import load_report
+from segdeploy.benchmarks.report.files import read_report
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.system.command import guarded, print_json
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.shown_command import shown_command
 
 log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.output and options.output.is_dir():
             raise UsageError(f"-o {options.output} is a folder; give a file")
         ours = [
-            row for path in options.reports for row in our_rows(load_report(path), source=str(path))
+            row for path in options.reports for row in our_rows(read_report(path), source=str(path))
         ]
         command = shown_command(["python", "-m", "segdeploy.benchmarks.published"], arguments)
         result = beside(load_rows(), ours, command=command)
@@ -63,50 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return guarded("segdeploy.benchmarks.published", run)
-
-
-def beside(
-    published: Sequence[PublishedRow], ours: Sequence[OurRow], *, command: str
-) -> dict[str, Any]:
-    """Put both sides together, as plain values; count what the published networks truly cost.
-
-    Args:
-        published: rows of the data file.
-        ours: rows of finished runs.
-        command: what makes the table again.
-    """
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "command": command,
-        "published": [_flat(row) | _costs(row) for row in published],
-        "ours": [asdict(row) for row in ours],
-    }
-
-
-def _flat(row: PublishedRow) -> dict[str, Any]:
-    """A row with the IoU of each precision beside its other figures."""
-    plain = asdict(row)
-    del plain["iou"]
-    return plain | asdict(row.iou)
-
-
-def _costs(row: PublishedRow) -> dict[str, Any]:
-    """The true multiply-adds, and what its source's calculator would print where it printed."""
-    macs, gflops = _counted(row.arch, row.size)
-    return {"macs": macs, "gflops_reproduced": None if row.gflops is None else gflops}
-
-
-@cache
-def _counted(arch: str, size: tuple[int, int]) -> tuple[int, float | None]:
-    """True multiply-adds at an input size; the published count where it is the size of that."""
-    from segdeploy.benchmarks.literature.gflops import PUBLISHED_INPUT, published_gflops
-    from segdeploy.benchmarks.literature.torch_cost import torch_cost
-    from segdeploy.deploy.models.architecture import Architecture
-    from segdeploy.deploy.models.networks import build_network
-
-    network = build_network(Architecture(arch), deep_supervision=False)
-    macs = torch_cost(network, (1, 3, *size)).macs
-    return macs, published_gflops(network, arch) if size == PUBLISHED_INPUT[2:] else None
 
 
 def _parser() -> argparse.ArgumentParser:

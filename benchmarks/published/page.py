@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from segdeploy.benchmarks.literature.file import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
-from segdeploy.benchmarks.literature.rows import NETWORKS, PRECISIONS, PUBLISHED_RULES
-from segdeploy.benchmarks.report.rows import ABSENT, figure, table
-
-Row = dict[str, Any]
+from segdeploy.benchmarks.literature.rows import (
+    NETWORKS,
+    PRECISIONS,
+    PUBLISHED_RULES,
+    PublishedSpeed,
+)
+from segdeploy.benchmarks.published.beside import Beside, CountedRow
+from segdeploy.benchmarks.published.ours import OurRow, OurSpeed
+from segdeploy.benchmarks.report.tables import ABSENT, figure, table
 
 HEAD = (
     *("Model", "Source", "Evaluated on", "Parameters, M", "True GMACs"),
@@ -27,20 +31,20 @@ the fastest of all where that is another; a run's are with inputs and outputs in
 is what the source does not state or the run did not measure."""
 
 
-def published_page(result: dict[str, Any]) -> str:
+def published_page(result: Beside) -> str:
     """The page of what ``python -m segdeploy.benchmarks.published`` found.
 
     Args:
-        result: ``published`` and ``ours`` as that command writes them in JSON.
+        result: both sides.
     """
     cells: list[list[str]] = []
     footnotes: list[str] = []
     for arch in NETWORKS:
-        for row in result["published"]:
-            if row["arch"] == arch:
+        for row in result.published:
+            if row.arch == arch:
                 footnotes.append(_footnote(row, len(footnotes) + 1))
                 cells.append(_published_cells(row, len(footnotes)))
-        cells += [_our_cells(row) for row in result["ours"] if row["arch"] == arch]
+        cells += [_our_cells(row) for row in result.ours if row.arch == arch]
     rules = "; ".join(f"{NETWORKS[arch]}: {rule.words()}" for arch, rule in PUBLISHED_RULES.items())
     parts = [
         "# Published figures beside ours",
@@ -49,42 +53,42 @@ def published_page(result: dict[str, Any]) -> str:
         f'The published "GFLOPs" are {PUBLISHED_COST_NOTE} Counted are, for {rules}.',
         " ".join(NOTES.split()),
         "\n".join(footnotes),
-        f"    {result['command']}",
+        f"    {result.command}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _published_cells(row: Row, number: int) -> list[str]:
-    variant = f", {row['variant']}" if row["variant"] else ""
-    devices = dict.fromkeys(timing["device"] for timing in row["speed"])
+def _published_cells(row: CountedRow, number: int) -> list[str]:
+    variant = f", {row.variant}" if row.variant else ""
+    devices = dict.fromkeys(timing.device for timing in row.speed)
     return [
-        f"{NETWORKS[row['arch']]}{variant}",
-        f"{row['source']['title']} [^{number}]",
-        f"{row['dataset']}, {_size(row)}",
-        _printed(row["parameters_m"]),
-        figure(row["macs"], "giga"),
-        _printed(row["gflops"]),
-        figure(row["gflops_reproduced"], "share"),
-        *(_printed(row[precision]) for precision in PRECISIONS),
-        _fps(row["speed"]),
+        f"{NETWORKS[row.arch]}{variant}",
+        f"{row.source.title} [^{number}]",
+        f"{row.dataset}, {_size(row)}",
+        _printed(row.parameters_m),
+        figure(row.macs, "giga"),
+        _printed(row.gflops),
+        figure(row.gflops_reproduced, "share"),
+        *(_printed(getattr(row, precision)) for precision in PRECISIONS),
+        _fps(row.speed),
         ", ".join(devices) or ABSENT,
     ]
 
 
-def _our_cells(row: Row) -> list[str]:
-    threads = dict.fromkeys(timing["threads"] for timing in row["speed"])
-    device = f"{row['device']}, {' or '.join(map(str, threads))} threads"
+def _our_cells(row: OurRow) -> list[str]:
+    threads = dict.fromkeys(timing.threads for timing in row.speed)
+    device = f"{row.device}, {' or '.join(map(str, threads))} threads"
     return [
-        NETWORKS[row["arch"]],
-        f"this project, run {row['name']} on {row['runtime']}",
-        f"{row['data']}, {_size(row)}",
-        figure(row["parameters"] / 1e6, "share"),
-        figure(row["macs"], "giga"),
+        NETWORKS[row.arch],
+        f"this project, run {row.name} on {row.runtime}",
+        f"{row.data}, {_size(row)}",
+        figure(row.parameters / 1e6, "share"),
+        figure(row.macs, "giga"),
         ABSENT,
-        figure(row["gflops_reproduced"], "share"),
-        *(_values(row["iou"].get(precision, ())) for precision in PRECISIONS),
-        _fps(row["speed"]),
-        device if row["speed"] else ABSENT,
+        figure(row.gflops_reproduced, "share"),
+        *(_values(row.iou.get(precision, ())) for precision in PRECISIONS),
+        _fps(row.speed),
+        device if row.speed else ABSENT,
     ]
 
 
@@ -98,33 +102,33 @@ def _values(values: Sequence[float]) -> str:
     return ", ".join(dict.fromkeys(figure(value, "share") for value in values)) or ABSENT
 
 
-def _fps(speed: Sequence[Row]) -> str:
+def _fps(speed: Sequence[PublishedSpeed | OurSpeed]) -> str:
     """The fastest timing at batch 1, and the fastest of all."""
-    single = [timing for timing in speed if timing["batch"] == 1]
+    single = [timing for timing in speed if timing.batch == 1]
     fastest = [max(timings, key=_rate) for timings in (single, speed) if timings]
     return "; ".join(dict.fromkeys(_timing(timing) for timing in fastest)) or ABSENT
 
 
-def _rate(timing: Row) -> float:
-    return float(timing["fps"])
+def _rate(timing: PublishedSpeed | OurSpeed) -> float:
+    return timing.fps
 
 
-def _timing(timing: Row) -> str:
+def _timing(timing: PublishedSpeed | OurSpeed) -> str:
     """A published timing as printed; one of a run with its precision and, if several, streams."""
-    batch = f"batch {timing['batch']}"
-    if "precision" not in timing:
-        return f"{_printed(timing['fps'])} ({batch})"
-    streams = f", {timing['streams']} streams" if timing["streams"] > 1 else ""
-    return f"{figure(timing['fps'], 'rate')} ({timing['precision']}, {batch}{streams})"
+    batch = f"batch {timing.batch}"
+    if isinstance(timing, PublishedSpeed):
+        return f"{_printed(timing.fps)} ({batch})"
+    streams = f", {timing.streams} streams" if timing.streams > 1 else ""
+    return f"{figure(timing.fps, 'rate')} ({timing.precision}, {batch}{streams})"
 
 
-def _size(row: Row) -> str:
-    return "x".join(map(str, row["size"]))
+def _size(row: CountedRow | OurRow) -> str:
+    return "x".join(map(str, row.size))
 
 
-def _footnote(row: Row, number: int) -> str:
-    source, note = row["source"], f" {row['note']}" if row["note"] else ""
-    return f"[^{number}]: {source['title']}: {source['where']}. <{source['url']}>{note}"
+def _footnote(row: CountedRow, number: int) -> str:
+    source, note = row.source, f" {row.note}" if row.note else ""
+    return f"[^{number}]: {source.title}: {source.where}. <{source.url}>{note}"
 
 
 def _cell(text: str) -> str:

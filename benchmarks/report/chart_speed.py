@@ -17,6 +17,7 @@ from segdeploy.benchmarks.report.chart_svg import (
     both,
 )
 from segdeploy.benchmarks.report.label_places import Box, facing_side, free_place
+from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.report.rows import timed_rows
 from segdeploy.benchmarks.report.series import Series, latency_rows, scored, series_of
 
@@ -31,21 +32,22 @@ SAMPLES = 400
 """Samples drawn of a row; of more, as many of their quantiles."""
 
 
-def accuracy_latency(report: dict[str, Any]) -> str | None:
+def accuracy_latency(report: Report) -> str | None:
     """IoU against the median latency, with the interval of its change; ``None`` without both."""
     rows, scores = latency_rows(report), scored(report)
     shown = [one for one in series_of(report) if one.name in rows and one.name in scores]
     if len(shown) < 2:
         return None
-    places = [(rows[s.name]["p50_ms"], scores[s.name]["scores"]["iou"]) for s in shown]
-    reference = scores.get(report["parity"]["reference"])
-    base = reference["scores"]["iou"] if reference else None
-    budget = None if base is None else base - report["parity"]["max_drop_percentage_points"]
+    places = [(rows[one.name].p50_ms, scores[one.name].iou) for one in shown]
+    parity = report.parity
+    reference = scores.get(parity.reference) if parity else None
+    base = reference.iou if reference else None
+    budget = None if base is None or not parity else base - parity.max_drop_percentage_points
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
         for one, (latency, iou) in zip(shown, places, strict=True):
-            ends = scores[one.name]["ci95_percentage_points"]
+            ends = scores[one.name].ci95_percentage_points
             if ends and base is not None:
                 axes.plot([latency] * 2, [base + end for end in ends], color=one.colour, lw=1.2)
             if one.chosen:
@@ -61,7 +63,7 @@ def accuracy_latency(report: dict[str, Any]) -> str | None:
         bars = [
             (latency, base + ends[0], base + ends[1])
             for one, (latency, _) in zip(shown, places, strict=True)
-            if base is not None and (ends := scores[one.name]["ci95_percentage_points"])
+            if base is not None and (ends := scores[one.name].ci95_percentage_points)
         ]
         _number(figure, axes, list(zip(shown, places, strict=True)), bars)
 
@@ -69,7 +71,7 @@ def accuracy_latency(report: dict[str, Any]) -> str | None:
     return both(draw, key="accuracy-latency", label=label, height=3.1)
 
 
-def latency_distribution(report: dict[str, Any]) -> str | None:
+def latency_distribution(report: Report) -> str | None:
     """Every sample of the latency at the smallest batch; ``None`` without any."""
     rows = latency_rows(report)
     shown = [one for one in series_of(report) if one.name in rows]
@@ -81,11 +83,11 @@ def latency_distribution(report: dict[str, Any]) -> str | None:
         everything: list[float] = []
         for place, one in enumerate(shown):
             row = rows[one.name]
-            samples = [1e3 * sample for sample in _thinned(row["latencies_s"])]
+            samples = [1e3 * sample for sample in _thinned(row.latencies_s)]
             everything += samples
             _rug(axes, samples, place, 0.12, color=one.colour, lw=0.8, alpha=0.45)
-            _rug(axes, [row["p50_ms"]], place, 0.21, color=one.colour, lw=2.6)
-            _rug(axes, [row["p99_ms"]], place, 0.21, color=one.colour, lw=1.1)
+            _rug(axes, [row.p50_ms], place, 0.21, color=one.colour, lw=2.6)
+            _rug(axes, [row.p99_ms], place, 0.21, color=one.colour, lw=1.1)
             axes.text(
                 0.0,
                 place - 0.42,
@@ -105,12 +107,12 @@ def latency_distribution(report: dict[str, Any]) -> str | None:
     return both(draw, key="latency", label=label, height=0.6 + 0.46 * len(shown), wide=HALF_INCHES)
 
 
-def batch_sweep(report: dict[str, Any]) -> str | None:
+def batch_sweep(report: Report) -> str | None:
     """Images a second against the batch; ``None`` where one batch was measured."""
     curves: dict[str, dict[int, float]] = {}
-    for row in timed_rows(report):
-        best = curves.setdefault(row["name"], {})
-        best[row["batch"]] = max(best.get(row["batch"], 0.0), row["images_per_s"])
+    for row in timed_rows(report.benchmark):
+        best = curves.setdefault(row.name, {})
+        best[row.batch] = max(best.get(row.batch, 0.0), row.rate)
     shown = [one for one in series_of(report) if len(curves[one.name]) > 1]
     batches = sorted({batch for one in shown for batch in curves[one.name]})
     if not shown:

@@ -2,202 +2,301 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-from segdeploy.benchmarks.report.rows import section_rows
+from segdeploy.benchmarks.parity.records import ParityRow
+from segdeploy.benchmarks.report.records import Recommendation, Report
+from segdeploy.benchmarks.report.rows import compared_rows, timed_rows
 from segdeploy.benchmarks.scores.paired_interval import paired_interval
-from segdeploy.deploy.system.errors import InputError
+from segdeploy.benchmarks.speed.records import BenchmarkRow, Setting
+from segdeploy.deploy.runtimes.execution import Hint
 
-Report = dict[str, Any]
-Row = dict[str, Any]
+Side = Literal["A", "B"]
+Candidate = tuple[str] | tuple[str, int, int, int, Hint]
+"""Its name; of a timing its setting, too: batch, threads, streams, hint."""
+
+R = TypeVar("R")
 
 
-def compare_reports(one: Report, other: Report) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """Which run one of the reports is of, and what came out."""
+
+    name: str
+    created_utc: str
+    command: str
+    passed: bool | None
+    recommendation: Recommendation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityChange:
+    """A candidate that both runs scored; changes are B minus A.
+
+    Attributes:
+        change_percentage_points: of IoU, paired over the images; ``None`` where they differ.
+        ci95_percentage_points: its 95 % interval.
+        verdict_a: in the words of newer reports where it has them; ``None`` of the reference.
+        verdict_b: likewise.
+    """
+
+    name: str
+    iou_a_percent: float
+    iou_b_percent: float
+    change_percentage_points: float | None
+    ci95_percentage_points: tuple[float, float] | None
+    disagreement_a_percent: float | None
+    disagreement_b_percent: float | None
+    verdict_a: str | None
+    verdict_b: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedChange(Setting):
+    """A candidate and setting that both runs timed; ratios are B over A."""
+
+    name: str
+    p50_a_ms: float | None
+    p50_b_ms: float | None
+    p50_ratio: float | None
+    images_per_s_a: float
+    images_per_s_b: float
+    images_per_s_ratio: float | None
+    noise_percent: float | None
+    file_a_bytes: int | None
+    file_b_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Something that decides the figures and is not the same in both; ``None``: not there."""
+
+    what: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneSided:
+    """A candidate, or one with a setting, that one run alone measured."""
+
+    where: Literal["parity", "speed"]
+    side: Side
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What changed from run A to run B.
+
+    Attributes:
+        a: the earlier run.
+        b: the later one.
+        images_differ: why IoU cannot be compared, in a sentence; ``None`` where it can.
+        parity: candidates that both scored.
+        speed: candidates and settings that both timed.
+        around: what else differs.
+        only: what one of them has alone.
+    """
+
+    a: RunIdentity
+    b: RunIdentity
+    images_differ: str | None
+    parity: tuple[ParityChange, ...]
+    speed: tuple[SpeedChange, ...]
+    around: tuple[Difference, ...]
+    only: tuple[OneSided, ...]
+
+
+def compare_reports(one: Report, other: Report) -> Comparison:
     """What changed from one report to another.
 
     IoU is compared only over the same images, as a paired change with its interval; over others
     both figures stand beside each other and ``images_differ`` says why there is no change.
 
     Args:
-        one: what ``report.schema.json`` describes; the earlier one, A.
+        one: the earlier one, A.
         other: the later one, B.
-
-    Returns:
-        ``images_differ`` (a sentence or ``None``), ``parity``, ``speed`` and ``around`` rows, and
-        ``only`` for the candidates that one of them has alone. Changes are B minus A, and ratios
-        B over A.
-
-    Raises:
-        InputError: the reports lack what the schema requires.
     """
-    try:
-        differ = images_differ(one, other)
-        return {
-            "a": _identity(one),
-            "b": _identity(other),
-            "images_differ": differ,
-            "parity": _parity(one, other, same_images=differ is None),
-            "speed": _speed(one, other),
-            "around": _around(one, other),
-            "only": _only(one, other),
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"one of the reports does not have the shape of benchmarks/report/report.schema.json "
-            f"({error!r}); `segdeploy run` makes a whole one"
-        ) from error
+    differ = images_differ(one, other)
+    return Comparison(
+        a=_identity(one),
+        b=_identity(other),
+        images_differ=differ,
+        parity=_parity(one, other, same_images=differ is None),
+        speed=_speed(one, other),
+        around=_around(one, other),
+        only=tuple(_only(one, other)),
+    )
 
 
 def images_differ(one: Report, other: Report) -> str | None:
     """Why IoU cannot be compared; ``None`` where both scored the same images."""
-    sets = [report["data"]["evaluation"] for report in (one, other)]
-    if None in sets:
+    a, b = one.data.evaluation, other.data.evaluation
+    if a is None or b is None:
         return "One of the runs scored no images, so no change of IoU is given."
-    a, b = sets
-    if a["sha256"] == b["sha256"]:
+    if a.sha256 == b.sha256:
         return None
     return (
-        f"The runs scored different images (A: {a['images']}, {a['split']} of {a['root']}; B: "
-        f"{b['images']}, {b['split']} of {b['root']}), so the IoU of one says nothing about the "
+        f"The runs scored different images (A: {a.images}, {a.split} of {a.root}; B: "
+        f"{b.images}, {b.split} of {b.root}), so the IoU of one says nothing about the "
         "other and no change is given."
     )
 
 
-def _identity(report: Report) -> Row:
-    return {
-        "name": report["model"]["name"],
-        "created_utc": report["created_utc"],
-        "command": report["command"],
-        "passed": report["passed"],
-        "recommendation": report["recommendation"],
-    }
+def _identity(report: Report) -> RunIdentity:
+    return RunIdentity(
+        name=report.model.name,
+        created_utc=report.created_utc,
+        command=report.command,
+        passed=report.passed,
+        recommendation=report.recommendation,
+    )
 
 
-def _parity(one: Report, other: Report, *, same_images: bool) -> list[Row]:
+def _parity(one: Report, other: Report, *, same_images: bool) -> tuple[ParityChange, ...]:
     """A row for each candidate that both scored."""
     rows = []
     for a, b in _pairs(_scored(one), _scored(other)):
-        samples = a["iou_per_image_percent"], b["iou_per_image_percent"]
+        samples = a.iou_per_image_percent, b.iou_per_image_percent
         differences = _differences(*samples) if same_images else None
         rows.append(
-            {
-                "name": a["name"],
-                "iou_a_percent": a["scores"]["iou"],
-                "iou_b_percent": b["scores"]["iou"],
-                "change_percentage_points": (
+            ParityChange(
+                name=a.name,
+                iou_a_percent=a.iou,
+                iou_b_percent=b.iou,
+                change_percentage_points=(
                     sum(differences) / len(differences) if differences else None
                 ),
-                "ci95_percentage_points": (
-                    list(paired_interval(differences, seed=0))
+                ci95_percentage_points=(
+                    paired_interval(differences, seed=0)
                     if differences and len(differences) > 1
                     else None
                 ),
-                "disagreement_a_percent": a["disagreement_percent"],
-                "disagreement_b_percent": b["disagreement_percent"],
-                "verdict_a": _verdict(a),
-                "verdict_b": _verdict(b),
-            }
+                disagreement_a_percent=a.disagreement_percent,
+                disagreement_b_percent=b.disagreement_percent,
+                verdict_a=_verdict(a),
+                verdict_b=_verdict(b),
+            )
         )
-    return rows
+    return tuple(rows)
 
 
-def _speed(one: Report, other: Report) -> list[Row]:
+def _speed(one: Report, other: Report) -> tuple[SpeedChange, ...]:
     """A row for each candidate and setting that both timed."""
-    rows = []
-    for a, b in _pairs(_timed(one), _timed(other)):
-        rows.append(
-            {key: a[key] for key in ("name", "batch", "threads", "streams", "hint")}
-            | {
-                "p50_a_ms": a["p50_ms"],
-                "p50_b_ms": b["p50_ms"],
-                "p50_ratio": _ratio(a["p50_ms"], b["p50_ms"]),
-                "images_per_s_a": a["images_per_s"],
-                "images_per_s_b": b["images_per_s"],
-                "images_per_s_ratio": _ratio(a["images_per_s"], b["images_per_s"]),
-                "noise_percent": max(
-                    (row["noise_percent"] for row in (a, b) if row["noise_percent"] is not None),
-                    default=None,
-                ),
-                "file_a_bytes": a["file_bytes"],
-                "file_b_bytes": b["file_bytes"],
-            }
+    return tuple(
+        SpeedChange(
+            name=a.name,
+            batch=a.batch,
+            threads=a.threads,
+            streams=a.streams,
+            hint=a.hint,
+            p50_a_ms=a.p50_ms,
+            p50_b_ms=b.p50_ms,
+            p50_ratio=_ratio(a.p50_ms, b.p50_ms),
+            images_per_s_a=a.rate,
+            images_per_s_b=b.rate,
+            images_per_s_ratio=_ratio(a.rate, b.rate),
+            noise_percent=max(
+                (row.noise_percent for row in (a, b) if row.noise_percent is not None),
+                default=None,
+            ),
+            file_a_bytes=a.file_bytes,
+            file_b_bytes=b.file_bytes,
         )
-    return rows
+        for a, b in _pairs(_timed(one), _timed(other))
+    )
 
 
-def _around(one: Report, other: Report) -> list[Row]:
+def _around(one: Report, other: Report) -> tuple[Difference, ...]:
     """Everything that decides the figures and is not the same in both."""
-    flat = [_decides(report) for report in (one, other)]
-    keys = dict.fromkeys([*flat[0], *flat[1]])
-    return [
-        {"what": key, "a": flat[0].get(key), "b": flat[1].get(key)}
-        for key in keys
-        if flat[0].get(key) != flat[1].get(key)
-    ]
+    a, b = _decides(one), _decides(other)
+    return tuple(
+        Difference(what=key, a=a.get(key), b=b.get(key))
+        for key in dict.fromkeys([*a, *b])
+        if a.get(key) != b.get(key)
+    )
 
 
 def _decides(report: Report) -> dict[str, str]:
     """What a run was made of and with, each as text."""
-    machine, model = report["environment"], report["model"]
-    found: dict[str, Any] = {report["tool"]["name"]: report["tool"]["version"]}
-    found |= {key: machine[key] for key in ("cpu", "cores", "memory_bytes", "os", "python")}
-    found["instruction sets"] = " ".join(machine["isa"])
-    found |= machine["versions"]
-    found |= {key: model[key] for key in ("arch", "checkpoint_sha256", "head", "recurrence")}
-    found["input contract"] = model["preprocess"]
-    for use, held in report["data"].items():
-        found[f"{use} images"] = held and f"{held['images']}, sha256 {held['sha256']}"
-    found["calibration method"] = (report["calibration"] or {}).get("method")
-    found["budget, points"] = (report["parity"] or {}).get("max_drop_percentage_points")
-    found["multiply-adds"] = (report["cost"] or {}).get("macs")
+    machine, model, data = report.environment, report.model, report.data
+    found: dict[str, Any] = {report.tool.name: report.tool.version}
     found |= {
-        f"{stage['artifact']['file']} sha256": stage["artifact"]["sha256"]
-        for stage in report["stages"]
-        if stage["artifact"]
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "memory_bytes": machine.memory_bytes,
+        "os": machine.os,
+        "python": machine.python,
+        "instruction sets": " ".join(machine.isa),
+    }
+    found |= machine.versions
+    found |= {
+        "arch": model.arch,
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "head": model.head,
+        "recurrence": model.recurrence,
+        "input contract": model.preprocess,
+    }
+    for use, held in (("calibration", data.calibration), ("evaluation", data.evaluation)):
+        found[f"{use} images"] = held and f"{held.images}, sha256 {held.sha256}"
+    found["calibration method"] = report.calibration.method if report.calibration else None
+    found["budget, points"] = report.parity.max_drop_percentage_points if report.parity else None
+    found["multiply-adds"] = report.cost.macs if report.cost else None
+    found |= {
+        f"{stage.artifact.file} sha256": stage.artifact.sha256
+        for stage in report.stages
+        if stage.artifact
     }
     return {key: "none" if value is None else str(value) for key, value in found.items()}
 
 
-def _only(one: Report, other: Report) -> list[Row]:
+def _only(one: Report, other: Report) -> Iterable[OneSided]:
     """Candidates and settings that one run alone measured."""
-    found = []
-    for section, of in (("parity", _scored), ("speed", _timed)):
-        a, b = of(one), of(other)
-        for side, has, lacks in (("A", a, b), ("B", b, a)):
-            found += [
-                {"where": section, "side": side, "name": _said(key)}
-                for key in has
-                if key not in lacks
-            ]
-    return found
+    yield from _on_one_side("parity", _scored(one), _scored(other))
+    yield from _on_one_side("speed", _timed(one), _timed(other))
 
 
-def _said(key: tuple[Any, ...]) -> str:
-    name, *setting = key
-    if not setting:
-        return str(name)
-    batch, threads, streams, hint = setting
-    return f"{name}, batch {batch}, threads {threads}, streams {streams}, {hint}"
+def _on_one_side(
+    where: Literal["parity", "speed"],
+    a: Iterable[Candidate],
+    b: Iterable[Candidate],
+) -> Iterable[OneSided]:
+    sides: tuple[tuple[Side, Iterable[Candidate], set[Candidate]], ...] = (
+        ("A", a, set(b)),
+        ("B", b, set(a)),
+    )
+    for side, has, lacks in sides:
+        for candidate in has:
+            if candidate not in lacks:
+                yield OneSided(where=where, side=side, name=_said(candidate))
 
 
-def _scored(report: Report) -> dict[tuple[Any, ...], Row]:
-    rows = section_rows(report, "parity")
-    return {(row["name"],): row for row in rows if row["skipped"] is None}
+def _said(candidate: Candidate) -> str:
+    if len(candidate) == 1:
+        return candidate[0]
+    name, batch, threads, streams, hint = candidate
+    return f"{name}, batch {batch}, threads {threads}, streams {streams}, {hint.value}"
 
 
-def _timed(report: Report) -> dict[tuple[Any, ...], Row]:
-    keys = ("name", "batch", "threads", "streams", "hint")
-    rows = section_rows(report, "benchmark")
-    return {tuple(row[k] for k in keys): row for row in rows if row["skipped"] is None}
+def _scored(report: Report) -> dict[Candidate, ParityRow]:
+    return {(shown.row.name,): shown.row for shown in compared_rows(report.parity)}
 
 
-def _pairs(
-    one: dict[tuple[Any, ...], Row], other: dict[tuple[Any, ...], Row]
-) -> list[tuple[Row, Row]]:
+def _timed(report: Report) -> dict[Candidate, BenchmarkRow]:
+    return {
+        (row.name, row.batch, row.threads, row.streams, row.hint): row
+        for row in timed_rows(report.benchmark)
+    }
+
+
+def _pairs(one: dict[Candidate, R], other: dict[Candidate, R]) -> list[tuple[R, R]]:
     return [(row, other[key]) for key, row in one.items() if key in other]
 
 
-def _differences(a: list[float] | None, b: list[float] | None) -> list[float] | None:
+def _differences(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> list[float] | None:
     """B minus A on each image; ``None`` where the samples are not of the same images."""
     if not a or not b or len(a) != len(b):
         return None
@@ -208,8 +307,8 @@ def _ratio(a: float | None, b: float | None) -> float | None:
     return b / a if a and b is not None else None
 
 
-def _verdict(row: Row) -> str | None:
+def _verdict(row: ParityRow) -> str | None:
     """Of a row that was judged; in the words of newer reports where it has them."""
-    if row["passed"] is None:
+    if row.passed is None:
         return None
-    return row.get("verdict") or ("pass" if row["passed"] else "fail")
+    return row.verdict.value if row.verdict else ("pass" if row.passed else "fail")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from segdeploy.benchmarks.literature.file import PUBLISHED, PUBLISHED_COST_NOTE, PUBLISHED_NOTE
@@ -16,16 +15,16 @@ from segdeploy.benchmarks.report.chart_speed import (
     latency_distribution,
 )
 from segdeploy.benchmarks.report.layers import debug_rows, excluded_percent, layer_table
+from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.report.rows import (
-    ABSENT,
-    chosen_row,
+    chosen_parity,
+    chosen_timing,
     compared_rows,
-    failed_rows,
-    figure,
-    float_layer_rows,
+    failed_candidates,
+    float_layers,
     iou_rows,
-    skipped_rows,
     timed_rows,
+    unmeasured,
 )
 from segdeploy.benchmarks.report.scores import (
     PER_IMAGE,
@@ -36,6 +35,7 @@ from segdeploy.benchmarks.report.scores import (
     pooled_rows,
 )
 from segdeploy.benchmarks.report.series import scored, series_of
+from segdeploy.benchmarks.report.templates import render
 from segdeploy.benchmarks.report.verdict import headline, telling_rows
 from segdeploy.benchmarks.speed.timing_noise import noise_lines
 
@@ -48,37 +48,48 @@ PANELS = (
 )
 
 
-def html(report: dict[str, Any], *, word: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class PictureRow:
+    """One of the worst images with its scores, and its pictures as (label, PNG in base64)."""
+
+    name: str
+    candidate: str
+    candidate_iou: float
+    change: float
+    panels: tuple[tuple[str, str], ...]
+
+
+def html(report: Report, *, word: str) -> str:
     """The page.
 
     Args:
-        report: what ``report.schema.json`` describes.
+        report: what was measured.
         word: the verdict in capitals.
     """
     return render(
         "report.html.j2",
         report=report,
-        generator=f"{report['tool']['name']} {report['tool']['version']}",
+        generator=f"{report.tool.name} {report.tool.version}",
         word=word,
         headline=headline(report),
         telling=telling_rows(report),
-        failed=failed_rows(report, "parity"),
-        compared=compared_rows(report),
+        failed=failed_candidates(report.parity),
+        compared=compared_rows(report.parity),
         score_tables={
             "pooled": {"columns": POOLED, "rows": pooled_rows(report)},
             "per_image": {"columns": PER_IMAGE, "rows": per_image_rows(report)},
         },
         per_image_note=PER_IMAGE_NOTE,
-        field_note=field_note(report),
-        timed=timed_rows(report),
-        noise=noise_lines(report["benchmark"]),
-        float_layers=float_layer_rows(report),
-        best={section: chosen_row(report, section) for section in ("parity", "benchmark")},
-        skipped=skipped_rows(report),
+        field_note=field_note(report.parity.field_of_view_percent if report.parity else None),
+        timed=timed_rows(report.benchmark),
+        noise=noise_lines(report.benchmark),
+        float_layers=float_layers(report),
+        best={"parity": chosen_parity(report), "benchmark": chosen_timing(report)},
+        skipped=unmeasured(report),
         iou_rows=iou_rows(report),
         published_note=PUBLISHED_NOTE,
         published_cost_note=PUBLISHED_COST_NOTE,
-        published=PUBLISHED.get(report["model"]["arch"]),
+        published=PUBLISHED.get(report.model.arch),
         layers=debug_rows(report),
         layers_drawn=LAYERS,
         debug_share=excluded_percent(report),
@@ -89,21 +100,7 @@ def html(report: dict[str, Any], *, word: str) -> str:
     )
 
 
-def render(template: str, **values: Any) -> str:
-    """A template beside this module, filled in; every value is escaped unless it was drawn here."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["figure"] = figure
-    return environment.get_template(template).render(absent=ABSENT, **values)
-
-
-def charts_of(report: dict[str, Any]) -> dict[str, Any]:
+def charts_of(report: Report) -> dict[str, Any]:
     """Every chart, by the name the template knows it under; ``None`` where there is none."""
     return {
         "charts": {
@@ -116,24 +113,24 @@ def charts_of(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def picture_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+def picture_rows(report: Report) -> list[PictureRow]:
     """The worst images with their scores and pictures; none where they were not drawn."""
     scores = {
-        (name, image["name"]): image
+        (name, image.name): image
         for name, row in scored(report).items()
-        for image in row["worst_images"]
+        for image in row.worst_images
     }
     rows = []
-    for image in report.get("worst_images") or ():
-        found = scores[image["candidate"], image["name"]]
+    for image in report.worst_images or ():
+        found = scores[image.candidate, image.name]
         rows.append(
-            {
-                "name": image["name"],
-                "candidate": image["candidate"],
-                "candidate_iou": found["candidate_iou"],
-                "change": found["candidate_iou"] - found["reference_iou"],
-                "panels": [{"label": label, "png": image[key]} for label, key in PANELS],
-            }
+            PictureRow(
+                name=image.name,
+                candidate=image.candidate,
+                candidate_iou=found.candidate_iou,
+                change=found.change,
+                panels=tuple((label, getattr(image, name)) for label, name in PANELS),
+            )
         )
     return rows
 

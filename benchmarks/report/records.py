@@ -19,7 +19,7 @@ from segdeploy.calibration.json_record import Count, NotNegative, Positive, Sha2
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.sensitivity.section import DebugSection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +180,9 @@ class Report:
         layer_times: where each runtime spends the time of a call, from its own profiler.
         worst_images: evaluation images that lost most, largest loss first.
         passed: every compared candidate passed; ``None`` when nothing was compared.
+
+    Raises:
+        ValueError: a picture of an image that is not among the worst of its candidate.
     """
 
     schema_version: Literal[1]
@@ -200,3 +203,13 @@ class Report:
     environment: Environment
     recommendation: Recommendation | None
     passed: bool | None
+
+    def __post_init__(self) -> None:
+        rows = self.parity.rows if self.parity else ()
+        scored = {(row.name, image.name) for row in rows for image in row.worst_images}
+        for image in self.worst_images or ():
+            if (image.candidate, image.name) not in scored:
+                raise ValueError(
+                    f"worst_images has {image.name!r:.60} of {image.candidate!r:.60}; expected "
+                    "images that the row of that candidate names as its worst"
+                )

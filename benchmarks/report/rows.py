@@ -1,127 +1,145 @@
-"""What both pages of the report show: the same rows, and each figure to the same digits."""
+"""What both pages of the report show: the rows of its sections, and what follows from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from segdeploy.benchmarks.literature.file import PUBLISHED
-
-ABSENT = "\N{EN DASH}"
-"""Shown for a null: not measured, or not applicable."""
+from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
+from segdeploy.benchmarks.parity.verdict import Verdict
+from segdeploy.benchmarks.report.records import Report
+from segdeploy.benchmarks.report.tables import ABSENT, figure, interval
+from segdeploy.benchmarks.speed.records import BenchmarkRow, BenchmarkSection, LayerTimeRow
+from segdeploy.deploy.onnx_model.artifact import Precision
 
 NAMED = 8
 """Layers named on a page; ``report.json`` has them all."""
 
-NEWER: dict[str, Any] = {
-    "verdict": None,
-    "failures": (),
-    "collapsed_images": (),
-    "reference_iou_kept_percent": None,
-    "mlperf_lines_reached_percent": None,
-}
-"""Keys of a row of parity that older reports do not have."""
 
-FIGURES: dict[str, tuple[float, str]] = {
-    "percent": (1, ".2f"),
-    "share": (1, ".3f"),
-    "points": (1, "+.3f"),
-    "small": (1, ".4f"),
-    "fixed": (1, ".2f"),
-    "rate": (1, ",.1f"),
-    "tiny": (1, ".1e"),
-    "count": (1, ",.0f"),
-    "of_all": (100, ".2f"),
-    "milli": (1e3, ",.1f"),
-    "mega": (1e-6, ",.2f"),
-    "memory": (1e-6, ",.0f"),
-    "giga": (1e-9, ",.3f"),
-    "gibi": (2.0**-30, ".1f"),
-}
-"""How a figure is shown: factor, then format. The one place that decides on digits."""
+@dataclass(frozen=True, kw_only=True)
+class ComparedRow:
+    """A measured row of parity with its verdict in words.
 
-
-def figure(value: float | None, kind: str) -> str:
-    """One figure as every page shows it; a zero carries no minus.
-
-    Example:
-        >>> figure(9163428, "mega"), figure(-0.0004, "points"), figure(-0.02, "points")
-        ('9.16', '+0.000', '-0.020')
-
-    Args:
-        value: in the unit of its key in ``report.json``; ``None`` was not measured.
-        kind: a key of ``FIGURES``.
+    Attributes:
+        row: what was measured.
+        reference: name of the row that the others are compared with.
     """
-    if value is None:
-        return ABSENT
-    factor, pattern = FIGURES[kind]
-    text = format(value * factor, pattern)
-    is_zero = float(text.replace(",", "")) == 0
-    return text.replace("-", "+" if "+" in pattern else "", 1) if is_zero else text
+
+    row: ParityRow
+    reference: str
+
+    @property
+    def verdict(self) -> str:
+        """In words, in capitals where the row did not pass."""
+        row = self.row
+        if row.passed is None:
+            return "reference" if row.name == self.reference else "not judged"
+        word = row.verdict.value if row.verdict else ("pass" if row.passed else "fail")
+        return word if row.passed else word.upper()
+
+    @property
+    def tone(self) -> str:
+        """How the verdict is coloured; empty for a row that was not judged."""
+        if self.row.verdict is Verdict.NOT_PROVEN:
+            return "open"
+        return {True: "pass", False: "fail", None: ""}[self.row.passed]
+
+    @property
+    def interval(self) -> str:
+        """Of the change, in percentage points."""
+        return interval(self.row.ci95_percentage_points)
+
+    @property
+    def line(self) -> str:
+        """The highest of MLPerf's accuracy lines that is reached."""
+        return line_reached(self.row.mlperf_lines_reached_percent)
 
 
-def interval(ends: list[float] | None) -> str:
-    """Both ends of an interval in percentage points.
+@dataclass(frozen=True, kw_only=True)
+class LostImage:
+    """An image that lost, with the candidate that lost it; IoU in percent."""
 
-    Example:
-        >>> interval([-0.085, 0.022])
-        '-0.085 to +0.022'
-    """
-    return ABSENT if ends is None else " to ".join(figure(end, "points") for end in ends)
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A GitHub table; every column but the first is aligned to the right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    lines = [" | ".join(cells) for cells in (head, rule, *body)]
-    return "\n".join(f"| {line} |" for line in lines)
+    image: str
+    name: str
+    reference_iou: float
+    candidate_iou: float
 
 
-def failed_rows(report: dict[str, Any], section: str) -> list[dict[str, Any]]:
-    """The rows of a section whose runtime crashed, hung or failed."""
-    return [
-        row
-        for row in section_rows(report, section)
-        if row["skipped"] is not None and (row.get("failed") or row.get("passed") is False)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured:
+    """What was not measured, where it would stand, and why it does not."""
+
+    where: str
+    name: str
+    reason: str
 
 
-def section_rows(report: dict[str, Any], section: str) -> list[dict[str, Any]]:
-    """The rows of a section, ``parity`` or ``benchmark``; none where it did not run."""
-    return list(report[section]["rows"]) if report[section] else []
+@dataclass(frozen=True, kw_only=True)
+class FloatLayers:
+    """The layers of a candidate that were to run in int8 and did not, counted and named."""
+
+    name: str
+    count: str
+    layers: str
 
 
-def chosen_row(report: dict[str, Any], section: str) -> dict[str, Any] | None:
-    """The measured row of the recommended artefact, the smallest batch first."""
-    chosen = report["recommendation"] or {"file": None, "runtime": None}
-    rows = [
-        row
-        for row in section_rows(report, section)
-        if row["skipped"] is None and all(row[key] == chosen[key] for key in ("file", "runtime"))
-    ]
-    return min(rows, key=lambda row: int(row.get("batch") or 0), default=None)
+@dataclass(frozen=True, kw_only=True)
+class IouRow:
+    """A row of the published table, or this run in its columns; figures as they are shown."""
+
+    source: str
+    fp32: str
+    fp16: str
+    int8: str
+    gflops: str
 
 
-def compared_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured rows of parity, with the verdict, the interval and the line in words.
-
-    What older reports do not hold is null or empty.
-    """
-    return [
-        NEWER
-        | row
-        | {
-            "interval": interval(row["ci95_percentage_points"]),
-            "line": line_reached(row.get("mlperf_lines_reached_percent")),
-            "verdict": _verdict(row, reference=report["parity"]["reference"]),
-            "tone": _tone(row),
-        }
-        for row in section_rows(report, "parity")
-        if row["skipped"] is None
-    ]
+def parity_rows(report: Report) -> tuple[ParityRow, ...]:
+    """Every row of parity; none where it did not run."""
+    return report.parity.rows if report.parity else ()
 
 
-def line_reached(lines: list[float] | None) -> str:
+def compared_rows(section: ParitySection | None) -> tuple[ComparedRow, ...]:
+    """The measured rows of parity; none where it did not run."""
+    if section is None:
+        return ()
+    return tuple(
+        ComparedRow(row=row, reference=section.reference)
+        for row in section.rows
+        if row.skipped is None
+    )
+
+
+def failed_candidates(section: ParitySection | None) -> tuple[ParityRow, ...]:
+    """The rows of parity whose runtime crashed, hung or failed."""
+    return tuple(row for row in section.rows if row.failed) if section else ()
+
+
+def timed_rows(section: BenchmarkSection | None) -> tuple[BenchmarkRow, ...]:
+    """The measured rows of the benchmark; none where it did not run."""
+    return tuple(row for row in section.rows if row.skipped is None) if section else ()
+
+
+def chosen_parity(report: Report) -> ParityRow | None:
+    """The measured row of parity of the recommended artefact."""
+    rows = (shown.row for shown in compared_rows(report.parity))
+    return next((row for row in rows if is_recommended(row, report)), None)
+
+
+def chosen_timing(report: Report) -> BenchmarkRow | None:
+    """The measured row of speed of the recommended artefact, the smallest batch first."""
+    rows = [row for row in timed_rows(report.benchmark) if is_recommended(row, report)]
+    return min(rows, key=lambda row: row.batch, default=None)
+
+
+def is_recommended(row: ParityRow | BenchmarkRow, report: Report) -> bool:
+    """Whether a row is of the recommended artefact with its runtime."""
+    chosen = report.recommendation
+    return chosen is not None and (row.file, row.runtime) == (chosen.file, chosen.runtime)
+
+
+def line_reached(lines: Sequence[float] | None) -> str:
     """The highest of MLPerf's accuracy lines that a candidate reaches.
 
     Example:
@@ -133,92 +151,98 @@ def line_reached(lines: list[float] | None) -> str:
     return f"{max(lines):g} %" if lines else "below 99 %"
 
 
-def _verdict(row: dict[str, Any], *, reference: str) -> str:
-    """In words, in capitals where the row did not pass."""
-    if row["passed"] is None:
-        return "reference" if row["name"] == reference else "not judged"
-    word = row.get("verdict") or ("pass" if row["passed"] else "fail")
-    return str(word if row["passed"] else word.upper())
-
-
-def _tone(row: dict[str, Any]) -> str:
-    """How the verdict is coloured; empty for a row that was not judged."""
-    if row.get("verdict") == "not proven":
-        return "open"
-    return {True: "pass", False: "fail", None: ""}[row["passed"]]
-
-
-def worst_rows(report: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def lost_images(report: Report, count: int) -> list[LostImage]:
     """The images that lost most, over all candidates."""
     rows = [
-        image | {"image": image["name"], "name": row["name"]}
-        for row in compared_rows(report)
-        for image in row["worst_images"]
+        LostImage(
+            image=image.name,
+            name=shown.row.name,
+            reference_iou=image.reference_iou,
+            candidate_iou=image.candidate_iou,
+        )
+        for shown in compared_rows(report.parity)
+        for image in shown.row.worst_images
     ]
-    return sorted(rows, key=lambda row: float(row["candidate_iou"] - row["reference_iou"]))[:count]
+    return sorted(rows, key=lambda row: row.candidate_iou - row.reference_iou)[:count]
 
 
-def skipped_rows(report: dict[str, Any]) -> list[dict[str, str]]:
+def unmeasured(report: Report) -> list[Unmeasured]:
     """Every stage and row that was not measured, with its reason."""
     stages = [
-        {"where": "stage", "name": stage["name"], "reason": stage["note"] or ABSENT}
-        for stage in report["stages"]
-        if stage["status"] == "skipped"
+        Unmeasured(where="stage", name=stage.name, reason=stage.note or ABSENT)
+        for stage in report.stages
+        if stage.status == "skipped"
     ]
-    sections = {name: section_rows(report, name) for name in ("parity", "benchmark")}
-    sections["time by layer"] = report.get("layer_times") or []
-    return stages + [
-        {"where": section, "name": row["name"], "reason": _reason(row)}
-        for section, rows in sections.items()
-        for row in rows
-        if row["skipped"] is not None
-    ]
-
-
-def _reason(row: dict[str, Any]) -> str:
-    failed = row.get("failed") or row.get("passed") is False
-    return f"failed: {row['skipped']}" if failed else str(row["skipped"])
-
-
-def timed_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured rows of the benchmark."""
-    return [row for row in section_rows(report, "benchmark") if row["skipped"] is None]
-
-
-def float_layer_rows(report: dict[str, Any]) -> list[dict[str, str]]:
-    """For each candidate with layers that were to run in int8 and did not: which they are."""
-    found = {row["name"]: row["float_layers"] for row in timed_rows(report) if row["float_layers"]}
+    timed = report.benchmark.rows if report.benchmark else ()
     return [
-        {
-            "name": name,
-            "count": f"{len(layers)} layer{'s' if layers[1:] else ''}",
-            "layers": ", ".join(layers[:NAMED])
+        *stages,
+        *_skipped("parity", parity_rows(report)),
+        *_skipped("benchmark", timed),
+        *_skipped("time by layer", report.layer_times or ()),
+    ]
+
+
+def _skipped(
+    where: str, rows: Iterable[ParityRow | BenchmarkRow | LayerTimeRow]
+) -> list[Unmeasured]:
+    return [
+        Unmeasured(
+            where=where,
+            name=row.name,
+            reason=f"{'failed: ' if getattr(row, 'failed', False) else ''}{row.skipped}",
+        )
+        for row in rows
+        if row.skipped is not None
+    ]
+
+
+def float_layers(report: Report) -> list[FloatLayers]:
+    """For each candidate with layers that were to run in int8 and did not: which they are."""
+    timed = timed_rows(report.benchmark)
+    found = {row.name: row.float_layers for row in timed if row.float_layers}
+    return [
+        FloatLayers(
+            name=name,
+            count=f"{len(layers)} layer{'s' if layers[1:] else ''}",
+            layers=", ".join(layers[:NAMED])
             + (f" and {len(layers) - NAMED} more" if layers[NAMED:] else ""),
-        }
+        )
         for name, layers in found.items()
     ]
 
 
-def iou_rows(report: dict[str, Any]) -> list[dict[str, str]]:
+def iou_rows(report: Report) -> list[IouRow]:
     """The published table, then this run, one row for each runtime."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for row in compared_rows(report):
-        runs = found.setdefault(row["runtime"], {"fp32": [], "fp16": [], "int8": []})
-        iou = figure(row["scores"]["iou"], "share")
-        if iou not in runs.setdefault(row["precision_requested"], []):
-            runs[row["precision_requested"]].append(iou)
-    counted = report["cost"] and report["cost"]["published_gflops_reproduced"]
-    own = [
-        {"source": f"This run, {runtime}", "gflops": figure(counted, "share")}
-        | {k: ", ".join(v) or ABSENT for k, v in runs.items()}
-        for runtime, runs in found.items()
-    ]
     published = [
-        {
-            "source": f"Published, {entry.network} ({entry.source.title})",
-            "gflops": figure(entry.gflops, "share"),
-        }
-        | {p: figure(getattr(entry.iou, p), "share") for p in ("fp32", "fp16", "int8")}
+        IouRow(
+            source=f"Published, {entry.network} ({entry.source.title})",
+            fp32=figure(entry.iou.fp32, "share"),
+            fp16=figure(entry.iou.fp16, "share"),
+            int8=figure(entry.iou.int8, "share"),
+            gflops=figure(entry.gflops, "share"),
+        )
         for entry in PUBLISHED.values()
     ]
+    compared = [shown.row for shown in compared_rows(report.parity)]
+    counted = report.cost.published_gflops_reproduced if report.cost else None
+    own = [
+        IouRow(
+            source=f"This run, {runtime}",
+            fp32=_ious(compared, runtime, Precision.FP32),
+            fp16=_ious(compared, runtime, Precision.FP16),
+            int8=_ious(compared, runtime, Precision.INT8),
+            gflops=figure(counted, "share"),
+        )
+        for runtime in dict.fromkeys(row.runtime for row in compared)
+    ]
     return published + own
+
+
+def _ious(rows: Iterable[ParityRow], runtime: str, precision: Precision) -> str:
+    """Each IoU of the files of a precision once, as it is shown."""
+    shown = (
+        figure(row.scores.iou, "share")
+        for row in rows
+        if row.runtime == runtime and row.precision_requested is precision and row.scores
+    )
+    return ", ".join(dict.fromkeys(shown)) or ABSENT

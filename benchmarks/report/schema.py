@@ -1,124 +1,116 @@
-"""What does not fit ``report.schema.json``: the first fault of a report, in words.
+"""``report.schema.json``: the JSON Schema of a report, generated from its records.
 
-The keywords of JSON Schema that the file uses, and no others.
+``python -m segdeploy.benchmarks.report.schema`` writes the file again. Types, bounds and keys come
+from the annotations, descriptions from the docstrings.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import is_dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-SCHEMA = Path(__file__).with_name("report.schema.json")
+import msgspec
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "number": (int, float),
-    "integer": int,
-    "boolean": bool,
-    "null": type(None),
+from segdeploy.benchmarks.report.records import SCHEMA_VERSION, Report
+from segdeploy.calibration.files import write_atomic
+
+FILE = Path(__file__).with_name("report.schema.json")
+
+HEAD = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "$id": f"urn:segdeploy:report:{SCHEMA_VERSION}",
+    "title": "segdeploy report",
 }
 
-Schema = dict[str, Any]
+
+def report_schema() -> dict[str, Any]:
+    """The schema as a JSON value."""
+    schema = msgspec.json.schema(Report)
+    for record in {kind.__name__: kind for kind in _records(Report)}.values():
+        _describe(schema["$defs"][record.__name__], record)
+    for enum in set(_enums(Report)):
+        schema["$defs"][enum.__name__]["description"] = _docstring(enum)[0]
+    whole = schema["$defs"].pop(Report.__name__)
+    return HEAD | {key: whole[key] for key in whole if key != "title"} | {"$defs": schema["$defs"]}
 
 
-def first_fault(report: object) -> str | None:
-    """The first place where a report is not as the schema says; ``None`` where it is.
+def schema_text() -> str:
+    """The file's content."""
+    return json.dumps(report_schema(), indent=2) + "\n"
+
+
+def described(record: type) -> tuple[str, dict[str, str]]:
+    """What the docstrings of a record and of those it extends say of it and of its fields.
 
     Example:
-        >>> first_fault([])
-        'the report is []; expected object'
+        >>> from segdeploy.benchmarks.speed.records import Condition
+        >>> summary, of = described(Condition)
+        >>> summary, of["threads"]
+        ('How quiet the machine was while the rows of one setting were timed.', 'In all, shared by \
+the streams.')
     """
-    return next(_faults(report, _schema(), "the report"), None)
+    texts = [_docstring(each) for each in reversed(record.__mro__) if is_dataclass(each)]
+    of = {name: text for _, attributes in texts for name, text in attributes.items()}
+    return texts[-1][0], of
 
 
-@cache
-def _schema() -> Schema:
-    found: Schema = json.loads(SCHEMA.read_text("utf-8"))
-    return found
+def _docstring(record: type) -> tuple[str, dict[str, str]]:
+    """The text before the sections, and each of the attributes, every one a line."""
+    text = inspect.cleandoc(record.__doc__ or "")
+    summary, _, rest = text.partition("\n\nAttributes:\n")
+    summary = re.split(r"\n\n(?:Raises|Example):\n", summary)[0]
+    attributes = re.split(r"\n\n(?=\w)", rest)[0]
+    found = re.findall(r"(?ms)^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", attributes)
+    return _line(summary), {name: _line(said, capital=True) for name, said in found}
 
 
-def _faults(value: Any, schema: Schema, where: str) -> Iterator[str]:
-    """Faults of one value, what holds it first."""
-    if "$ref" in schema:
-        yield from _faults(value, _schema()["$defs"][schema["$ref"].rpartition("/")[2]], where)
-    if "anyOf" in schema:
-        yield from _of_any(value, schema["anyOf"], where)
-    if "if" in schema:
-        applies = next(_faults(value, schema["if"], where), None) is None
-        yield from _faults(value, schema.get("then" if applies else "else", {}), where)
-    expected = schema.get("type", [])
-    kinds = [expected] if isinstance(expected, str) else expected
-    if kinds and not any(_is(value, kind) for kind in kinds):
-        yield f"{where} is {value!r:.60}; expected {' or '.join(kinds)}"
-        return
-    if "const" in schema and not _same(value, schema["const"]):
-        yield f"{where} is {value!r:.60}; expected {schema['const']!r}"
-    if "enum" in schema and not any(_same(value, choice) for choice in schema["enum"]):
-        yield f"{where} is {value!r:.60}; expected one of {schema['enum']}"
-    if isinstance(value, dict):
-        yield from _of_object(value, schema, where)
-    elif isinstance(value, list):
-        yield from _of_array(value, schema, where)
-    else:
-        yield from _of_scalar(value, schema, where)
+def _line(text: str, *, capital: bool = False) -> str:
+    """Prose of a docstring as one line of plain text, in the words of JSON."""
+    flat = " ".join(text.split()).replace("``None``", "null").replace("``", "")
+    return flat[:1].upper() + flat[1:] if capital else flat
 
 
-def _is(value: Any, kind: str) -> bool:
-    return isinstance(value, _KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
+def _records(kind: Any) -> Iterator[type]:
+    """Every dataclass that a type is made of."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        yield kind
+        for hint in get_type_hints(kind, include_extras=True).values():
+            yield from _records(hint)
+    for inner in get_args(kind):
+        yield from _records(inner)
 
 
-def _same(value: Any, expected: Any) -> bool:
-    """Equal, and true is not 1."""
-    return bool(value == expected) and isinstance(value, bool) == isinstance(expected, bool)
+def _enums(kind: type) -> Iterator[type]:
+    """Every enum among the fields of a dataclass and of those it is made of."""
+    for record in _records(kind):
+        for hint in get_type_hints(record).values():
+            for each in (hint, *get_args(hint)):
+                if isinstance(each, type) and issubclass(each, Enum):
+                    yield each
 
 
-def _of_any(value: Any, choices: list[Schema], where: str) -> Iterator[str]:
-    """Of choices that all fail, the fault of one that fails inside the value, else of the first."""
-    found = [next(_faults(value, choice, where), "") for choice in choices]
-    if all(found):
-        yield max(found, key=lambda fault: not fault.startswith(f"{where} is "))
+def _describe(schema: dict[str, Any], record: type) -> None:
+    """Add what the library does not know: the prose, no other keys, what holds between fields."""
+    del schema["title"]
+    schema["description"], of = described(record)
+    schema["additionalProperties"] = False
+    for name, held in schema["properties"].items():
+        held.pop("default", None)
+        if name in of:
+            schema["properties"][name] = {"description": of[name]} | held
+    figures = getattr(record, "measured", ())
+    if figures:
+        null = {"type": "null"}
+        schema["if"] = {"properties": {"skipped": null}}
+        schema["then"] = {"properties": {name: {"not": null} for name in figures}}
+        schema["else"] = {"properties": dict.fromkeys(figures, null)}
 
 
-def _of_object(value: dict[str, Any], schema: Schema, where: str) -> Iterator[str]:
-    known = schema.get("properties", {})
-    for key in schema.get("required", ()):
-        if key not in value:
-            yield f"{where} lacks {key!r}"
-    others = schema.get("additionalProperties", True)
-    for key, item in value.items():
-        inside = key if where == "the report" else f"{where}.{key}"
-        if key in known:
-            yield from _faults(item, known[key], inside)
-        elif others is False:
-            yield f"{where} has the unknown key {key!r:.60}"
-        elif others is not True:
-            yield from _faults(item, others, inside)
-
-
-def _of_array(value: list[Any], schema: Schema, where: str) -> Iterator[str]:
-    low, high = schema.get("minItems", 0), schema.get("maxItems", len(value))
-    if not low <= len(value) <= high:
-        yield f"{where} holds {len(value)} values; expected {low} to {high}"
-    if schema.get("uniqueItems") and any(item in value[:i] for i, item in enumerate(value)):
-        yield f"{where} holds a value twice"
-    if "items" in schema:
-        for index, item in enumerate(value):
-            yield from _faults(item, schema["items"], f"{where}[{index}]")
-
-
-def _of_scalar(value: Any, schema: Schema, where: str) -> Iterator[str]:
-    if isinstance(value, str):
-        if len(value) < schema.get("minLength", 0):
-            yield f"{where} is empty"
-        if "pattern" in schema and not re.search(schema["pattern"], value):
-            yield f"{where} is {value!r:.60}; expected {schema['pattern']}"
-    elif isinstance(value, int | float):
-        low, high = schema.get("minimum", value), schema.get("maximum", value)
-        if not low <= value <= high:
-            yield f"{where} is {value!r}; expected {low} to {high}"
+if __name__ == "__main__":
+    write_atomic(FILE, schema_text().encode())

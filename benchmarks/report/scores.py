@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
-from segdeploy.benchmarks.report.rows import compared_rows, figure
+from segdeploy.benchmarks.parity.records import ParityRow
+from segdeploy.benchmarks.report.records import Report
+from segdeploy.benchmarks.report.rows import compared_rows
+from segdeploy.benchmarks.report.tables import Column, Columns, figure
+from segdeploy.benchmarks.scores.definitions import PER_IMAGE as PER_IMAGE_SCORES
+from segdeploy.benchmarks.scores.definitions import POOLED as POOLED_SCORES
 
-POOLED: tuple[tuple[str, str, str | None], ...] = (
-    ("Candidate", "name", None),
-    ("IoU", "iou", "percent"),
-    ("mIoU", "miou", "percent"),
-    ("Dice", "dice", "percent"),
-    ("Precision", "precision", "percent"),
-    ("Sensitivity", "sensitivity", "percent"),
-    ("Specificity", "specificity", "percent"),
-    ("Accuracy", "accuracy", "percent"),
-    ("AUC", "auc", "percent"),
+POOLED: Columns = (
+    Column("Candidate", "row.name"),
+    Column("IoU", "figures.iou", "percent"),
+    Column("mIoU", "figures.miou", "percent"),
+    Column("Dice", "figures.dice", "percent"),
+    Column("Precision", "figures.precision", "percent"),
+    Column("Sensitivity", "figures.sensitivity", "percent"),
+    Column("Specificity", "figures.specificity", "percent"),
+    Column("Accuracy", "figures.accuracy", "percent"),
+    Column("AUC", "figures.auc", "percent"),
 )
-"""Heading, key of the row and of the definitions, and a key of ``FIGURES``."""
+"""Each figure by its name in the definitions."""
 
-PER_IMAGE: tuple[tuple[str, str, str | None], ...] = (
-    ("Candidate", "name", None),
-    ("mIoU", "miou_per_image", "percent"),
-    ("Dice", "dice_per_image", "percent"),
-    ("Precision", "precision_per_image", "percent"),
-    ("Sensitivity", "sensitivity_per_image", "percent"),
-    ("Specificity", "specificity_per_image", "percent"),
-    ("Accuracy", "accuracy_per_image", "percent"),
-    ("AUC", "auc_per_image", "percent"),
-    ("No AUC", "auc_left_out", "count"),
-    ("Hausdorff px", "hausdorff", "fixed"),
-    ("Hausdorff 95 % px", "hausdorff95", "fixed"),
-    ("No distance", "hausdorff_left_out", "count"),
+PER_IMAGE: Columns = (
+    Column("Candidate", "row.name"),
+    Column("mIoU", "figures.miou_per_image", "percent"),
+    Column("Dice", "figures.dice_per_image", "percent"),
+    Column("Precision", "figures.precision_per_image", "percent"),
+    Column("Sensitivity", "figures.sensitivity_per_image", "percent"),
+    Column("Specificity", "figures.specificity_per_image", "percent"),
+    Column("Accuracy", "figures.accuracy_per_image", "percent"),
+    Column("AUC", "figures.auc_per_image", "percent"),
+    Column("No AUC", "figures.auc_left_out", "count"),
+    Column("Hausdorff px", "figures.hausdorff", "fixed"),
+    Column("Hausdorff 95 % px", "figures.hausdorff95", "fixed"),
+    Column("No distance", "figures.hausdorff_left_out", "count"),
 )
 """The same of the scores that are means over images, and how many images some leave out."""
 
@@ -42,41 +47,52 @@ PER_IMAGE_NOTE = (
 )
 
 
-def pooled_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured rows of parity with their scores as columns."""
-    return [row | row["scores"] for row in compared_rows(report)]
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """A measured row of parity with its scores by name; ``None`` where a model has not got one."""
+
+    row: ParityRow
+    figures: dict[str, float | None]
 
 
-def per_image_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured rows of parity with their means over images as columns.
+def pooled_rows(report: Report) -> list[ScoreRow]:
+    """The scores of one pool of pixels."""
+    return [
+        ScoreRow(row=row, figures={name: getattr(row.scores, name) for name in POOLED_SCORES})
+        for row in (shown.row for shown in compared_rows(report.parity))
+    ]
+
+
+def per_image_rows(report: Report) -> list[ScoreRow]:
+    """The means over images, and how many images some leave out.
 
     None for a report from before these were measured.
     """
     rows = []
-    for row in compared_rows(report):
-        scores = row.get("image_scores")
+    for row in (shown.row for shown in compared_rows(report.parity)):
+        scores = row.image_scores
         if scores is None:
             continue
-        means = {name: found and found["mean"] for name, found in scores.items()}
-        left_out = {
-            f"{name}_left_out": scores[key] and scores[key]["left_out"]
-            for name, key in (("auc", "auc_per_image"), ("hausdorff", "hausdorff"))
+        found = {name: getattr(scores, name) for name in PER_IMAGE_SCORES}
+        figures: dict[str, float | None] = {
+            name: each.mean if each else None for name, each in found.items()
         }
-        rows.append(row | means | left_out)
+        figures["auc_left_out"] = scores.auc_per_image.left_out if scores.auc_per_image else None
+        figures["hausdorff_left_out"] = scores.hausdorff.left_out
+        rows.append(ScoreRow(row=row, figures=figures))
     return rows
 
 
-def field_note(report: dict[str, Any]) -> str:
+def field_note(inside_percent: float | None) -> str:
     """What a field of view left out of the scores; empty where every pixel counts.
 
     Example:
-        >>> field_note({"parity": {"field_of_view_percent": 68.75}})
+        >>> field_note(68.75)
         'Scored inside the field of view, 68.75 % of all pixels; the others count nowhere.'
     """
-    inside = (report["parity"] or {}).get("field_of_view_percent")
-    if inside is None:
+    if inside_percent is None:
         return ""
     return (
-        f"Scored inside the field of view, {figure(inside, 'percent')} % of all pixels; the "
-        "others count nowhere."
+        f"Scored inside the field of view, {figure(inside_percent, 'percent')} % of all pixels; "
+        "the others count nowhere."
     )

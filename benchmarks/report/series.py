@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from segdeploy.benchmarks.parity.records import ParityRow
 from segdeploy.benchmarks.report.chart_svg import ONNXRUNTIME, OPENVINO, OTHER, PYTORCH
-from segdeploy.benchmarks.report.rows import section_rows, timed_rows
+from segdeploy.benchmarks.report.records import Report
+from segdeploy.benchmarks.report.rows import compared_rows, is_recommended, timed_rows
+from segdeploy.benchmarks.speed.records import BenchmarkRow
+from segdeploy.deploy.onnx_model.artifact import Precision
 
-MARKERS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^"}
+MARKERS = {Precision.FP32: "o", Precision.FP16: "s", Precision.BF16: "D", Precision.INT8: "^"}
 SIGNS = {"o": "\u25cf", "s": "\u25a0", "D": "\u25c6", "^": "\u25b2"}
 """The markers as characters, for a key in words."""
 
@@ -44,38 +47,45 @@ class Series:
         return CLASSES[self.colour]
 
 
-def series_of(report: dict[str, Any]) -> list[Series]:
+def series_of(report: Report) -> list[Series]:
     """Every candidate that was timed, the fastest first."""
-    rows = timed_rows(report)
-    first: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (row["batch"], -row["images_per_s"])):
-        first.setdefault(row["name"], row)
-    chosen = report["recommendation"]
+    rows = timed_rows(report.benchmark)
+    first: dict[str, BenchmarkRow] = {}
+    for row in sorted(rows, key=lambda row: (row.batch, -row.rate)):
+        first.setdefault(row.name, row)
     return [
         Series(
             number=number,
             name=name,
-            colour=_colour(row["runtime"]),
-            marker=MARKERS.get(row["precision_requested"], "o"),
-            chosen=bool(chosen)
-            and (row["file"], row["runtime"]) == (chosen["file"], chosen["runtime"]),
+            colour=_colour(row.runtime),
+            marker=MARKERS[row.precision_requested],
+            chosen=is_recommended(row, report),
         )
         for number, (name, row) in enumerate(first.items(), start=1)
     ]
 
 
-def scored(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def scored(report: Report) -> dict[str, ParityRow]:
     """The measured rows of parity by name."""
-    rows = section_rows(report, "parity")
-    return {row["name"]: row for row in rows if row["skipped"] is None}
+    return {shown.row.name: shown.row for shown in compared_rows(report.parity)}
 
 
-def latency_rows(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By name, the row with latencies at the smallest batch."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in sorted(timed_rows(report), key=lambda row: int(row["batch"])):
-        if row["latencies_s"]:
-            found.setdefault(row["name"], row)
+@dataclass(frozen=True, kw_only=True)
+class Latencies:
+    """Every sample of a candidate, in seconds, and what they say, in milliseconds."""
+
+    latencies_s: tuple[float, ...]
+    p50_ms: float
+    p99_ms: float
+
+
+def latency_rows(report: Report) -> dict[str, Latencies]:
+    """By name, the latencies at the smallest batch that has some."""
+    found: dict[str, Latencies] = {}
+    for row in sorted(timed_rows(report.benchmark), key=lambda row: row.batch):
+        if row.latencies_s and row.p50_ms is not None and row.p99_ms is not None:
+            times = Latencies(latencies_s=row.latencies_s, p50_ms=row.p50_ms, p99_ms=row.p99_ms)
+            found.setdefault(row.name, times)
     return found
 
 

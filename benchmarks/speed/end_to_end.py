@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from segdeploy.benchmarks.speed.end_to_end_worker import EndToEnd, Task, measure_here
+from segdeploy.benchmarks.speed.records import EndToEndRow, EndToEndSection
 from segdeploy.benchmarks.speed.subjects import Subject
 from segdeploy.benchmarks.speed.sweep import Point, Sweep
 from segdeploy.deploy.data.image_set import IMAGE_SUFFIXES
@@ -19,21 +19,6 @@ from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.progress import ShareProgress
 from segdeploy.deploy.system.worker_process import call_alone
-
-FIGURES = (
-    "precision_executed",
-    "int8_mac_share",
-    "masks",
-    "warmup_masks",
-    "images_per_s",
-    "alone_images_per_s",
-    "processor_share",
-    "most_at_once",
-    "bound",
-    "peak_bytes",
-    "written_s",
-)
-"""What a row says of a measurement; all null where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +82,7 @@ def end_to_end_section(
     duration_s: float,
     progress: ShareProgress,
     time_limit_s: float | None = None,
-) -> dict[str, Any]:
+) -> EndToEndSection:
     """Take every image through every model with every setting, each in a process of its own.
 
     Args:
@@ -110,7 +95,7 @@ def end_to_end_section(
         time_limit_s: longest time for loading a model, and for each call; ``None`` waits.
 
     Returns:
-        ``{"images": ..., "rows": [...]}``. A model whose runtime fails is a row without figures.
+        A row for each model and setting. A model whose runtime fails is a row without figures.
 
     Raises:
         InputError: a runtime does not accept a file, or an image cannot be read.
@@ -142,32 +127,39 @@ def end_to_end_section(
             except RunError as error:
                 skipped, failed = str(error), True
         progress((index + 1) / len(work))
-        rows.append(_row(point, route, found, skipped) | {"failed": failed})
-    return {"images": len(paths), "rows": rows}
+        rows.append(_row(point, route, found, skipped, failed=failed))
+    return EndToEndSection(images=len(paths), rows=tuple(rows))
 
 
 def _row(
-    point: Point, route: Route, found: tuple[EndToEnd, Executed] | None, skipped: str | None
-) -> dict[str, Any]:
-    figures = _figures(*found) if found else dict.fromkeys(FIGURES)
-    return route.subject.identity() | point.columns() | figures | {"skipped": skipped}
-
-
-def _figures(measured: EndToEnd, executed: Executed) -> dict[str, Any]:
-    found = (
-        executed.words,
-        executed.int8_mac_share,
-        len(measured.written_s),
-        measured.warmup,
-        measured.images_per_s,
-        measured.alone_images_per_s,
-        measured.processor_share,
-        measured.most_at_once,
-        measured.bound,
-        measured.peak_bytes,
-        list(measured.written_s),
+    point: Point,
+    route: Route,
+    found: tuple[EndToEnd, Executed] | None,
+    skipped: str | None,
+    *,
+    failed: bool,
+) -> EndToEndRow:
+    """What the worker measured, or, where it was not asked or failed, the reason."""
+    about = vars(route.subject.identity()) | vars(point.setting)
+    size = route.subject.file_bytes
+    if found is None:
+        return EndToEndRow(**about, file_bytes=size, skipped=skipped, failed=failed)
+    measured, executed = found
+    return EndToEndRow(
+        **about,
+        file_bytes=size,
+        precision_executed=executed.words,
+        int8_mac_share=executed.int8_mac_share,
+        masks=len(measured.written_s),
+        warmup_masks=measured.warmup,
+        images_per_s=measured.images_per_s,
+        alone_images_per_s=measured.alone_images_per_s,
+        processor_share=measured.processor_share,
+        most_at_once=measured.most_at_once,
+        bound=measured.bound,
+        peak_bytes=measured.peak_bytes,
+        written_s=measured.written_s,
     )
-    return dict(zip(FIGURES, found, strict=True))
 
 
 def _require_image(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from segdeploy.calibration.json_record import Text
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -64,15 +63,15 @@ class Entry:
         elsewhere = " (not run on hardware)" if profile and profile.hardware else ""
         return f"{self.label} on {DISPLAY_NAMES[self.runtime]}{elsewhere}"
 
-    def identity(self) -> dict[str, Any]:
-        """The columns that say what a row is about, as the report names them."""
-        return {
-            "name": self.name,
-            "file": self.artifact.path.name,
-            "target": self.artifact.target,
-            "runtime": self.runtime.value,
-            "precision_requested": self.artifact.precision.value,
-        }
+    def identity(self) -> RowIdentity:
+        """What a row of it is about."""
+        return RowIdentity(
+            name=self.name,
+            file=self.artifact.path.name,
+            target=self.artifact.target,
+            runtime=self.runtime.value,
+            precision_requested=self.artifact.precision,
+        )
 
 
 def entries_for(

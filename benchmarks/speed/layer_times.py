@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.speed.entries import Entry
+from segdeploy.benchmarks.speed.records import LayerTime, LayerTimeRow, OperatorTime
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.executed import file_layers
 from segdeploy.deploy.runtimes.execution import Execution
@@ -26,7 +26,7 @@ def layer_time_section(
     images: NDArray[np.float32],
     execution: Execution,
     time_limit_s: float = TIME_LIMIT_S,
-) -> list[dict[str, Any]]:
+) -> tuple[LayerTimeRow, ...]:
     """Profile a few calls of each entry.
 
     Args:
@@ -36,16 +36,16 @@ def layer_time_section(
         time_limit_s: longest time for loading a model, and for each call.
 
     Returns:
-        The ``layer_times`` section of ``report.json``, one row for each entry. A runtime that
+        One row for each entry. A runtime that
         cannot be profiled, or crashes when it is, is a skipped row with its reason.
     """
     feeds = np.ascontiguousarray(images[: execution.batch])
-    return [_row(entry, feeds, execution, time_limit_s) for entry in entries]
+    return tuple(_row(entry, feeds, execution, time_limit_s) for entry in entries)
 
 
 def _row(
     entry: Entry, feeds: NDArray[np.float32], execution: Execution, time_limit_s: float
-) -> dict[str, Any]:
+) -> LayerTimeRow:
     try:
         skipped = entry.skipped or _unfit(entry)
         found = None
@@ -61,19 +61,21 @@ def _row(
     except SegdeployError as error:  # a report without this table is worth having
         found, skipped = None, shown_text(str(error), entry.artifact.path)
     identity = entry.identity()
-    return {
-        **{key: identity[key] for key in ("name", "file", "runtime")},
-        "batch": execution.batch,
-        "threads": execution.threads,
-        "calls": found.calls if found else None,
-        "layers": _times(entry, found) if found else None,
-        "others": (
-            [{"op": op, "times_us": list(times)} for op, times in found.others.items()]
+    return LayerTimeRow(
+        name=identity.name,
+        file=entry.artifact.path.name,
+        runtime=identity.runtime,
+        batch=execution.batch,
+        threads=execution.threads,
+        calls=found.calls if found else None,
+        layers=_times(entry, found) if found else None,
+        others=(
+            tuple(OperatorTime(op=op, times_us=times) for op, times in found.others.items())
             if found
             else None
         ),
-        "skipped": skipped,
-    }
+        skipped=skipped,
+    )
 
 
 def _unfit(entry: Entry) -> str | None:
@@ -81,9 +83,9 @@ def _unfit(entry: Entry) -> str | None:
     return "takes 8-bit pixels; profile the file it was made from" if takes_pixels else None
 
 
-def _times(entry: Entry, found: LayerTimes) -> list[dict[str, Any]]:
+def _times(entry: Entry, found: LayerTimes) -> tuple[LayerTime, ...]:
     macs = {layer.name: layer.macs for layer in file_layers(entry.artifact.path)}
-    return [
-        {"name": name, "macs": macs[name], "times_us": None if times is None else list(times)}
+    return tuple(
+        LayerTime(name=name, macs=macs[name], times_us=times)
         for name, times in found.layers.items()
-    ]
+    )

@@ -115,6 +115,17 @@ class BenchmarkRow(RowIdentity, Setting):
     def __post_init__(self) -> None:
         require_measured(self, self.measured)
 
+    @property
+    def rate(self) -> float:
+        """Images a second of a measured row.
+
+        Raises:
+            ValueError: the row was skipped.
+        """
+        if self.images_per_s is None:
+            raise ValueError(f"{self.name} was not measured: {self.skipped}")
+        return self.images_per_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSection:
@@ -188,3 +199,60 @@ class LayerTimeRow:
 
     def __post_init__(self) -> None:
         require_measured(self, self.measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEndRow(RowIdentity, Setting):
+    """One candidate from image files to mask files; figures are ``None`` where it was skipped.
+
+    Attributes:
+        precision_executed: what really ran, in words.
+        int8_mac_share: share of the multiply-adds that ran in int8, 0 to 1; ``None`` where unknown.
+        masks: how many were written.
+        warmup_masks: those at the start that the rate leaves out.
+        images_per_s: masks written after the warm-up over the time they took.
+        alone_images_per_s: rate of each stage when it has the machine to itself, and ``in_turn``
+            that of one batch after the other, without overlap.
+        processor_share: share of the processor time that each stage took, 0 to 1.
+        most_at_once: images held at once, at most.
+        bound: how many the flow allows.
+        peak_bytes: largest resident memory of the process.
+        written_s: when each mask was written, in seconds since the start, rising.
+        skipped: why the row was not measured.
+        failed: the runtime crashed, hung or failed, and skipped holds the reason.
+
+    Raises:
+        ValueError: a measured row without figures, or a skipped one with some.
+    """
+
+    measured: ClassVar = ("images_per_s", "alone_images_per_s", "processor_share", "written_s")
+
+    file_bytes: Count | None
+    precision_executed: Text | None = None
+    int8_mac_share: Share | None = None
+    masks: Count | None = None
+    warmup_masks: Count | None = None
+    images_per_s: NotNegative | None = None
+    alone_images_per_s: dict[str, float] | None = None
+    processor_share: dict[str, float] | None = None
+    most_at_once: Count | None = None
+    bound: Count | None = None
+    peak_bytes: Count | None = None
+    written_s: tuple[NotNegative, ...] | None = None
+    skipped: Text | None = None
+    failed: bool = False
+
+    def __post_init__(self) -> None:
+        require_measured(self, self.measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEndSection:
+    """Every image of a folder through every candidate with every setting.
+
+    Attributes:
+        images: in the folder.
+    """
+
+    images: Count
+    rows: tuple[EndToEndRow, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.speed.cold_start import cold_start
 from segdeploy.benchmarks.speed.contention import OtherLoad
 from segdeploy.benchmarks.speed.latency import BenchmarkResult, measure
-from segdeploy.benchmarks.speed.rows import (
-    baseline_of,
-    executed_columns,
-    left_out_row,
-    open_row,
-    speedup_of,
-)
+from segdeploy.benchmarks.speed.records import BenchmarkRow, BenchmarkSection, Condition
+from segdeploy.benchmarks.speed.rows import baseline_of, left_out_row, speedup_of, timed_row
 from segdeploy.benchmarks.speed.subjects import Subject
 from segdeploy.benchmarks.speed.sweep import Point, Sweep
 from segdeploy.benchmarks.speed.throughput import ThroughputResult, measure_throughput
@@ -49,7 +44,7 @@ def speed_section(
     duration_s: float,
     progress: ShareProgress,
     time_limit_s: float = TIME_LIMIT_S,
-) -> dict[str, Any]:
+) -> BenchmarkSection:
     """Time all candidates with every setting.
 
     Those of one setting take turns. Load time, first inference and memory come from a fresh
@@ -68,7 +63,7 @@ def speed_section(
         time_limit_s: longest time for loading a model, and for each call.
 
     Returns:
-        The ``benchmark`` section of ``report.json``. A subject whose runtime crashes, hangs or
+        The section of the report. A subject whose runtime crashes, hangs or
         fails is a row without figures, with the reason.
 
     Raises:
@@ -76,8 +71,8 @@ def speed_section(
     """
     everything = [*([reference] if reference else []), *subjects]
     points = list(sweep.points())
-    rows: list[dict[str, Any]] = []
-    conditions: list[dict[str, Any]] = []
+    rows: list[BenchmarkRow] = []
+    conditions: list[Condition] = []
     for index, point in enumerate(points):
 
         def report(share: float, done: int = index) -> None:
@@ -99,19 +94,18 @@ def speed_section(
             time_limit_s=time_limit_s,
         )
         baseline = baseline_of(found, reference)
-        rows += [row | {"speedup": speedup_of(row, baseline)} for row in found]
-        measured = {
-            "other_cpu_percent": load.percent,
-            "resolution_percent": resolution_percent(found),
-        }
-        conditions.append(point.columns() | measured)
+        rows += [replace(row, speedup=speedup_of(row, baseline)) for row in found]
+        conditions.append(
+            Condition(
+                **vars(point.setting),
+                other_cpu_percent=load.percent,
+                resolution_percent=resolution_percent(found),
+            )
+        )
         report(1.0)
-    return {
-        "duration_s": duration_s,
-        "warmup": warmup,
-        "conditions": conditions,
-        "rows": rows,
-    }
+    return BenchmarkSection(
+        duration_s=duration_s, warmup=warmup, conditions=tuple(conditions), rows=tuple(rows)
+    )
 
 
 def _rows(
@@ -124,12 +118,12 @@ def _rows(
     duration_s: float,
     progress: ShareProgress,
     time_limit_s: float,
-) -> list[dict[str, Any]]:
+) -> list[BenchmarkRow]:
     """One row for each subject with one setting, those that were not measured last."""
     if point.execution is None:
         return [left_out_row(subject, point, point.skipped) for subject in subjects]
     opened: list[tuple[Subject, Runtime]] = []
-    left_out: list[dict[str, Any]] = []
+    left_out: list[BenchmarkRow] = []
     failed: dict[int, RunError] = {}
     with ExitStack() as stack:
         for subject in subjects:
@@ -150,14 +144,22 @@ def _rows(
                 progress=lambda share: progress(TIMED_SHARE * share),
                 failed=failed,
             )
+        executed = {place: candidates[place].runtime.executed for place in timed}
     rows = []
     for number, (subject, _) in enumerate(opened):
         try:
             if number in failed:
                 raise failed[number]
             start = cold_start(subject, point.execution, time_limit_s=time_limit_s)
-            figures = timed[number] | asdict(start) | {"failed": False}
-            rows.append(open_row(subject, point) | figures)
+            rows.append(
+                timed_row(
+                    subject,
+                    point,
+                    result=timed[number],
+                    executed=executed[number],
+                    start=start,
+                )
+            )
         except RunError as error:
             left_out.append(left_out_row(subject, point, error))
         progress(TIMED_SHARE + (1 - TIMED_SHARE) * (number + 1) / len(opened))
@@ -172,8 +174,8 @@ def _timed(
     duration_s: float,
     progress: ShareProgress,
     failed: dict[int, RunError],
-) -> dict[int, dict[str, Any]]:
-    """The columns of time of each candidate that does not fail, by its place."""
+) -> dict[int, BenchmarkResult | ThroughputResult]:
+    """The times of each candidate that does not fail, by its place."""
     if not candidates:
         return {}
     timer: Timer = measure_throughput if hint is Hint.THROUGHPUT else measure
@@ -184,10 +186,7 @@ def _timed(
         progress=progress,
         on_failure=failed.__setitem__,
     )
-    return {
-        place: result.columns() | executed_columns(candidates[place].runtime.executed)
-        for place, result in by_place(results, failed).items()
-    }
+    return by_place(results, failed)
 
 
 def _candidate(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segdeploy.benchmarks.speed.entries import Entry
+from segdeploy.benchmarks.speed.entries import Entry, RowIdentity
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.onnx_model.artifact import Precision
@@ -41,10 +41,14 @@ class FileSubject:
         """Why it cannot run here."""
         return self.entry.skipped
 
-    def identity(self) -> dict[str, Any]:
-        """The columns that say what a row is about, as the report names them."""
-        size = {"file_bytes": self.entry.artifact.path.stat().st_size}
-        return self.entry.identity() | size
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self.entry.artifact.path.stat().st_size
+
+    def identity(self) -> RowIdentity:
+        """What a row of it is about."""
+        return self.entry.identity()
 
     def open(self, execution: Execution) -> Runtime:
         """Load the file.
@@ -82,17 +86,17 @@ class CheckpointSubject:
 
     precision = Precision.FP32
     skipped = None
+    file_bytes = None
 
-    def identity(self) -> dict[str, Any]:
-        """The columns that say what a row is about, as the report names them."""
-        return {
-            "name": self.name,
-            "file": None,
-            "target": None,
-            "runtime": "pytorch",
-            "precision_requested": self.precision.value,
-            "file_bytes": None,
-        }
+    def identity(self) -> RowIdentity:
+        """What a row of it is about."""
+        return RowIdentity(
+            name=self.name,
+            file=None,
+            target=None,
+            runtime="pytorch",
+            precision_requested=self.precision,
+        )
 
     def open(self, execution: Execution) -> Runtime:
         """Give the loaded network to PyTorch."""

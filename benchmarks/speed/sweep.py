@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from segdeploy.benchmarks.speed.records import Setting
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.execution import Execution, Hint
 from segdeploy.deploy.system.errors import UsageError
@@ -22,14 +23,10 @@ class Point:
     execution: Execution | None
     skipped: str | None
 
-    def columns(self) -> dict[str, int | str]:
-        """The setting as the report's columns name it."""
-        return {
-            "hint": self.hint.value,
-            "batch": self.batch,
-            "threads": self.threads,
-            "streams": self.streams,
-        }
+    @property
+    def setting(self) -> Setting:
+        """As a report states it."""
+        return Setting(hint=self.hint, batch=self.batch, threads=self.threads, streams=self.streams)
 
 
 @dataclass(frozen=True, kw_only=True)

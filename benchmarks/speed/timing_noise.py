@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from segdeploy.benchmarks.scores.paired_interval import paired_interval
-
-Row = dict[str, Any]
-"""A ``benchmark_row`` of ``report.schema.json``."""
+from segdeploy.benchmarks.speed.records import BenchmarkRow, BenchmarkSection
 
 BLOCKS = 40
 """Rounds are averaged to so many at most: neighbours share a slow moment and count once."""
@@ -27,11 +24,11 @@ COARSE_PERCENT = 5.0
 """Differences that must be told apart; a coarser run is said to be."""
 
 
-def rounds_s(row: Row) -> list[float]:
+def rounds_s(row: BenchmarkRow) -> list[float]:
     """Seconds of each round of a row, for the same work in each; none where it was not timed."""
-    if row["latencies_s"]:
-        return list(row["latencies_s"])
-    return [stamps[-1] / len(stamps) for stamps in row["completions_s"] or ()]
+    if row.latencies_s:
+        return list(row.latencies_s)
+    return [stamps[-1] / len(stamps) for stamps in row.completions_s or ()]
 
 
 def ratio_interval(one_s: Sequence[float], other_s: Sequence[float]) -> tuple[float, float] | None:
@@ -59,14 +56,14 @@ def ratio_interval(one_s: Sequence[float], other_s: Sequence[float]) -> tuple[fl
     return math.exp(low), math.exp(high)
 
 
-def resolution_percent(rows: Sequence[Row]) -> float | None:
+def resolution_percent(rows: Sequence[BenchmarkRow]) -> float | None:
     """The smallest difference that means something among rows of one setting, percent.
 
     Half the interval of each row's ratio to the fastest; the largest counts. PyTorch, which nobody
     chooses between, counts only beside a single candidate.
     """
     timed = [row for row in rows if rounds_s(row)]
-    chosen = [row for row in timed if row["runtime"] != "pytorch"]
+    chosen = [row for row in timed if row.runtime != "pytorch"]
     timed = chosen if len(chosen) > 1 else timed
     if len(timed) < 2:
         return None
@@ -78,29 +75,30 @@ def resolution_percent(rows: Sequence[Row]) -> float | None:
     return max(found) if found else None
 
 
-def within_noise(best: Row, others: Sequence[Row]) -> list[str]:
+def within_noise(best: BenchmarkRow, others: Sequence[BenchmarkRow]) -> list[str]:
     """Names of the rows that cannot be told from the best: the interval of their ratio holds 1."""
     names = []
     for row in others:
         ends = ratio_interval(rounds_s(best), rounds_s(row))
         if ends and ends[0] <= 1.0:
-            names.append(str(row["name"]))
+            names.append(row.name)
     return names
 
 
-def noise_words(condition: dict[str, Any]) -> str | None:
+def noise_words(*, other_cpu_percent: float | None, resolution_percent: float | None) -> str | None:
     """What is wrong with the conditions of a setting, in one line; ``None`` where nothing is.
 
     Example:
-        >>> noise_words({"other_cpu_percent": 38.2, "resolution_percent": 8.6})
+        >>> noise_words(other_cpu_percent=38.2, resolution_percent=8.6)
         'noise: other processes used 38 % of the CPU while this was timed; differences under 9 % \
 mean nothing here'
-        >>> noise_words({"other_cpu_percent": 2.0, "resolution_percent": 1.5})
+        >>> noise_words(other_cpu_percent=2.0, resolution_percent=1.5)
 
     Args:
-        condition: one of ``conditions`` of the ``benchmark`` section of ``report.json``.
+        other_cpu_percent: what others had of the processors; ``None`` where not known.
+        resolution_percent: as the function of that name says.
     """
-    others, resolution = condition["other_cpu_percent"], condition["resolution_percent"]
+    others, resolution = other_cpu_percent, resolution_percent
     busy = others is not None and others >= OTHERS_PERCENT
     coarse = resolution is not None and resolution >= COARSE_PERCENT
     said = [f"other processes used {others:.0f} % of the CPU while this was timed"] if busy else []
@@ -109,14 +107,14 @@ mean nothing here'
     return f"noise: {'; '.join(said)}" if said else None
 
 
-def noise_lines(section: dict[str, Any] | None) -> list[str]:
-    """One line for each setting of a ``benchmark`` section whose figures are to be doubted."""
+def noise_lines(section: BenchmarkSection | None) -> list[str]:
+    """One line for each setting of a benchmark whose figures are to be doubted."""
     found = []
-    for condition in (section or {}).get("conditions") or ():
-        words = noise_words(condition)
+    for each in section.conditions if section else ():
+        words = noise_words(
+            other_cpu_percent=each.other_cpu_percent, resolution_percent=each.resolution_percent
+        )
         if words:
-            setting = ", ".join(
-                f"{key} {condition[key]}" for key in ("batch", "threads", "streams")
-            )
+            setting = f"batch {each.batch}, threads {each.threads}, streams {each.streams}"
             found.append(f"{setting}: {words}")
     return found

@@ -16,6 +16,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from segdeploy.calibration.files import naming
@@ -120,10 +121,13 @@ def _told(program: str, error: BaseException) -> int:
 def print_json(result: object) -> None:
     """Write a result to standard output.
 
+    Args:
+        result: what JSON has; of a dataclass its fields, of anything else what it says of itself.
+
     Raises:
         OSError: it cannot be written; what is left of it goes nowhere.
     """
-    write_out(json.dumps(result, indent=2, sort_keys=True, default=str) + "\n")
+    write_out(json.dumps(result, indent=2, sort_keys=True, default=_plain) + "\n")
 
 
 def write_out(text: str) -> None:
@@ -140,6 +144,15 @@ def write_out(text: str) -> None:
     except OSError:
         _drop_output()
         raise
+
+
+def _plain(value: object) -> object:
+    """For a value that JSON does not have."""
+    if not is_dataclass(value):
+        return str(value)
+    from segdeploy.calibration.json_record import json_of
+
+    return json_of(value)
 
 
 def open_standard_streams() -> None:

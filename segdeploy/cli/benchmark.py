@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.cli.flags import (
@@ -28,6 +28,7 @@ from segdeploy.deploy.system.progress import share_bar
 
 if TYPE_CHECKING:
     from segdeploy.benchmarks.speed.end_to_end import Route
+    from segdeploy.benchmarks.speed.records import BenchmarkRow, EndToEndRow
     from segdeploy.benchmarks.speed.subjects import Subject
     from segdeploy.benchmarks.speed.sweep import Sweep
     from segdeploy.deploy.data.preprocess import Preprocess
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R", "BenchmarkRow", "EndToEndRow")
 
 
 def add_flags(verb: Parser) -> None:
@@ -94,10 +97,10 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
             progress=progress,
             time_limit_s=options.time_limit,
         )
-    _say(section["rows"], _speed_line)
+    _say(section.rows, _speed_line)
     for line in noise_lines(section):
         log.warning("%s", line)
-    return _code(section), section
+    return _code(section.rows), section
 
 
 def _end_to_end(options: Options) -> Result:
@@ -125,10 +128,10 @@ def _end_to_end(options: Options) -> Result:
             progress=progress,
             time_limit_s=options.time_limit,
         )
-    _say(section["rows"], _end_to_end_line)
+    _say(section.rows, _end_to_end_line)
     if options.output:
         log.info("masks: %s", ", ".join(sorted({str(route.output) for route in routes})))
-    return _code(section), section
+    return _code(section.rows), section
 
 
 def _routes(options: Options, output: Path) -> list[Route]:
@@ -188,53 +191,52 @@ def _reference(options: Options, models: Preprocess) -> Subject:
     return CheckpointSubject(name="PyTorch fp32", checkpoint=checkpoint)
 
 
-def _code(section: dict[str, Any]) -> int:
+def _code(rows: Iterable[BenchmarkRow | EndToEndRow]) -> int:
     """What was measured is worth having, and a runtime that failed is a failure all the same."""
-    from segdeploy.benchmarks.report.rows import failed_rows
-
-    return RunError.exit_code if failed_rows({"benchmark": section}, "benchmark") else 0
+    return RunError.exit_code if any(row.failed for row in rows) else 0
 
 
-def _say(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:
+def _say(rows: Iterable[R], line: Callable[[R], str]) -> None:
     """One line for each row: the setting, the model, and what was found or why nothing was."""
     for row in rows:
-        setting = f"batch {row['batch']}, threads {row['threads']}, streams {row['streams']}"
-        said = "FAILED" if row["failed"] else "skipped"
-        found = f"{said}, {row['skipped']}" if row["skipped"] else line(row)
-        log.info("%s: %s: %s", setting, row["name"], found)
+        setting = f"batch {row.batch}, threads {row.threads}, streams {row.streams}"
+        said = "FAILED" if row.failed else "skipped"
+        found = f"{said}, {row.skipped}" if row.skipped else line(row)
+        log.info("%s: %s: %s", setting, row.name, found)
 
 
-def _speed_line(row: dict[str, Any]) -> str:
-    from segdeploy.benchmarks.report.rows import figure
+def _speed_line(row: BenchmarkRow) -> str:
+    from segdeploy.benchmarks.report.tables import figure
 
-    said = (
-        [] if row["p50_ms"] is None else [f"p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms"]
-    )
-    said.append(f"{row['images_per_s']:.1f} images/s")
-    said += [f"{row['speedup']:.2f}x the reference"] if row["speedup"] else []
-    said.append(f"load {row['load_s']:.2f} s, first call {row['first_inference_s'] * 1e3:.0f} ms")
-    said.append(f"peak {figure(row['peak_bytes'], 'mega')} MB")
-    said.append(f"runs in {row['precision_executed']}{_share(row)}")
+    said = []
+    if row.p50_ms is not None:
+        said.append(f"p50 {row.p50_ms:.2f} ms, p99 {figure(row.p99_ms, 'fixed')} ms")
+    said.append(f"{row.rate:.1f} images/s")
+    said += [f"{row.speedup:.2f}x the reference"] if row.speedup else []
+    first_call = 1e3 * (row.first_inference_s or 0.0)
+    said.append(f"load {figure(row.load_s, 'fixed')} s, first call {first_call:.0f} ms")
+    said.append(f"peak {figure(row.peak_bytes, 'mega')} MB")
+    said.append(f"runs in {row.precision_executed}{_share(row)}")
     return ", ".join(said)
 
 
-def _end_to_end_line(row: dict[str, Any]) -> str:
-    from segdeploy.benchmarks.report.rows import figure
+def _end_to_end_line(row: EndToEndRow) -> str:
+    from segdeploy.benchmarks.report.tables import figure
 
-    alone, share = row["alone_images_per_s"], row["processor_share"]
+    alone, share = row.alone_images_per_s or {}, row.processor_share or {}
     stages = ", ".join(
         f"{stage} {alone[stage]:.1f} ({100 * share[stage]:.0f} % of processor time)"
         for stage in ("decode", "inference", "encode")
     )
     return (
-        f"{row['images_per_s']:.1f} images/s over {row['masks'] - row['warmup_masks']} images; "
-        f"without overlap {alone['in_turn']:.1f}; stages alone: {stages}; at most "
-        f"{row['most_at_once']} images at once, peak {figure(row['peak_bytes'], 'mega')} MB; "
-        f"runs in {row['precision_executed']}{_share(row)}"
+        f"{row.images_per_s:.1f} images/s over {(row.masks or 0) - (row.warmup_masks or 0)} "
+        f"images; without overlap {alone['in_turn']:.1f}; stages alone: {stages}; at most "
+        f"{row.most_at_once} images at once, peak {figure(row.peak_bytes, 'mega')} MB; "
+        f"runs in {row.precision_executed}{_share(row)}"
     )
 
 
-def _share(row: dict[str, Any]) -> str:
+def _share(row: BenchmarkRow | EndToEndRow) -> str:
     """How much of an int8 model's work is int8."""
-    share = row["int8_mac_share"]
+    share = row.int8_mac_share
     return f", {100 * share:.2f} % of MACs in int8" if share else ""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it 
     from segdeploy.deploy.models.checkpoint import Checkpoint
 
 Options = argparse.Namespace
-Result = tuple[int, dict[str, Any]]
-"""Exit code, and what ``--format json`` prints."""
+Result = tuple[int, object]
+"""Exit code, and what ``--format json`` prints: a record, or a dict."""
 
 GATE_FAILED = 1
 

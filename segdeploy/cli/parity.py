@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.cli.flags import (
@@ -26,6 +26,8 @@ from segdeploy.deploy.system.progress import bar
 
 if TYPE_CHECKING:
     from segdeploy.benchmarks.parity.predictions import Predictions
+    from segdeploy.benchmarks.parity.records import ParitySection
+    from segdeploy.benchmarks.report.rows import ComparedRow
     from segdeploy.benchmarks.speed.entries import Entry
     from segdeploy.deploy.data.image_set import SegmentationSet
     from segdeploy.deploy.data.preprocess import Preprocess
@@ -99,7 +101,7 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Compare candidates with a reference; exit code 1 unless every one is proven to be kept."""
-    from segdeploy.benchmarks.parity.run import gate_passed, parity_section
+    from segdeploy.benchmarks.parity.run import parity_section
     from segdeploy.deploy.data.image_set import open_set
     from segdeploy.deploy.runtimes.base import Execution
     from segdeploy.deploy.runtimes.registry import usable_cores
@@ -130,7 +132,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         )
     _require_compared(section)
     _say(section)
-    passed = gate_passed(section)
+    passed = section.passed
     log.info("%s (budget %g points of IoU)", "PASS" if passed else "FAIL", options.max_drop)
     return 0 if passed else GATE_FAILED, section
 
@@ -155,11 +157,11 @@ def _require_candidates(options: Options) -> None:
         )
 
 
-def _require_compared(section: dict[str, Any]) -> None:
+def _require_compared(section: ParitySection) -> None:
     """Refuse a table of nothing but skipped rows."""
-    candidates = section["rows"][1:]
-    if all(row["skipped"] and row["passed"] is None for row in candidates):
-        reasons = "; ".join(f"{row['name']}: {row['skipped']}" for row in candidates)
+    candidates = section.rows[1:]
+    if all(row.skipped and not row.failed for row in candidates):
+        reasons = "; ".join(f"{row.name}: {row.skipped}" for row in candidates)
         raise InputError(f"nothing could be compared: {reasons}")
 
 
@@ -216,41 +218,38 @@ def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Pr
     return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32", checkpoint.preprocess
 
 
-def _say(section: dict[str, Any]) -> None:
+def _say(section: ParitySection) -> None:
     """What was found, a line for each row; below it what did not pass, and the worst images."""
     from segdeploy.benchmarks.report.rows import compared_rows
 
-    for row in compared_rows({"parity": section}):
-        log.info("%s", _line(row))
-        for failure in row["failures"]:
+    for shown in compared_rows(section):
+        log.info("%s", _line(shown))
+        for failure in shown.row.failures:
             log.info("  %s", failure)
-        lost = [image for image in row["worst_images"] if _change(image) < 0][:WORST]
+        lost = [image for image in shown.row.worst_images if image.change < 0][:WORST]
         if lost:
-            named = ", ".join(f"{image['name']} {_change(image):+.2f}" for image in lost)
+            named = ", ".join(f"{image.name} {image.change:+.2f}" for image in lost)
             log.info("  worst images: %s", named)
-    for row in section["rows"]:
-        if row["skipped"]:
-            said = "skipped" if row["passed"] is None else "FAILED"
-            log.info("%s: %s, %s", row["name"], said, row["skipped"])
+    for row in section.rows:
+        if row.skipped:
+            log.info("%s: %s, %s", row.name, "FAILED" if row.failed else "skipped", row.skipped)
 
 
-def _change(image: dict[str, Any]) -> float:
-    return float(image["candidate_iou"] - image["reference_iou"])
+def _line(shown: ComparedRow) -> str:
+    """One candidate beside the reference, or the reference itself."""
+    from segdeploy.benchmarks.report.tables import figure
 
-
-def _line(row: dict[str, Any]) -> str:
-    from segdeploy.benchmarks.report.rows import figure
-
+    row, judgement = shown.row, shown.row.ci95_percentage_points
     scores = ", ".join(
-        f"{label} {figure(row['scores'][key], 'share')}"
-        for label, key in (("IoU", "iou"), ("mIoU", "miou"), ("Dice", "dice"))
+        f"{label} {figure(getattr(row.scores, name), 'share')}"
+        for label, name in (("IoU", "iou"), ("mIoU", "miou"), ("Dice", "dice"))
     )
-    if row["passed"] is None:
-        return f"{row['name']}: {scores} ({row['verdict']})"
-    low, high = row["ci95_percentage_points"]
-    kept = figure(row["reference_iou_kept_percent"], "share")
+    if judgement is None:
+        return f"{row.name}: {scores} ({shown.verdict})"
+    low, high = judgement
+    kept = figure(row.reference_iou_kept_percent, "share")
     return (
-        f"{row['name']}: {scores}, delta {row['delta_iou_percentage_points']:+.3f} "
-        f"[{low:+.3f}, {high:+.3f}], {kept} % of the reference (MLPerf line: {row['line']}), "
-        f"{row['disagreement_percent']:.3f} % of pixels differ, {row['verdict']}"
+        f"{row.name}: {scores}, delta {figure(row.delta_iou_percentage_points, 'points')} "
+        f"[{low:+.3f}, {high:+.3f}], {kept} % of the reference (MLPerf line: {shown.line}), "
+        f"{figure(row.disagreement_percent, 'share')} % of pixels differ, {shown.verdict}"
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import Group, output_flag, overwrite_flag
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import require_new_in, writing_folder
+
+if TYPE_CHECKING:
+    from segdeploy.benchmarks.report.compare import ParityChange
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         UsageError: neither one run nor two are given, or both.
         InputError: a report cannot be read.
     """
-    from segdeploy.benchmarks.report.files import PAGES, load_report, verdict_text, write_report
+    from segdeploy.benchmarks.report.files import PAGES, read_report, verdict_text, write_pages
     from segdeploy.deploy.system.checksums import CHECKSUMS, update_checksums
 
     if (options.folder is None) == (options.compare is None):
@@ -58,44 +61,44 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         return _compare(*options.compare, output=output)
     if options.output:
         raise UsageError("-o goes with --compare; the pages of one run are written beside it")
-    content = load_report(options.folder)
+    report = read_report(options.folder)
     folder = options.folder if options.folder.is_dir() else options.folder.parent
     with writing_folder(folder):
-        write_report(content, folder)
+        write_pages(report, folder)
         if (folder / CHECKSUMS).is_file():
             update_checksums(folder, PAGES[1:])
-    log.info("%s", verdict_text(content))
+    log.info("%s", verdict_text(report))
     log.info("report: %s", folder / "report.html")
-    return 0, content
+    return 0, report
 
 
 def _compare(one: Path, other: Path, *, output: Path) -> Result:
     """Both reports on one page; says the changes in a few lines."""
     from segdeploy.benchmarks.report.compare import compare_reports
     from segdeploy.benchmarks.report.compare_page import warnings, write_comparison
-    from segdeploy.benchmarks.report.files import load_report
-    from segdeploy.benchmarks.report.rows import figure
+    from segdeploy.benchmarks.report.files import read_report
+    from segdeploy.benchmarks.report.tables import figure
 
     if output.exists() and not output.is_dir():
         raise UsageError(f"-o {output} is a file; give a folder")
-    found = compare_reports(load_report(one), load_report(other))
+    found = compare_reports(read_report(one), read_report(other))
     write_comparison(found, output)
     for warning in warnings(found):
         log.warning("%s", warning)
-    for row in found["parity"]:
-        if row["change_percentage_points"] is not None:
-            log.info("%s: IoU %s", row["name"], _change(row))
-    for row in found["speed"]:
-        if row["p50_ratio"] is not None:
-            ratio = figure(row["p50_ratio"], "fixed")
-            log.info("%s, batch %d: %s times the latency of A", row["name"], row["batch"], ratio)
+    for change in found.parity:
+        if change.change_percentage_points is not None:
+            log.info("%s: IoU %s", change.name, _change(change))
+    for row in found.speed:
+        if row.p50_ratio is not None:
+            ratio = figure(row.p50_ratio, "fixed")
+            log.info("%s, batch %d: %s times the latency of A", row.name, row.batch, ratio)
     log.info("compared: %s", output / "compare.html")
     return 0, found
 
 
-def _change(row: dict[str, Any]) -> str:
-    from segdeploy.benchmarks.report.rows import figure, interval
+def _change(row: ParityChange) -> str:
+    from segdeploy.benchmarks.report.tables import figure, interval
 
-    change = figure(row["change_percentage_points"], "points")
-    ends = row["ci95_percentage_points"]
+    change = figure(row.change_percentage_points, "points")
+    ends = row.ci95_percentage_points
     return f"{change} points" + (f" (95 % interval {interval(ends)})" if ends else "")

@@ -60,7 +60,6 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
-    from segdeploy.benchmarks.report.rows import failed_rows
     from segdeploy.benchmarks.report.verdict import verdict_text
     from segdeploy.benchmarks.speed.environment import describe as describe_environment
     from segdeploy.calibration.estimate import Method
@@ -99,12 +98,12 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         overwrite=options.overwrite,
         command=shown_command(["segdeploy"], arguments),
     )
-    content = run_stages(config, checkpoint)
-    log.info("%s", verdict_text(content))
+    report = run_stages(config, checkpoint)
+    log.info("%s", verdict_text(report))
     log.info("report: %s", options.output / "report.html")
-    failed = failed_rows(content, "benchmark")
+    failed = [row for row in report.benchmark.rows if row.failed] if report.benchmark else []
     for row in failed:
-        log.warning("%s, batch %d: FAILED, %s", row["name"], row["batch"], row["skipped"])
-    if not content["passed"]:
-        return GATE_FAILED, content
-    return (RunError.exit_code if failed else 0), content
+        log.warning("%s, batch %d: FAILED, %s", row.name, row.batch, row.skipped)
+    if not report.passed:
+        return GATE_FAILED, report
+    return (RunError.exit_code if failed else 0), report

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from segdeploy.benchmarks.parity.report import FEWEST_IMAGES
-from segdeploy.benchmarks.parity.run import gate_passed
 from segdeploy.benchmarks.report.files import PAGES, write_report
+from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.speed.entries import entries_for, require_ready
 from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -31,7 +30,7 @@ from segdeploy.pipeline.stage_runner import StageRunner
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+def run(config: RunConfig, checkpoint: Checkpoint) -> Report:
     """Make every artefact, prove it, and write the report.
 
     A stage whose inputs did not change is taken from the output folder, so an interrupted run
@@ -61,7 +60,7 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
             return _run(config, checkpoint, stages)
 
 
-def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> dict[str, Any]:
+def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> Report:
     """The stages in order, and the report."""
     fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)
     simplified = stages.run("simplify", "sim.onnx", lambda out: simplify(fp32, out), parent=fp32)
@@ -110,7 +109,6 @@ def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> dict
         benchmark=benchmark,
         layer_times=stages.layer_times(timed),
         worst=stages.worst_images(parity, entries),
-        passed=gate_passed(parity),
     )
     write_report(report, config.output)
     stages.workspace.finish((*PAGES,))

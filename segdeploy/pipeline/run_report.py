@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 from segdeploy.benchmarks.literature.file import PUBLISHED
 from segdeploy.benchmarks.literature.gflops import PUBLISHED_INPUT, published_gflops
-from segdeploy.benchmarks.report.files import SCHEMA_VERSION
+from segdeploy.benchmarks.parity.records import ParitySection, PicturedImage
+from segdeploy.benchmarks.report.records import (
+    SCHEMA_VERSION,
+    CalibrationFacts,
+    CostLayer,
+    CostSection,
+    DataSet,
+    DataSets,
+    ModelFacts,
+    Recommendation,
+    Report,
+    StageRow,
+    Tool,
+)
 from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
 from segdeploy.benchmarks.speed.environment import describe
+from segdeploy.benchmarks.speed.records import BenchmarkSection, LayerTimeRow
 from segdeploy.benchmarks.speed.timing_noise import within_noise
-from segdeploy.calibration.json_record import json_of
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
@@ -35,73 +47,70 @@ def assemble(
     checkpoint: Checkpoint,
     model: Artifact,
     table: CalibrationTable,
-    stages: list[dict[str, Any]],
+    stages: Sequence[StageRow],
     debug: DebugSection | None,
-    parity: dict[str, Any],
-    benchmark: dict[str, Any],
-    layer_times: list[dict[str, Any]],
-    worst: list[dict[str, Any]],
-    passed: bool,
-) -> dict[str, Any]:
-    """Put the report together in the form of ``benchmarks/report/report.schema.json``.
+    parity: ParitySection,
+    benchmark: BenchmarkSection,
+    layer_times: tuple[LayerTimeRow, ...],
+    worst: tuple[PicturedImage, ...],
+) -> Report:
+    """Put the report together.
 
     Args:
         config: what was asked for.
         checkpoint: the reference.
         model: the float32 model whose cost is counted.
         table: the calibration.
-        stages: rows of the stages, in order.
-        debug: the layer section; ``None`` where no int8 model was made.
-        parity: the parity section.
-        benchmark: the speed section.
+        stages: in the order they ran.
+        debug: what int8 costs at each layer; ``None`` where no int8 model was made.
+        parity: the candidates beside the reference, and with that the verdict.
+        benchmark: their speed.
         layer_times: where each runtime spends its time.
         worst: the images that lost most, as pictures.
-        passed: the gate's verdict.
     """
     now = datetime.now(timezone.utc)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "segdeploy", "version": __version__},
-        "created_utc": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": config.command,
-        "model": {
-            "name": config.name,
-            "arch": checkpoint.arch.value,
-            "family": checkpoint.detected.family.value,
-            "checkpoint": checkpoint.path.name,
-            "checkpoint_sha256": checkpoint.sha256,
-            "parameters": checkpoint.parameters,
-            "head": checkpoint.head,
-            "recurrence": checkpoint.recurrence,
-            "preprocess": json.loads(checkpoint.preprocess.to_json()),
-        },
-        "data": {
-            "calibration": _data_set(config.calibration),
-            "evaluation": _data_set(config.evaluation),
-        },
-        "definitions": dict(DEFINITIONS),
-        "stages": stages,
-        "calibration": {
-            "method": table.method.value,
-            "num_bins": table.num_bins,
-            "tensors": len(table.ranges),
-            "fallbacks": sum(found.fallback is not None for found in table.ranges.values()),
-            "images": table.num_samples,
-            "seconds": next(row["seconds"] for row in stages if row["name"] == "calibrate"),
-        },
-        "debug": None if debug is None else json_of(debug),
-        "parity": parity,
-        "cost": cost_section(model, checkpoint),
-        "benchmark": benchmark,
-        "layer_times": layer_times,
-        "worst_images": worst,
-        "environment": asdict(describe()) | {"isa": list(describe().isa)},
-        "recommendation": recommend(parity, benchmark),
-        "passed": passed,
-    }
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        tool=Tool(name="segdeploy", version=__version__),
+        created_utc=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        command=config.command,
+        model=ModelFacts(
+            name=config.name,
+            arch=checkpoint.arch.value,
+            family=checkpoint.detected.family.value,
+            checkpoint=checkpoint.path.name,
+            checkpoint_sha256=checkpoint.sha256,
+            parameters=checkpoint.parameters,
+            head=checkpoint.head,
+            recurrence=checkpoint.recurrence,
+            preprocess=json.loads(checkpoint.preprocess.to_json()),
+        ),
+        data=DataSets(
+            calibration=_data_set(config.calibration), evaluation=_data_set(config.evaluation)
+        ),
+        definitions=dict(DEFINITIONS),
+        stages=tuple(stages),
+        calibration=CalibrationFacts(
+            method=table.method.value,
+            num_bins=table.num_bins,
+            tensors=len(table.ranges),
+            fallbacks=sum(found.fallback is not None for found in table.ranges.values()),
+            images=table.num_samples,
+            seconds=next(row.seconds for row in stages if row.name == "calibrate"),
+        ),
+        debug=debug,
+        parity=parity,
+        cost=cost_section(model, checkpoint),
+        benchmark=benchmark,
+        layer_times=layer_times,
+        worst_images=worst,
+        environment=describe(),
+        recommendation=recommend(parity, benchmark),
+        passed=parity.passed,
+    )
 
 
-def cost_section(model: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
+def cost_section(model: Artifact, checkpoint: Checkpoint) -> CostSection:
     """Count the exported model; add the published figure when it is the published network."""
     cost = onnx_cost(model.path)
     published = _is_published(checkpoint)
@@ -109,50 +118,41 @@ def cost_section(model: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
     if published:
         network = build_network(checkpoint.arch, deep_supervision=False)
         reproduced = published_gflops(network, checkpoint.arch.value)
-    return {
-        "input_shape": list(cost.input_shape),
-        "macs": cost.macs,
-        "flops": cost.flops,
-        "parameters": cost.parameters,
-        "elementwise": dict(cost.elementwise),
-        "not_counted": list(cost.not_counted),
-        "published_gflops": PUBLISHED[checkpoint.arch.value].gflops if published else None,
-        "published_gflops_reproduced": reproduced,
-        "layers": [
-            {
-                "name": layer.name,
-                "op": layer.op,
-                "macs": layer.macs,
-                "parameters": layer.parameters,
-            }
+    return CostSection(
+        input_shape=cost.input_shape,
+        macs=cost.macs,
+        flops=cost.flops,
+        parameters=cost.parameters,
+        elementwise=cost.elementwise,
+        not_counted=cost.not_counted,
+        published_gflops=PUBLISHED[checkpoint.arch.value].gflops if published else None,
+        published_gflops_reproduced=reproduced,
+        layers=tuple(
+            CostLayer(name=layer.name, op=layer.op, macs=layer.macs, parameters=layer.parameters)
             for layer in cost.layers
-        ],
-    }
+        ),
+    )
 
 
-def recommend(parity: dict[str, Any], benchmark: dict[str, Any]) -> dict[str, str] | None:
+def recommend(parity: ParitySection, benchmark: BenchmarkSection) -> Recommendation | None:
     """The fastest file at batch 1 among those that passed the gate; ``None`` if none did.
 
     Those that the timing cannot tell from it are named.
     """
-    passed = {(row["file"], row["runtime"]) for row in parity["rows"] if row["passed"]}
+    passed = {(row.file, row.runtime) for row in parity.rows if row.passed}
     timed = [
-        row
-        for row in benchmark["rows"]
-        if (row["file"], row["runtime"]) in passed and row["batch"] == 1 and row["p50_ms"]
+        (row.p50_ms, row.file, row)
+        for row in benchmark.rows
+        if (row.file, row.runtime) in passed and row.batch == 1 and row.p50_ms and row.file
     ]
     if not timed:
         return None
-    best = min(timed, key=lambda row: row["p50_ms"])
+    _, file, best = min(timed, key=lambda found: found[0])
     reason = f"the fastest at batch 1 of the {len(timed)} that passed and were timed"
-    alike = within_noise(best, [row for row in timed if row is not best])
+    alike = within_noise(best, [row for _, _, row in timed if row is not best])
     if alike:
         reason += f", within noise of {', '.join(alike)}"
-    return {
-        "file": best["file"],
-        "runtime": best["runtime"],
-        "reason": reason,
-    }
+    return Recommendation(file=file, runtime=best.runtime, reason=reason)
 
 
 def _is_published(checkpoint: Checkpoint) -> bool:
@@ -167,10 +167,10 @@ def _is_published(checkpoint: Checkpoint) -> bool:
     )
 
 
-def _data_set(images: SegmentationSet) -> dict[str, Any]:
-    return {
-        "root": images.root.resolve().name,
-        "split": images.split,
-        "images": len(images),
-        "sha256": images.sha256(),
-    }
+def _data_set(images: SegmentationSet) -> DataSet:
+    return DataSet(
+        root=images.root.resolve().name,
+        split=images.split,
+        images=len(images),
+        sha256=images.sha256(),
+    )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segdeploy.benchmarks.parity.evidence import StageCheck
+from segdeploy.benchmarks.parity.records import ParitySection, PicturedImage
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.parity.worst_images import worst_images
+from segdeploy.benchmarks.report.records import StageArtifact, StageRow
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.benchmarks.speed.layer_times import layer_time_section
+from segdeploy.benchmarks.speed.records import BenchmarkSection, LayerTimeRow
 from segdeploy.benchmarks.speed.run import speed_section
 from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
 from segdeploy.benchmarks.speed.sweep import Sweep
@@ -66,7 +68,7 @@ class StageRunner:
             execution=self.execution,
             time_limit_s=config.time_limit_s,
         )
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[StageRow] = []
         self.number = 0
         self.total = 7 + len(config.targets) + bool(config.targets)
 
@@ -159,7 +161,7 @@ class StageRunner:
         self._note("debug", time.perf_counter() - started, note=note)
         return section
 
-    def parity(self, entries: Sequence[Entry]) -> dict[str, Any]:
+    def parity(self, entries: Sequence[Entry]) -> ParitySection:
         """Score everything on the evaluation images."""
         _begin("parity")
         config, preprocess = self.config, self.checkpoint.preprocess
@@ -178,11 +180,11 @@ class StageRunner:
             progress=lambda images, label: bar(images, label, unit="image"),
             time_limit_s=config.time_limit_s,
         )
-        note = f"{len(section['rows'])} rows over {section['images']} images"
+        note = f"{len(section.rows)} rows over {section.images} images"
         self._note("parity", time.perf_counter() - started, note=note)
         return section
 
-    def benchmark(self, entries: Sequence[Entry]) -> dict[str, Any]:
+    def benchmark(self, entries: Sequence[Entry]) -> BenchmarkSection:
         """Time everything, interleaved, at batch 1 and at the configured batch."""
         _begin("benchmark")
         config = self.config
@@ -198,13 +200,13 @@ class StageRunner:
                 progress=progress,
                 time_limit_s=config.time_limit_s,
             )
-        note = f"{len(section['rows'])} rows, interleaved"
+        note = f"{len(section.rows)} rows, interleaved"
         self._note("benchmark", time.perf_counter() - started, note=note)
         for line in noise_lines(section):
             log.warning("%s", line)
         return section
 
-    def layer_times(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    def layer_times(self, entries: Sequence[Entry]) -> tuple[LayerTimeRow, ...]:
         """Profile a few calls of everything that was timed."""
         _begin("layer times")
         return layer_time_section(
@@ -215,8 +217,8 @@ class StageRunner:
         )
 
     def worst_images(
-        self, parity: dict[str, Any], entries: Sequence[Entry]
-    ) -> list[dict[str, Any]]:
+        self, parity: ParitySection, entries: Sequence[Entry]
+    ) -> tuple[PicturedImage, ...]:
         """Draw the images that lost most."""
         _begin("worst images")
         return worst_images(
@@ -246,13 +248,13 @@ class StageRunner:
         if artifact:
             size = artifact.path.stat().st_size
             said.append(f"{artifact.path.name} {size / 1e6:.1f} MB")
-            described = {
-                "file": artifact.path.name,
-                "precision": artifact.precision.value,
-                "bytes": size,
-                "sha256": artifact.sha256,
-                "opset": artifact.opset,
-            }
+            described = StageArtifact(
+                file=artifact.path.name,
+                precision=artifact.precision,
+                bytes=size,
+                sha256=artifact.sha256,
+                opset=artifact.opset,
+            )
         if check:
             said.append(f"max |difference| {check.max_abs_difference:.1e}")
             said.append(f"{check.disagreement_percent:.3f} % of pixels change class")
@@ -260,14 +262,14 @@ class StageRunner:
             said.append(note)
         log.info("%s", ", ".join(said))
         self.rows.append(
-            {
-                "name": stage,
-                "status": "reused" if seconds is None else "done",
-                "seconds": seconds,
-                "note": note,
-                "artifact": described,
-                "check": asdict(check) if check else None,
-            }
+            StageRow(
+                name=stage,
+                status="reused" if seconds is None else "done",
+                seconds=seconds,
+                note=note,
+                artifact=described,
+                check=check,
+            )
         )
 
 

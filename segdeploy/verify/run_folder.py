@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from segdeploy.benchmarks.parity.run import gate_passed
-from segdeploy.benchmarks.report.files import PAGES, load_report, pages_of
+from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
+from segdeploy.benchmarks.report.files import PAGES, pages_of, read_report
+from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.file import load_model, metadata
@@ -33,7 +34,7 @@ def verify_run(folder: Path, found: Findings) -> None:
         _check_manifest(folder, entries, found)
         _note_versions(inputs, found)
     with found.reading("report.json"):
-        _check_report(folder, load_report(folder), found)
+        _check_report(folder, read_report(folder), found)
 
 
 def _check_manifest(folder: Path, entries: dict[str, Entry], found: Findings) -> None:
@@ -67,42 +68,38 @@ def _check_table(
         found.add(file, "calibrated on a model that is not in this folder (model_sha256)")
 
 
-def _check_report(folder: Path, report: dict[str, Any], found: Findings) -> None:
+def _check_report(folder: Path, report: Report, found: Findings) -> None:
     """The verdict follows from the figures of each image, and the pages from the report."""
-    try:
-        _check_figures(report, found)
-        _check_sizes(folder, report, found)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise InputError(f"does not have the shape of a report ({error!r})") from error
+    if report.parity is None or not report.parity.rows:
+        raise InputError("holds no row of parity; the report of a run has one for its reference")
+    _check_figures(report, report.parity, found)
+    _check_sizes(folder, report, found)
     for name, content in pages_of(report).items():
         path = folder / name
         if path.is_file() and path.read_bytes() != content:
             found.add(name, "not what report.json gives; `segdeploy report` writes it again")
 
 
-def _check_figures(report: dict[str, Any], found: Findings) -> None:
-    reference, *candidates = report["parity"]["rows"]
-    before = _mean(reference["iou_per_image_percent"])
+def _check_figures(report: Report, parity: ParitySection, found: Findings) -> None:
+    reference, *candidates = parity.rows
+    before = _mean_iou(reference)
     for row in candidates:
-        if row["delta_iou_percentage_points"] is None:
+        if row.delta_iou_percentage_points is None:
             continue
-        delta = _mean(row["iou_per_image_percent"]) - before
-        if abs(delta - row["delta_iou_percentage_points"]) > POINTS:
-            found.add("report.json", f"{row['name']}: its change of IoU is not that of its images")
-    if report["passed"] != gate_passed(report["parity"]):
+        delta = _mean_iou(row) - before
+        if abs(delta - row.delta_iou_percentage_points) > POINTS:
+            found.add("report.json", f"{row.name}: its change of IoU is not that of its images")
+    if report.passed != parity.passed:
         found.add("report.json", "its verdict does not follow from its rows")
 
 
-def _check_sizes(folder: Path, report: dict[str, Any], found: Findings) -> None:
-    for stage in report["stages"]:
-        artifact = stage["artifact"]
-        if not artifact:
-            continue
-        path = folder / artifact["file"]
+def _check_sizes(folder: Path, report: Report, found: Findings) -> None:
+    for artifact in (stage.artifact for stage in report.stages if stage.artifact):
+        path = folder / artifact.file
         if path.resolve().parent != folder.resolve():
-            found.add("report.json", f"names {artifact['file']}, which lies outside the folder")
-        elif path.is_file() and sha256_of(path) != artifact["sha256"]:
-            found.add("report.json", f"describes another {artifact['file']} than lies beside it")
+            found.add("report.json", f"names {artifact.file}, which lies outside the folder")
+        elif path.is_file() and sha256_of(path) != artifact.sha256:
+            found.add("report.json", f"describes another {artifact.file} than lies beside it")
 
 
 def _note_versions(inputs: dict[str, Any], found: Findings) -> None:
@@ -119,7 +116,15 @@ def _note_versions(inputs: dict[str, Any], found: Findings) -> None:
         found.notes.append(f"made with {', '.join(other)}: a new run may give other bytes")
 
 
-def _mean(values: list[float]) -> float:
+def _mean_iou(row: ParityRow) -> float:
+    """Of the images of a row, percent.
+
+    Raises:
+        InputError: the row states none.
+    """
+    values = row.iou_per_image_percent
+    if not values:
+        raise InputError(f"{row.name} has no IoU of its images, of which its figures are made")
     return math.fsum(values) / len(values)
 
 

@@ -14,6 +14,7 @@ import pytest
 from tiny import TINY
 
 from segdeploy.benchmarks.parity import run as parity_run
+from segdeploy.calibration.json_record import json_of
 from segdeploy.cli import parity as cli_parity
 from segdeploy.cli.inputs import GATE_FAILED
 from segdeploy.cli.parity import VALUES
@@ -73,7 +74,8 @@ def run(model: Path, image_set: Path, caplog: pytest.LogCaptureFixture) -> Run:
     def call(*words: object, reference: object = model) -> tuple[int, dict[str, Any]]:
         common = ("--reference", reference, "--data", image_set, "--threads", 1)
         words = ("parity", *words, *common)
-        code, section = cli_parity.run(build_parser().parse_args([*map(str, words)]), [])
+        code, found = cli_parity.run(build_parser().parse_args([*map(str, words)]), [])
+        section = json_of(found)
         jsonschema.validate(json.loads(json.dumps(section, allow_nan=False)), part)
         return code, section
 

@@ -28,7 +28,7 @@ from segdeploy.benchmarks.mixed.state import SearchState
 from segdeploy.benchmarks.parity.predictions import read_predictions
 from segdeploy.benchmarks.report.compare import compare_reports
 from segdeploy.benchmarks.report.compare_page import warnings
-from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report
+from segdeploy.benchmarks.report.files import read_report, verdict_text, write_report
 from segdeploy.benchmarks.report.markdown import markdown
 from segdeploy.benchmarks.report.verdict import reasons, word_of
 from segdeploy.calibration.collection import load_collection, save_collection
@@ -214,13 +214,13 @@ def manifest(data: bytes) -> None:
 
 @functools.cache
 def other_report() -> Any:
-    return load_report(CORPUS / "report" / "small.json")
+    return read_report(CORPUS / "report" / "small.json")
 
 
 @target
 def report(data: bytes) -> None:
     path = written(data, "report.json")
-    found = load_report(path)
+    found = read_report(path)
     verdict_text(found)
     assert markdown(found, word=word_of(found), verdict=reasons(found))
     for pair in ((found, other_report()), (other_report(), found)):
@@ -229,9 +229,9 @@ def report(data: bytes) -> None:
 
 def report_pages(data: bytes) -> None:
     path = written(data, "report.json")
-    found = load_report(path)
+    found = read_report(path)
     write_report(found, path.parent)
-    assert load_report(path) == found
+    assert read_report(path) == found
 
 
 TARGETS["report_pages"] = Target("report_pages", report_pages, share=0.002)

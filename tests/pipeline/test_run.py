@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from onnx import numpy_helper
 from tiny import TINY, write_discs
 
 from segdeploy import benchmarks
+from segdeploy.benchmarks.parity.records import ParitySection
 from segdeploy.cli.main import main
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
@@ -386,10 +388,10 @@ def test_a_row_that_lost_too_much_fails_the_gate_and_is_not_recommended(
 ) -> None:
     real = StageRunner.parity
 
-    def judged_harshly(self: StageRunner, *a: Any) -> dict[str, Any]:
+    def judged_harshly(self: StageRunner, *a: Any) -> ParitySection:
         section = real(self, *a)
-        section["rows"][-1]["passed"] = False
-        return section
+        *others, last = section.rows
+        return replace(section, rows=(*others, replace(last, passed=False)))
 
     monkeypatch.setattr(StageRunner, "parity", judged_harshly)
     assert main(command(inputs, copied)) == 1

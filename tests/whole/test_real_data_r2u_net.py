@@ -87,7 +87,7 @@ def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
         execution=Execution(threads=1),
         progress=lambda items, label: items,
     )
-    for row in section["rows"]:
-        print(row["name"], row["scores"]["iou"], row["delta_iou_percentage_points"])
-    assert section["images"] == 120
-    require_kept(section["rows"])
+    for row in section.rows:
+        print(row.name, row.iou, row.delta_iou_percentage_points)
+    assert section.images == 120
+    require_kept(section.rows)

@@ -4,7 +4,7 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import FrozenInstanceError, asdict, replace
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare, stage_check
 from segdeploy.benchmarks.parity.predictions import Predictions
+from segdeploy.benchmarks.parity.records import MeansOverImages, ParitySection
 from segdeploy.benchmarks.parity.verdict import Verdict
+from segdeploy.benchmarks.report.schema import report_schema
 from segdeploy.benchmarks.scores.accuracy import iou_per_image, score
 from segdeploy.benchmarks.scores.definitions import PER_IMAGE
 from segdeploy.benchmarks.scores.image_scores import PerImage, score_images
 from segdeploy.benchmarks.speed.entries import Entry
+from segdeploy.calibration.json_record import json_of
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.runtimes.base import Executed, Execution
@@ -341,7 +344,7 @@ class TestTable:
             for label, why in (("fp32", None), ("gone", "not installed"))
         ]
 
-        def made(*, optional: bool = False, **changes: Any) -> dict[str, Any]:
+        def made(*, optional: bool = False, **changes: Any) -> ParitySection:
             return parity_run.parity_section(
                 Echo(0),
                 "reference",
@@ -360,59 +363,61 @@ class TestTable:
 
     @pytest.mark.parametrize("limited", [False, True])
     def test_every_row_that_ran_holds_what_score_and_score_images_say(
-        self, section: Callable[..., dict[str, Any]], limited: bool
+        self, section: Callable[..., ParitySection], limited: bool
     ) -> None:
         truth = blobs(0)[1]
         field = np.zeros(SHAPE, bool)
         field[:, 1:5, 3:8] = True
         found = section(fields=field) if limited else section()
-        assert found["field_of_view_percent"] == (100 * 20 / 64 if limited else None)
-        for row, seed in zip(found["rows"], (0, 1), strict=False):
+        assert found.field_of_view_percent == (100 * 20 / 64 if limited else None)
+        for row, seed in zip(found.rows, (0, 1), strict=False):
             given = (blobs(seed)[0], truth, field if limited else None)
-            assert row["scores"] == asdict(score(*given))
+            assert row.scores == score(*given)
             images = score_images(*given)
-            assert row["iou_per_image_percent"] == list(images.iou.values)
-            assert row["image_scores"].keys() == PER_IMAGE.keys()
-            for name, held in row["image_scores"].items():
+            assert row.iou_per_image_percent == images.iou.values
+            assert {each.name for each in fields(MeansOverImages)} == PER_IMAGE.keys()
+            for name in PER_IMAGE:
                 expected: PerImage = getattr(images, name)
-                assert tuple(held["values"]) == expected.values
-                assert (held["mean"], held["left_out"]) == (expected.mean, expected.left_out)
-        gone = found["rows"][2]
-        assert gone["scores"] is gone["image_scores"] is gone["iou_per_image_percent"] is None
+                held = getattr(row.image_scores, name)
+                assert held.values == expected.values
+                assert (held.mean, held.left_out) == (expected.mean, expected.left_out)
+        gone = found.rows[2]
+        assert gone.scores is gone.image_scores is gone.iou_per_image_percent is None
 
     def test_the_schema_of_the_report_accepts_it(
-        self, section: Callable[..., dict[str, Any]]
+        self, section: Callable[..., ParitySection]
     ) -> None:
-        path = Path(parity_run.__file__).parents[1].joinpath("report", "report.schema.json")
-        whole = json.loads(path.read_text("utf-8"))
+        whole = report_schema()
         part = whole["properties"]["parity"] | {"$defs": whole["$defs"]}
         returned = Predictions(name="card", folder=Path("o"), probability=blobs(2)[0], ranks=False)
-        found = section(fields=np.ones(SHAPE, bool), predictions=[returned])
+        found = json_of(section(fields=np.ones(SHAPE, bool), predictions=[returned]))
         jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), part)
         found["rows"][0]["image_scores"]["hausdorff"]["mean"] = -1
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(found, part)
 
     def test_a_set_without_fields_has_the_scores_of_one_where_every_pixel_counts(
-        self, section: Callable[..., dict[str, Any]]
+        self, section: Callable[..., ParitySection]
     ) -> None:
-        assert section()["rows"] == section(fields=np.ones(SHAPE, bool))["rows"]
+        assert section().rows == section(fields=np.ones(SHAPE, bool)).rows
 
     def test_a_model_of_masks_has_no_area_under_the_curve(
-        self, section: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+        self, section: Callable[..., ParitySection], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plain = section()["rows"][1]
+        plain = section().rows[1]
         monkeypatch.setattr(parity_run, "open_isolated", lambda *file, **asked: EchoOfMasks(0))
         shown = np.where(blobs(1)[0] >= FOREGROUND_PROBABILITY, 255, 0).astype(np.uint8)
-        mask = section(pixels=np.stack([shown] * 3, axis=3))["rows"][1]
-        assert plain["scores"]["auc"] is not None
-        assert mask["scores"] == {**plain["scores"], "auc": None}
-        assert mask["image_scores"] == {**plain["image_scores"], "auc_per_image": None}
+        mask = section(pixels=np.stack([shown] * 3, axis=3)).rows[1]
+        assert plain.scores is not None
+        assert plain.scores.auc is not None
+        assert mask.scores == replace(plain.scores, auc=None)
+        assert plain.image_scores is not None
+        assert mask.image_scores == replace(plain.image_scores, auc_per_image=None)
 
     @pytest.mark.parametrize("optional", [True, False])
     def test_a_runtime_that_refuses_a_file_is_skipped_only_where_nobody_asked_for_it(
         self,
-        section: Callable[..., dict[str, Any]],
+        section: Callable[..., ParitySection],
         monkeypatch: pytest.MonkeyPatch,
         optional: bool,
     ) -> None:
@@ -425,18 +430,17 @@ class TestTable:
                 section()
             return
         found = section(optional=True)
-        assert found["rows"][1]["skipped"] == (
+        assert found.rows[1].skipped == (
             "onnxruntime does not take this file: no kernel for this operator"
         )
-        assert not parity_run.gate_passed(found)
+        assert not found.passed
 
     def test_outputs_of_a_device_are_judged_as_the_model_is(
-        self, section: Callable[..., dict[str, Any]]
+        self, section: Callable[..., ParitySection]
     ) -> None:
         returned = Predictions(
             name="card", folder=Path("outputs"), probability=blobs(1)[0], ranks=True
         )
-        _, model, _, device = section(predictions=[returned])["rows"]
-        identity = returned.identity() | {"precision_executed": None}
-        assert device == model | identity
-        assert device["verdict"] is not None
+        _, model, _, device = section(predictions=[returned]).rows
+        assert device == replace(model, **vars(returned.identity()), precision_executed=None)
+        assert device.verdict is not None

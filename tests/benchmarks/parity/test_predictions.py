@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.benchmarks.parity.predictions import Values, read_predictions
+from segdeploy.benchmarks.speed.entries import RowIdentity
 from segdeploy.deploy.system.errors import InputError
 
 SIZE = (4, 6)
@@ -105,13 +106,13 @@ class TestWhatIsRead:
 
     def test_a_row_is_named_by_the_flag(self, returned: Path) -> None:
         found = read_predictions(returned, NAMES, size=SIZE, name="VA16")
-        assert found.identity() == {
-            "name": "VA16",
-            "file": returned.name,
-            "target": None,
-            "runtime": "predictions",
-            "precision_requested": None,
-        }
+        assert found.identity() == RowIdentity(
+            name="VA16",
+            file=returned.name,
+            target=None,
+            runtime="predictions",
+            precision_requested=None,
+        )
 
     def test_files_of_no_image_are_left_out_and_said(
         self, returned: Path, outputs: Outputs, caplog: pytest.LogCaptureFixture

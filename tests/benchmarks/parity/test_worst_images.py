@@ -12,17 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from report_builders import compared_row
 
+from segdeploy.benchmarks.parity.records import ParityRow
 from segdeploy.benchmarks.parity.worst_images import (
     GAINED,
     LONGEST_SIDE,
     LOST,
     SHOWN,
+    Chosen,
     choose,
     disagreement,
-    pictures,
+    pictured,
     stretched,
 )
+from segdeploy.calibration.json_record import record_of
 
 
 def decoded(text: str) -> NDArray[Any]:
@@ -38,10 +42,10 @@ def masks(seed: int, size: tuple[int, int]) -> tuple[NDArray[np.bool_], ...]:
 def test_the_pictures_read_back_as_the_masks(seed: int, height: int, width: int) -> None:
     truth, reference, candidate = masks(seed, (height, width))
     image = np.full((height, width, 3), 90, np.uint8)
-    found = pictures(image, truth, reference, candidate)
+    found = pictured(Chosen(image="a", candidate="int8"), image, truth, reference, candidate)
     for key, mask in (("truth", truth), ("reference", reference), ("candidate", candidate)):
-        assert (decoded(found[f"{key}_png_base64"]) == mask).all()
-    drawn = decoded(found["disagreement_png_base64"])
+        assert (decoded(getattr(found, f"{key}_png_base64")) == mask).all()
+    drawn = decoded(found.disagreement_png_base64)
     assert ((drawn == LOST).all(axis=2) == (reference & ~candidate)).all()
     assert ((drawn == GAINED).all(axis=2) == (candidate & ~reference)).all()
 
@@ -63,19 +67,20 @@ def test_an_image_is_stretched_to_the_full_range(values: tuple[int, int]) -> Non
     assert (low, high) == ((0, 0) if values[0] == values[1] else (0, 255))
 
 
-def row(name: str, *images: tuple[str, float]) -> dict[str, Any]:
+def row(name: str, *images: tuple[str, float]) -> ParityRow:
     worst = [{"name": n, "reference_iou": 80.0, "candidate_iou": 80.0 - loss} for n, loss in images]
-    return {"name": name, "worst_images": worst}
+    content = compared_row(name, 0.0, 0.0, 0.0, worst_images=worst)
+    return record_of(content, ParityRow, whole="the row")
 
 
 def test_each_image_is_chosen_once_with_its_largest_loss() -> None:
     rows = [row("fp16", ("a", 1), ("b", 0)), row("int8", ("a", 3), ("c", 2)), row("skipped")]
-    assert choose({"rows": rows}) == [
-        {"image": "a", "candidate": "int8"},
-        {"image": "c", "candidate": "int8"},
-        {"image": "b", "candidate": "fp16"},
+    assert choose(rows) == [
+        Chosen(image="a", candidate="int8"),
+        Chosen(image="c", candidate="int8"),
+        Chosen(image="b", candidate="fp16"),
     ]
     many = row("int8", *((f"image{n}", float(n)) for n in range(SHOWN + 3)))
-    assert [found["image"] for found in choose({"rows": [many]})] == [
+    assert [found.image for found in choose([many])] == [
         f"image{n}" for n in range(SHOWN + 2, 2, -1)
     ]

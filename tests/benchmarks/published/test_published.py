@@ -8,82 +8,84 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_builders import full_report
+from report_builders import (
+    compared_row,
+    full_report,
+    parity_row,
+    report_of,
+    sample_report,
+    scores,
+    speed_row,
+)
 
 from segdeploy.benchmarks.literature.file import PUBLISHED_NOTE, load_rows
 from segdeploy.benchmarks.published import __main__ as published
+from segdeploy.benchmarks.published.beside import beside
 from segdeploy.benchmarks.published.ours import our_rows
 from segdeploy.benchmarks.published.page import HEAD, published_page
-from segdeploy.benchmarks.report.rows import ABSENT
+from segdeploy.benchmarks.report.records import Report
+from segdeploy.benchmarks.report.tables import ABSENT
 from segdeploy.deploy.system.errors import InputError
 
 
 def timing(runtime: str, precision: str, batch: int, fps: float, streams: int = 1) -> Any:
-    return {
-        "name": f"{precision} on {runtime}",
-        "runtime": runtime,
-        "precision_requested": precision,
-        "precision_executed": precision,
-        "hint": "throughput" if streams > 1 else "latency",
-        "batch": batch,
-        "threads": 2,
-        "streams": streams,
-        "images_per_s": fps,
-        "skipped": None,
-    }
+    return speed_row(
+        f"{precision} on {runtime}",
+        batch,
+        1000 * batch / fps,
+        runtime=runtime,
+        precision_requested=precision,
+        precision_executed=precision,
+        hint="throughput" if streams > 1 else "latency",
+        streams=streams,
+        images_per_s=fps,
+    )
 
 
 def compared(runtime: str, precision: str, iou: float) -> Any:
-    return {
-        "name": f"{precision} on {runtime}",
-        "runtime": runtime,
-        "precision_requested": precision,
-        "scores": {"iou": iou},
-        "ci95_percentage_points": None,
-        "passed": True,
-        "skipped": None,
+    return compared_row(
+        f"{precision} on {runtime}",
+        *(0.0, 0.0, 0.0),
+        runtime=runtime,
+        precision_requested=precision,
+        scores=scores(iou),
+    )
+
+
+def small_content() -> dict[str, Any]:
+    """A report of one network on two runtimes; every figure is invented."""
+    content = sample_report()
+    lost = {"runtime": "openvino", "skipped": "not installed", "precision_executed": None}
+    content["model"] |= {"name": "nuclei|x", "arch": "r2u_net", "parameters": 39_091_393}
+    content["cost"] |= {"macs": 21_443_641_344, "published_gflops_reproduced": 47.7872}
+    content["environment"] |= {"cpu": "Some CPU"}
+    content["parity"] |= {
+        "reference": "fp32 on pytorch",
+        "rows": [
+            compared("pytorch", "fp32", 81.0),
+            compared("onnxruntime", "fp16", 81.125),
+            compared("onnxruntime", "int8", 80.5),
+            compared("onnxruntime", "int8", 79.25),
+            parity_row("int8 on openvino", **lost),
+        ],
     }
+    content["benchmark"]["rows"] = [
+        timing("pytorch", "fp32", 1, 2.5),
+        timing("onnxruntime", "fp16", 1, 3.5),
+        timing("onnxruntime", "int8", 1, 9.5),
+        timing("onnxruntime", "int8", 8, 11.5, streams=2),
+        speed_row("int8 on openvino", 1, None, **lost),
+    ]
+    return content
 
 
-def small_report() -> dict[str, Any]:
-    """What the table reads of a report; every figure is invented."""
-    lost = {"runtime": "openvino", "name": "int8 on openvino", "skipped": "not installed"}
-    return {
-        "schema_version": 1,
-        "model": {
-            "name": "nuclei|x",
-            "arch": "r2u_net",
-            "parameters": 39_091_393,
-            "preprocess": {"size": [96, 96]},
-        },
-        "data": {"evaluation": {"root": "fake", "split": "test", "images": 64}},
-        "cost": {"macs": 21_443_641_344, "published_gflops_reproduced": 47.7872},
-        "environment": {"cpu": "Some CPU"},
-        "parity": {
-            "reference": "fp32 on pytorch",
-            "rows": [
-                compared("pytorch", "fp32", 81.0),
-                compared("onnxruntime", "fp16", 81.125),
-                compared("onnxruntime", "int8", 80.5),
-                compared("onnxruntime", "int8", 79.25),
-                lost,
-            ],
-        },
-        "benchmark": {
-            "rows": [
-                timing("pytorch", "fp32", 1, 2.5),
-                timing("onnxruntime", "fp16", 1, 3.5),
-                timing("onnxruntime", "int8", 1, 9.5),
-                timing("onnxruntime", "int8", 8, 11.5, streams=2),
-                lost,
-            ]
-        },
-    }
+def small_report(**changes: Any) -> Report:
+    return report_of(small_content() | changes)
 
 
-def page_of(*reports: dict[str, Any]) -> str:
+def page_of(*reports: Report) -> str:
     ours = [row for report in reports for row in our_rows(report, source="out/report.json")]
-    return published_page(published.beside(load_rows(), ours, command="made up"))
+    return published_page(beside(load_rows(), ours, command="made up"))
 
 
 def table_of(page: str) -> list[list[str]]:
@@ -101,22 +103,31 @@ class TestOurs:
         assert (ort_row.size, ort_row.macs) == ((96, 96), 21_443_641_344)
 
     def test_sections_that_did_not_run_are_absent(self) -> None:
-        assert our_rows(small_report() | {"parity": None, "benchmark": None}, source="out") == ()
-        (row, _) = our_rows(small_report() | {"cost": None, "benchmark": None}, source="out")
+        assert our_rows(small_report(parity=None, benchmark=None), source="out") == ()
+        (row, _) = our_rows(small_report(cost=None, benchmark=None), source="out")
         assert (row.macs, row.gflops_reproduced, row.speed) == (None, None, ())
 
-    @pytest.mark.parametrize("key", ["model", "data", "cost", "environment", "parity", "benchmark"])
-    def test_a_report_without_a_section_is_named(self, key: str) -> None:
-        report = small_report()
-        del report[key]
-        with pytest.raises(InputError, match=rf"out lacks what the table needs .*{key}"):
-            our_rows(report, source="out")
+    @pytest.mark.parametrize(
+        ("section", "key", "value", "message"),
+        [
+            ("data", "evaluation", None, "out lacks data.evaluation"),
+            ("model", "preprocess", {}, "out lacks what the table needs.* size is None; expected"),
+            ("model", "preprocess", {"size": [96.0, 1]}, r"size is \[96.0, 1\]; expected \[height"),
+        ],
+    )
+    def test_a_report_without_what_the_table_needs_is_named(
+        self, section: str, key: str, value: Any, message: str
+    ) -> None:
+        content = small_content()
+        content[section][key] = value
+        with pytest.raises(InputError, match=message.replace(" size", r".*size")):
+            our_rows(report_of(content), source="out")
 
     def test_another_network(self) -> None:
-        report = small_report()
-        report["model"]["arch"] = "unet"
+        content = small_content()
+        content["model"]["arch"] = "unet"
         with pytest.raises(InputError, match="out is of network 'unet'; expected unet_plus_plus"):
-            our_rows(report, source="out")
+            our_rows(report_of(content), source="out")
 
 
 class TestPage:

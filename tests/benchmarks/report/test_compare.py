@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_builders import bare_report, full_report, sample_report
+from report_builders import bare_report, full_report, report_of, sample_report
 
-from segdeploy.benchmarks.report.compare import compare_reports
+from segdeploy.benchmarks.report.compare import Comparison, Difference, compare_reports
 from segdeploy.benchmarks.report.compare_page import MACHINES, warnings, write_comparison
 from segdeploy.benchmarks.report.files import write_report
 from segdeploy.cli.main import main
-from segdeploy.deploy.system.errors import InputError
 
 INT8 = "int8 ort-x86 on ONNX Runtime"
 
@@ -33,44 +32,48 @@ def later_report() -> dict[str, Any]:
     return report
 
 
+def compared(one: dict[str, Any], other: dict[str, Any]) -> Comparison:
+    return compare_reports(report_of(one), report_of(other))
+
+
 @pytest.mark.parametrize("make", [sample_report, full_report, bare_report])
 def test_a_run_beside_itself_changed_nothing(make: Any) -> None:
-    found = compare_reports(make(), make())
-    assert (found["around"], found["only"]) == ([], [])
-    for row in found["parity"]:
-        assert row["change_percentage_points"] in (0.0, None)
-    for row in found["speed"]:
-        assert row["p50_ratio"] == row["images_per_s_ratio"] == 1.0
+    found = compared(make(), make())
+    assert (found.around, found.only) == ((), ())
+    for row in found.parity:
+        assert row.change_percentage_points in (0.0, None)
+    for row in found.speed:
+        assert row.p50_ratio == row.images_per_s_ratio == 1.0
 
 
 def test_changes_are_b_minus_a_paired_over_the_images() -> None:
-    found = compare_reports(sample_report(), later_report())
-    row = next(row for row in found["parity"] if row["name"] == INT8)
-    assert row["change_percentage_points"] == 1.0
-    low, high = row["ci95_percentage_points"]
+    found = compared(sample_report(), later_report())
+    row = next(row for row in found.parity if row.name == INT8)
+    assert row.change_percentage_points == 1.0
+    low, high = row.ci95_percentage_points
     assert low <= 1.0 <= high
-    speed = next(row for row in found["speed"] if row["name"] == INT8 and row["batch"] == 1)
-    assert (speed["p50_ratio"], speed["images_per_s_ratio"]) == (0.5, 2.0)
-    assert found["around"] == [{"what": "torch", "a": "9.9.9", "b": "10.0.0"}]
-    assert [(only["side"], only["where"]) for only in found["only"]] == [("A", "speed")]
+    speed = next(row for row in found.speed if row.name == INT8 and row.batch == 1)
+    assert (speed.p50_ratio, speed.images_per_s_ratio) == (0.5, 2.0)
+    assert found.around == (Difference(what="torch", a="9.9.9", b="10.0.0"),)
+    assert [(only.side, only.where) for only in found.only] == [("A", "speed")]
 
 
 def test_swapping_the_runs_turns_every_change() -> None:
-    one = compare_reports(sample_report(), later_report())
-    other = compare_reports(later_report(), sample_report())
-    changes = [[r["change_percentage_points"] for r in found["parity"]] for found in (one, other)]
+    one = compared(sample_report(), later_report())
+    other = compared(later_report(), sample_report())
+    changes = [[r.change_percentage_points for r in found.parity] for found in (one, other)]
     assert changes[0] == [None if c is None else -c for c in changes[1]]
-    ratios = [[row["p50_ratio"] for row in found["speed"]] for found in (one, other)]
+    ratios = [[row.p50_ratio for row in found.speed] for found in (one, other)]
     assert ratios[0] == pytest.approx([1 / ratio for ratio in ratios[1]])
 
 
 def test_other_images_give_no_change_and_say_why(tmp_path: Path) -> None:
     later = later_report()
     later["data"]["evaluation"] |= {"sha256": "9" * 64, "images": 10}
-    found = compare_reports(sample_report(), later)
-    assert {row["change_percentage_points"] for row in found["parity"]} == {None}
-    assert {row["ci95_percentage_points"] for row in found["parity"]} == {None}
-    assert found["parity"][0]["iou_a_percent"] == 80.0
+    found = compared(sample_report(), later)
+    assert {row.change_percentage_points for row in found.parity} == {None}
+    assert {row.ci95_percentage_points for row in found.parity} == {None}
+    assert found.parity[0].iou_a_percent == 80.0
     write_comparison(found, tmp_path)
     for name in ("compare.md", "compare.html"):
         assert "The runs scored different images (A: 64" in (tmp_path / name).read_text("utf-8")
@@ -79,11 +82,11 @@ def test_other_images_give_no_change_and_say_why(tmp_path: Path) -> None:
 def test_other_machines_are_said() -> None:
     later = later_report()
     later["environment"]["cpu"] = "Another CPU"
-    assert warnings(compare_reports(sample_report(), later)) == [MACHINES]
+    assert warnings(compared(sample_report(), later)) == [MACHINES]
 
 
 def test_both_pages_hold_the_same_figures(tmp_path: Path) -> None:
-    write_comparison(compare_reports(sample_report(), later_report()), tmp_path)
+    write_comparison(compared(sample_report(), later_report()), tmp_path)
     text = (tmp_path / "compare.md").read_text("utf-8")
     page = (tmp_path / "compare.html").read_text("utf-8")
     for shown in (INT8, "81.00", "+1.000", "0.50", "9.9.9", "10.0.0"):
@@ -92,19 +95,12 @@ def test_both_pages_hold_the_same_figures(tmp_path: Path) -> None:
     assert text.startswith("# sample\\_net: two runs") or text.startswith("# sample_net: two runs")
 
 
-def test_a_report_with_a_hole_is_refused() -> None:
-    broken = sample_report()
-    del broken["data"]
-    with pytest.raises(InputError, match=r"shape of benchmarks/report/report\.schema\.json"):
-        compare_reports(broken, sample_report())
-
-
 class TestCommand:
     def test_it_writes_both_pages_and_says_the_changes(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        write_report(sample_report(), tmp_path / "a")
-        write_report(later_report(), tmp_path / "b")
+        write_report(report_of(sample_report()), tmp_path / "a")
+        write_report(report_of(later_report()), tmp_path / "b")
         before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
         runs = ["--compare", str(tmp_path / "a"), str(tmp_path / "b")]
         output = tmp_path / "out"

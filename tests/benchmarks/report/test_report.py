@@ -1,11 +1,12 @@
-"""The report: three files from one dict, the same bytes each time, and nothing left out."""
+"""The report: three files from one record, the same bytes each time, and nothing left out."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import importlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,24 +22,42 @@ from report_builders import (
     failed_report,
     full_report,
     png,
+    report_of,
     sample_report,
 )
 
 from segdeploy.benchmarks.literature.file import PUBLISHED
 from segdeploy.benchmarks.literature.gflops import published_gflops
-from segdeploy.benchmarks.report import files as report_module
 from segdeploy.benchmarks.report import html as report_html
-from segdeploy.benchmarks.report.files import load_report, verdict_text, write_report
-from segdeploy.benchmarks.report.rows import FIGURES, figure
-from segdeploy.benchmarks.report.schema import first_fault
+from segdeploy.benchmarks.report.files import (
+    pages_of,
+    read_report,
+    verdict_text,
+    write_pages,
+    write_report,
+)
+from segdeploy.benchmarks.report.records import Report
+from segdeploy.benchmarks.report.schema import FILE, schema_text
+from segdeploy.benchmarks.report.tables import FIGURES, figure
 from segdeploy.benchmarks.report.verdict import headline
+from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.json_record import json_of
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.system.errors import InputError, RunError
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
-SCHEMA = Path(report_module.__file__).with_name("report.schema.json")
+OLDER = Path(__file__).with_name("older_report.json")
+OLDER_MARKDOWN_SHA256 = "7475ca754d992ec52ec4c65a08e883eb6573742906663b8a0a4a84d441928c21"
+ADDED_TO_PARITY = (
+    "collapsed_images",
+    "failures",
+    "image_scores",
+    "mlperf_lines_reached_percent",
+    "reference_iou_kept_percent",
+    "verdict",
+)
 HOSTILE = '"><img src=x onerror=alert(1)>|`*[a](javascript:alert(2))_.png'
 
 
@@ -64,14 +83,14 @@ class Page(HTMLParser):
 
 
 def pages(report: dict[str, Any], folder: Path) -> tuple[Page, str]:
-    write_report(report, folder)
+    write_report(report_of(report), folder)
     return Page((folder / "report.html").read_text("utf-8")), (folder / "report.md").read_text(
         "utf-8"
     )
 
 
 def validator() -> Any:
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+    return jsonschema.Draft202012Validator(json.loads(FILE.read_text("utf-8")))
 
 
 REPORTS = {
@@ -88,8 +107,8 @@ def _charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_html, "charts_of", _charts_of)
 
 
-def _charts_of(report: dict[str, Any]) -> dict[str, Any]:
-    key = json.dumps(report, sort_keys=True)
+def _charts_of(report: Report) -> dict[str, Any]:
+    key = json.dumps(json_of(report), sort_keys=True)
     if key not in DRAWN:
         DRAWN[key] = charts_of(report)
     return DRAWN[key]
@@ -101,7 +120,7 @@ DRAWN: dict[str, dict[str, Any]] = {}
 
 @pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
 def test_schema_accepts_what_is_written(make: Any, tmp_path: Path) -> None:
-    write_report(make(), tmp_path)
+    write_report(report_of(make()), tmp_path)
     validator().check_schema(validator().schema)
     validator().validate(json.loads((tmp_path / "report.json").read_text("utf-8")))
 
@@ -148,31 +167,47 @@ def test_schema_needs_every_key(key: str) -> None:
 @pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
 def test_regenerated_pages_equal_the_first_ones(make: Any, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    write_report(make(), first)
-    write_report(load_report(first), second)
+    write_report(report_of(make()), first)
+    write_report(read_report(first), second)
     names = ["report.html", "report.json", "report.md"]
     assert sorted(path.name for path in second.iterdir()) == names, "no temporary file stays"
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_order_of_keys_and_input_stay_untouched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
+def test_the_file_holds_what_was_measured_and_nothing_else(make: Any, tmp_path: Path) -> None:
+    """A key that an older version did not write is not made up."""
+    write_report(report_of(make()), tmp_path)
+    assert parse_json((tmp_path / "report.json").read_text("utf-8")) == make()
+
+
+def test_order_of_keys_says_nothing(tmp_path: Path) -> None:
     report = sample_report()
     reversed_keys = dict(reversed(list(report.items())))
-    reversed_keys["environment"] = dict(reversed(list(report["environment"].items())))
-    before = copy.deepcopy(reversed_keys)
-    write_report(report, tmp_path / "a")
-    write_report(reversed_keys, tmp_path / "b")
-    assert reversed_keys == before
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    for key in ("environment", "definitions"):
+        reversed_keys[key] = dict(reversed(list(report[key].items())))
+    assert pages_of(report_of(report)) == pages_of(report_of(reversed_keys))
+
+
+def test_the_pages_alone_leave_the_report_as_it_is(tmp_path: Path) -> None:
+    write_report(report_of(sample_report()), tmp_path)
+    pages = {name: (tmp_path / name).read_bytes() for name in ("report.md", "report.html")}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(sample_report()))
+    before = path.read_bytes()
+    for name in pages:
+        (tmp_path / name).unlink()
+    write_pages(read_report(tmp_path), tmp_path)
+    assert path.read_bytes() == before
+    assert {name: (tmp_path / name).read_bytes() for name in pages} == pages
 
 
 def test_html_shows_every_figure(tmp_path: Path) -> None:
     report = sample_report()
     page, _ = pages(report, tmp_path)
     shown = [
-        headline(report),
+        headline(report_of(report)),
         report["recommendation"]["reason"],
         report["command"],
         "12.00",
@@ -265,7 +300,7 @@ def test_a_name_that_is_no_utf8_does_not_break_the_pages(tmp_path: Path) -> None
     report["parity"]["rows"][3]["worst_images"][0]["name"] = "broken_\udcff"
     page, _ = pages(report, tmp_path)
     assert "broken_\\udcff" in page.text
-    assert load_report(tmp_path) == report
+    assert read_report(tmp_path) == report_of(report)
 
 
 @pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
@@ -283,7 +318,7 @@ def test_html_asks_the_network_for_nothing(make: Any, tmp_path: Path) -> None:
 
 
 def test_verdict_of_a_passed_run() -> None:
-    assert verdict_text(sample_report()) == (
+    assert verdict_text(report_of(sample_report())) == (
         "PASS. 3 of 3 candidates keep the budget of at most 0.1 percentage points of IoU below "
         "PyTorch fp32 on 64 images. "
         "Lowest change: int8 ort-x86 on ONNX Runtime, -0.031 (95 % interval -0.085 to +0.022). "
@@ -296,7 +331,7 @@ def test_verdict_of_a_passed_run() -> None:
 
 def test_verdict_of_a_failed_run(tmp_path: Path) -> None:
     report = failed_report()
-    assert verdict_text(report) == (
+    assert verdict_text(report_of(report)) == (
         "FAIL. 2 of 3 candidates keep the budget of at most 0.1 percentage points of IoU below "
         "PyTorch fp32 on 64 images. "
         "Not kept: int8 ort-x86 on ONNX Runtime, -1.250 (95 % interval -1.500 to -1.000). "
@@ -325,7 +360,7 @@ def judged_report(**int8: Any) -> dict[str, Any]:
 def test_the_share_of_the_reference_and_its_line_stand_in_the_table(tmp_path: Path) -> None:
     _, text = pages(judged_report(), tmp_path)
     assert "| kept | 79.97 | -0.031 | -0.085 to +0.022 | 99.96 | 99.9 % |" in text
-    validator().validate(load_report(tmp_path))
+    validator().validate(json_of(read_report(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -342,11 +377,11 @@ def test_a_candidate_that_did_not_pass_is_named_with_its_reason(
     gone = ["cells_03"] if verdict == "collapsed" else []
     changes = {"passed": False, "verdict": verdict, "failures": [failure]}
     report = judged_report(**changes, collapsed_images=gone)
-    assert f"Not kept: int8 ort-x86 on ONNX Runtime, {failure}. " in verdict_text(report)
+    assert f"Not kept: int8 ort-x86 on ONNX Runtime, {failure}. " in verdict_text(report_of(report))
     page, text = pages(report, tmp_path)
     assert f"| {verdict.upper()} |" in text
     assert f" {verdict.upper()} " in page.text
-    validator().validate(load_report(tmp_path))
+    validator().validate(json_of(read_report(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -365,12 +400,14 @@ def test_schema_rejects_a_broken_judgement(key: str, value: Any) -> None:
 
 
 def test_verdict_without_a_comparison() -> None:
-    assert verdict_text(bare_report()).startswith("NOT JUDGED. No candidate was compared")
+    assert verdict_text(report_of(bare_report())).startswith(
+        "NOT JUDGED. No candidate was compared"
+    )
 
 
 def test_an_artefact_that_was_not_timed_is_recommended_without_figures() -> None:
     report = sample_report() | {"benchmark": None}
-    assert verdict_text(report).endswith("fastest that keeps the budget.")
+    assert verdict_text(report_of(report)).endswith("fastest that keeps the budget.")
 
 
 @given(value=st.floats(-1e6, 1e6), kind=st.sampled_from(sorted(FIGURES)))
@@ -402,36 +439,74 @@ def test_published_gflops_are_those_the_count_reproduces() -> None:
         ('{"schema_version": true}', "has schema_version True, expected 1"),
     ],
 )
-def test_load_report_says_what_is_wrong(content: str | None, message: str, tmp_path: Path) -> None:
+def test_read_report_says_what_is_wrong(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=re.escape(message)) as caught:
-        load_report(path)
+        read_report(path)
     assert str(path) in str(caught.value)
 
 
-def test_load_report_takes_file_or_folder(tmp_path: Path) -> None:
-    write_report(sample_report(), tmp_path)
-    assert load_report(tmp_path) == load_report(tmp_path / "report.json") == sample_report()
+def test_read_report_takes_file_or_folder(tmp_path: Path) -> None:
+    report = report_of(sample_report())
+    write_report(report, tmp_path)
+    assert read_report(tmp_path) == read_report(tmp_path / "report.json") == report
 
 
 @pytest.mark.parametrize("key", sorted(set(sample_report()) - {"schema_version"}))
-def test_a_report_with_a_hole_writes_nothing(key: str, tmp_path: Path) -> None:
+def test_a_report_with_a_hole_is_refused(key: str, tmp_path: Path) -> None:
     report = sample_report()
     del report[key]
-    with pytest.raises(InputError, match=r"shape of schema version 1.*segdeploy run"):
-        write_report(report, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    message = rf"the report lacks '{key}'; `segdeploy run` makes it again"
+    with pytest.raises(InputError, match=message):
+        read_report(tmp_path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_what_json_cannot_hold_is_refused(value: Any, tmp_path: Path) -> None:
-    report = sample_report()
-    report["benchmark"]["rows"][0]["p50_ms"] = value
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), -1.0])
+def test_what_the_file_cannot_hold_is_refused(value: Any, tmp_path: Path) -> None:
+    report = report_of(sample_report())
+    assert report.benchmark is not None
+    first, *rest = report.benchmark.rows
+    rows = (replace(first, p50_ms=value), *rest)
+    broken = replace(report, benchmark=replace(report.benchmark, rows=rows))
     with pytest.raises(RunError, match="cannot be written as JSON"):
-        write_report(report, tmp_path / "out")
+        write_report(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_of_before_there_were_records_is_read_and_written_back() -> None:
+    """``segdeploy run`` wrote it, at the last version that kept a report as a dict."""
+    report = read_report(OLDER)
+    pages = pages_of(report)
+    assert pages["report.json"] == OLDER.read_bytes()
+    assert hashlib.sha256(pages["report.md"]).hexdigest() == OLDER_MARKDOWN_SHA256
+
+
+def test_a_report_without_what_was_added_later_is_read() -> None:
+    """The keys that versions of schema 1 added, all of them absent."""
+    content = parse_json(OLDER.read_text("utf-8"))
+    for key in ("debug", "layer_times", "worst_images"):
+        del content[key]
+    for key in ("image_names", "field_of_view_percent"):
+        del content["parity"][key]
+    del content["benchmark"]["conditions"]
+    for row in content["benchmark"]["rows"]:
+        del row["failed"]
+    for row in content["parity"]["rows"]:
+        for key in ADDED_TO_PARITY:
+            del row[key]
+        for image in row["worst_images"]:
+            del image["disagreement_percent"], image["collapsed"]
+    written = pages_of(report_of(content))["report.json"]
+    assert json.loads(written) == content, "what was not there is not made up"
+    validator().validate(content)
+
+
+def test_the_schema_is_that_of_the_records() -> None:
+    """``python -m segdeploy.benchmarks.report.schema`` writes it again."""
+    assert FILE.read_text("utf-8") == schema_text()
 
 
 def test_every_layer_is_shown_with_its_figures(tmp_path: Path) -> None:
@@ -495,30 +570,49 @@ def test_schema_rejects_broken_pictures_and_times(path: tuple[Any, ...], value: 
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([sample_report, bare_report, failed_report]), st.integers(0, 2**64 - 1))
+@given(
+    st.sampled_from([sample_report, bare_report, failed_report, full_report]),
+    st.integers(0, 2**64 - 1),
+)
 def test_a_report_has_a_fault_exactly_where_the_schema_is_broken(make: Any, number: int) -> None:
     """The reader's own check against the library that knows all of JSON Schema."""
     try:
         report = parse_json(mutated(json.dumps(make()).encode(), number).decode())
     except ValueError:
         return
-    fault = first_fault(report)
-    if validator().is_valid(report):  # 3.0 is an integer there, and no count here
-        assert fault is None or "expected integer" in fault
+    fault = fault_of(report)
+    if validator().is_valid(report):
+        # 3.0 is an integer there, and no count here; and a schema cannot look names up
+        assert fault is None or re.search("expected (a whole number|images that)", fault)
     else:
         assert fault is not None
+
+
+def fault_of(report: Any) -> str | None:
+    try:
+        report_of(report)
+    except CalibrationError as fault:
+        return str(fault)
+    return None
 
 
 @pytest.mark.parametrize(
     ("path", "value", "fault"),
     [
-        (("model", "parameters"), "9", "model.parameters is '9'; expected integer"),
-        (("model", "head"), 5, "model.head is 5; expected 1 to 4"),
-        (("created_utc",), "today", "created_utc is 'today'; expected"),
-        (("stages",), [1], r"stages\[0\] is 1; expected object"),
-        (("passed",), 1, "passed is 1; expected"),
+        (("model", "parameters"), "9", "model.parameters is '9'; expected a whole number"),
+        (("model", "head"), 5, "model.head is 5; expected a whole number from 1 to 4"),
+        (("created_utc",), "today", "created_utc is 'today'; expected text matching"),
+        (("stages",), [1], r"stages\[0\] is 1; expected keys and values"),
+        (("passed",), 1, "passed is 1; expected true or false or null"),
         (("schema_version",), [1], r"schema_version is \[1\]; expected 1"),
         (("notes",), 1, "the report has the unknown key 'notes'"),
+        (("definitions", "iou"), 5, r"definitions\['iou'\] is 5; expected text"),
+        (
+            ("cost", "elementwise", "Relu"),
+            -1,
+            r"cost.elementwise\['Relu'\] is -1; expected a whole",
+        ),
+        (("data", "evaluation", "sha256"), "0", "data.evaluation.sha256 is '0'; expected text m"),
     ],
 )
 def test_a_fault_is_said_with_its_place(path: tuple[str, ...], value: Any, fault: str) -> None:
@@ -527,6 +621,30 @@ def test_a_fault_is_said_with_its_place(path: tuple[str, ...], value: Any, fault
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    found = first_fault(report)
+    found = fault_of(report)
     assert found is not None
     assert re.match(fault, found), found
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"scores": None}, "parity.rows[1]: scores is null in a measured row; expected figures"),
+        ({"skipped": "gone"}, "parity.rows[1]: scores is given in a skipped row; expected null"),
+        ({"mlperf_lines_reached_percent": [98]}, "parity.rows[1]: mlperf_lines_reached_percent is"),
+        ({"mlperf_lines_reached_percent": [99, 99]}, "[99.0, 99.0]; expected each of [99.0, 99.9]"),
+    ],
+)
+def test_what_must_hold_between_the_fields_of_a_row(change: dict[str, Any], fault: str) -> None:
+    report = sample_report()
+    report["parity"]["rows"][1] |= change
+    found = fault_of(report)
+    assert found is not None
+    assert fault in found
+    assert not validator().is_valid(report)
+
+
+def test_a_picture_of_an_image_that_no_row_names_is_refused() -> None:
+    report = full_report()
+    report["worst_images"][0]["name"] = "elsewhere"
+    assert "worst_images has 'elsewhere' of 'int8 ort-x86" in (fault_of(report) or "")

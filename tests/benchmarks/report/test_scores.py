@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_builders import bare_report, parity_row, report_of
 
-from segdeploy.benchmarks.report import files as report_module
-from segdeploy.benchmarks.report.files import load_report, write_report
-from segdeploy.benchmarks.report.rows import ABSENT, figure
+from segdeploy.benchmarks.report.files import read_report, write_report
+from segdeploy.benchmarks.report.schema import report_schema
 from segdeploy.benchmarks.report.scores import PER_IMAGE as PER_IMAGE_COLUMNS
 from segdeploy.benchmarks.report.scores import POOLED as POOLED_COLUMNS
 from segdeploy.benchmarks.report.scores import per_image_rows
+from segdeploy.benchmarks.report.tables import ABSENT, figure
 from segdeploy.benchmarks.scores.definitions import DEFINITIONS, PER_IMAGE, POOLED
+from segdeploy.calibration.json_record import json_of
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
-SCHEMA = Path(report_module.__file__).with_name("report.schema.json")
 
 
 def image_scores(first: float) -> dict[str, Any]:
@@ -32,67 +33,22 @@ def image_scores(first: float) -> dict[str, Any]:
 
 
 def row(name: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "file": None,
-        "target": None,
-        "runtime": "onnxruntime",
-        "precision_requested": "fp32",
-        "precision_executed": "fp32",
+    judged = {
         "scores": {name: 60.5 + n for n, name in enumerate(POOLED)},
         "image_scores": image_scores(70.125),
-        "delta_iou_percentage_points": None,
-        "ci95_percentage_points": None,
-        "disagreement_percent": None,
-        "passed": None,
-        "skipped": None,
-        "worst_images": [],
-        "iou_per_image_percent": None,
-    } | changes
-
-
-def sample_report(*rows: dict[str, Any], inside: float | None = None) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "tool": {"name": "segdeploy", "version": "0.0.0"},
-        "created_utc": "2026-01-01T00:00:00Z",
-        "command": "segdeploy run",
-        "model": {
-            "name": "invented",
-            "arch": "unet_plus_plus",
-            "family": None,
-            "checkpoint": None,
-            "checkpoint_sha256": None,
-            "parameters": 9,
-            "head": None,
-            "recurrence": None,
-            "preprocess": {"size": [96, 96]},
-        },
-        "data": {"calibration": None, "evaluation": None},
-        "definitions": dict(DEFINITIONS),
-        "stages": [],
-        "calibration": None,
-        "parity": {
-            "reference": "PyTorch fp32",
-            "max_drop_percentage_points": 0.1,
-            "images": 2,
-            "field_of_view_percent": inside,
-            "rows": list(rows),
-        },
-        "cost": None,
-        "benchmark": None,
-        "environment": {
-            "os": "FakeOS",
-            "python": "3.99",
-            "cpu": None,
-            "cores": None,
-            "memory_bytes": None,
-            "isa": [],
-            "versions": {},
-        },
-        "recommendation": None,
-        "passed": None,
     }
+    return parity_row(name) | judged | changes
+
+
+def scored_report(*rows: dict[str, Any], inside: float | None = None) -> dict[str, Any]:
+    parity = {
+        "reference": "PyTorch fp32",
+        "max_drop_percentage_points": 0.1,
+        "images": 2,
+        "field_of_view_percent": inside,
+        "rows": list(rows),
+    }
+    return bare_report() | {"definitions": dict(DEFINITIONS), "parity": parity}
 
 
 def older(report: dict[str, Any]) -> dict[str, Any]:
@@ -106,15 +62,14 @@ def older(report: dict[str, Any]) -> dict[str, Any]:
 
 def pages(report: dict[str, Any], folder: Path) -> tuple[str, str]:
     """Both pages, what was written accepted by the schema."""
-    write_report(report, folder)
-    schema = json.loads(SCHEMA.read_text("utf-8"))
-    jsonschema.validate(load_report(folder), schema)
+    write_report(report_of(report), folder)
+    jsonschema.validate(json.loads((folder / "report.json").read_text("utf-8")), report_schema())
     return (folder / "report.html").read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", [0, 1], ids=["html", "markdown"])
 def test_both_pages_show_every_mean_with_its_definition(page: int, tmp_path: Path) -> None:
-    found = pages(sample_report(row("PyTorch fp32")), tmp_path)[page]
+    found = pages(scored_report(row("PyTorch fp32")), tmp_path)[page]
     shown = [figure(score["mean"], "percent") for score in image_scores(70.125).values()]
     shown += [figure(score, "percent") for score in row("")["scores"].values()]
     missing = [text for text in shown if text not in found]
@@ -124,18 +79,19 @@ def test_both_pages_show_every_mean_with_its_definition(page: int, tmp_path: Pat
 
 
 def test_every_score_is_a_column_under_its_own_key() -> None:
-    keys = [key for _, key, _ in (*POOLED_COLUMNS, *PER_IMAGE_COLUMNS)]
-    assert set(DEFINITIONS) <= set(keys)
-    (found,) = per_image_rows(sample_report(row("PyTorch fp32")))
-    assert {key for _, key, _ in PER_IMAGE_COLUMNS} <= found.keys()
-    assert (found["hausdorff"], found["hausdorff_left_out"]) == (3.25, 1)
+    names = [column.name for column in (*POOLED_COLUMNS, *PER_IMAGE_COLUMNS)]
+    assert set(DEFINITIONS) <= set(names)
+    (found,) = per_image_rows(report_of(scored_report(row("PyTorch fp32"))))
+    values = {column.name: column.value(found) for column in PER_IMAGE_COLUMNS}
+    assert values.keys() == {"name"} | found.figures.keys()
+    assert (values["hausdorff"], values["hausdorff_left_out"]) == (3.25, 1)
 
 
 def test_what_a_model_has_not_is_shown_as_absent_not_as_zero(tmp_path: Path) -> None:
     masks = row("masks", image_scores=image_scores(70) | {"auc_per_image": None})
-    (found,) = per_image_rows(sample_report(masks))
-    assert found["auc_per_image"] is found["auc_left_out"] is None
-    _, text = pages(sample_report(masks), tmp_path)
+    (found,) = per_image_rows(report_of(scored_report(masks)))
+    assert found.figures["auc_per_image"] is found.figures["auc_left_out"] is None
+    _, text = pages(scored_report(masks), tmp_path)
     cells = next(line for line in text.splitlines() if "3.25" in line).split(" | ")
     assert cells[7:9] == [ABSENT, ABSENT]
 
@@ -143,16 +99,16 @@ def test_what_a_model_has_not_is_shown_as_absent_not_as_zero(tmp_path: Path) -> 
 @pytest.mark.parametrize("page", [0, 1], ids=["html", "markdown"])
 def test_a_field_of_view_is_named_where_there_is_one(page: int, tmp_path: Path) -> None:
     note = "Scored inside the field of view, 68.75 % of all pixels"
-    with_field = pages(sample_report(row("a"), inside=68.75), tmp_path / "a")[page]
-    without = pages(sample_report(row("a")), tmp_path / "b")[page]
+    with_field = pages(scored_report(row("a"), inside=68.75), tmp_path / "a")[page]
+    without = pages(scored_report(row("a")), tmp_path / "b")[page]
     assert note in with_field
     assert "field of view" not in without
 
 
 def test_a_report_of_an_older_version_loads_and_shows_what_it_has(tmp_path: Path) -> None:
-    report = older(sample_report(row("PyTorch fp32"), row("fp32", scores=None, skipped="gone")))
+    report = older(scored_report(row("PyTorch fp32"), row("fp32", scores=None, skipped="gone")))
     html, text = pages(report, tmp_path)
-    assert load_report(tmp_path) == report
+    assert json_of(read_report(tmp_path)) == report
     assert "Hausdorff" not in html
     assert "Hausdorff" not in text
     for page in (html, text):
@@ -170,15 +126,15 @@ def test_a_report_of_an_older_version_loads_and_shows_what_it_has(tmp_path: Path
     ],
 )
 def test_the_schema_refuses_broken_image_scores(name: str, value: Any) -> None:
-    report = sample_report(row("PyTorch fp32"))
-    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+    report = scored_report(row("PyTorch fp32"))
+    validator = jsonschema.Draft202012Validator(report_schema())
     assert not list(validator.iter_errors(report))
     report["parity"]["rows"][0]["image_scores"][name] = value
     assert list(validator.iter_errors(report))
 
 
 def test_the_tables_are_well_formed(tmp_path: Path) -> None:
-    html, text = pages(sample_report(row("a"), row("b")), tmp_path)
+    html, text = pages(scored_report(row("a"), row("b")), tmp_path)
     for table in re.findall(r"<table.*?</table>", html, re.DOTALL):
         head, *lines = table.split("<tr>")[1:]
         width = head.count("<th ")

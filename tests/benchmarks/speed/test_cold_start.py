@@ -88,7 +88,7 @@ class TestColdStart:
 class TestSubjects:
     def test_a_file_goes_to_another_process_and_stays_the_same(self, subject: FileSubject) -> None:
         assert read_request(sent(subject.request())) == subject
-        assert subject.identity()["file_bytes"] == subject.entry.artifact.path.stat().st_size
+        assert subject.file_bytes == subject.entry.artifact.path.stat().st_size
 
     def test_a_checkpoint_takes_what_its_keys_cannot_tell_along(
         self, tmp_path: Path, tiny_r2u: R2UNet

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.speed.latency import REST_S, BenchmarkResult, Candidate, measure
+from segdeploy.benchmarks.speed.records import Setting
 from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.benchmarks.speed.throughput import MIN_SLICES, ThroughputResult, measure_throughput
 from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
@@ -402,12 +403,12 @@ class TestSweep:
                 assert f"{point.streams} streams cannot share" in str(point.skipped)
             else:
                 assert point.skipped is None
-                assert point.columns() == {
-                    "hint": "throughput",
-                    "batch": point.execution.batch,
-                    "threads": point.execution.threads,
-                    "streams": point.execution.streams,
-                }
+                assert point.setting == Setting(
+                    hint=Hint.THROUGHPUT,
+                    batch=point.execution.batch,
+                    threads=point.execution.threads,
+                    streams=point.execution.streams,
+                )
 
     def test_streams_default_to_what_the_hint_needs(self) -> None:
         latency = Sweep(threads=(1, 4))

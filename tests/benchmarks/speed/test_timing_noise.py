@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from report_builders import sample_report, speed_row
+from report_builders import compared_row, report_of, sample_report, timed
 
-from segdeploy import benchmarks
+from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
 from segdeploy.benchmarks.report.html import html
-from segdeploy.benchmarks.report.markdown import escape, markdown
+from segdeploy.benchmarks.report.markdown import markdown
+from segdeploy.benchmarks.report.schema import report_schema
+from segdeploy.benchmarks.report.templates import escape
 from segdeploy.benchmarks.speed.contention import OtherLoad, Sample, percent_of_others, sample
 from segdeploy.benchmarks.speed.fastest import Fastest
+from segdeploy.benchmarks.speed.records import BenchmarkRow, BenchmarkSection
 from segdeploy.benchmarks.speed.timing_noise import (
     noise_lines,
     noise_words,
@@ -27,11 +28,11 @@ from segdeploy.benchmarks.speed.timing_noise import (
     resolution_percent,
     within_noise,
 )
+from segdeploy.calibration.json_record import record_of
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
 from segdeploy.pipeline.run_report import recommend
 
 jsonschema: Any = importlib.import_module("jsonschema")  # ships no type stubs
-SCHEMA = Path(benchmarks.__path__[0]) / "report" / "report.schema.json"
 ROUNDS = 60
 
 
@@ -41,9 +42,9 @@ def drawn(mean_ms: float, *, noise: float, seed: int, rounds: int = ROUNDS) -> l
     return [float(sample) for sample in mean_ms / 1e3 * factors]
 
 
-def row(name: str, latencies_s: list[float] | None, **changes: Any) -> dict[str, Any]:
+def row(name: str, latencies_s: list[float] | None, **changes: Any) -> BenchmarkRow:
     p50_ms = None if latencies_s is None else 1e3 * float(np.median(latencies_s))
-    return speed_row(name, 1, p50_ms, latencies_s=latencies_s, file=f"{name}.onnx", **changes)
+    return timed(name, 1, p50_ms, latencies_s=latencies_s, file=f"{name}.onnx", **changes)
 
 
 class TestRatios:
@@ -79,7 +80,13 @@ class TestRatios:
 
     def test_slices_of_a_throughput_are_rounds_too(self) -> None:
         rows = [
-            row(n, None, hint="throughput", completions_s=[[0.1, scale * k] for k in (0.2, 0.3)])
+            row(
+                n,
+                None,
+                hint="throughput",
+                images_per_s=9.0,
+                completions_s=[[0.1, scale * k] for k in (0.2, 0.3)],
+            )
             for n, scale in (("a", 1.0), ("b", 2.0))
         ]
         assert resolution_percent(rows) == pytest.approx(0, abs=1e-9)
@@ -91,15 +98,14 @@ class TestWords:
         resolution = resolution_percent(rows)
         assert resolution is not None
         assert resolution < 1
-        quiet = {"other_cpu_percent": 3.0, "resolution_percent": resolution}
-        assert noise_words(quiet) is None
+        assert noise_words(other_cpu_percent=3.0, resolution_percent=resolution) is None
         assert within_noise(rows[0], rows[1:]) == []
 
     def test_noisy_rows_do(self) -> None:
         rows = [row(n, drawn(10, noise=0.5, seed=s)) for s, n in enumerate("ab")]
         resolution = resolution_percent(rows)
         assert resolution is not None
-        words = noise_words({"other_cpu_percent": None, "resolution_percent": resolution})
+        words = noise_words(other_cpu_percent=None, resolution_percent=resolution)
         assert words == f"noise: differences under {int(resolution) + 1} % mean nothing here"
         assert within_noise(rows[0], rows[1:]) == ["b"]
 
@@ -113,26 +119,36 @@ class TestWords:
         assert resolution[2] < 1 < resolution[1]
 
     def test_a_busy_machine_is_named_even_where_the_ranking_is_resolved(self) -> None:
-        assert noise_words({"other_cpu_percent": 38.4, "resolution_percent": 2.5}) == (
+        assert noise_words(other_cpu_percent=38.4, resolution_percent=2.5) == (
             "noise: other processes used 38 % of the CPU while this was timed; differences under "
             "3 % mean nothing here"
         )
-        assert noise_words({"other_cpu_percent": 38.4, "resolution_percent": None}) == (
+        assert noise_words(other_cpu_percent=38.4, resolution_percent=None) == (
             "noise: other processes used 38 % of the CPU while this was timed"
         )
 
 
 class TestRecommendation:
-    def told(self, *rows: dict[str, Any]) -> str:
-        parity = {"rows": [{**r, "passed": r["name"] != "lost"} for r in rows]}
-        found = recommend(parity, {"rows": list(rows)})
+    def told(self, *rows: BenchmarkRow) -> str:
+        compared = tuple(
+            record_of(
+                compared_row(row.name, 0.0, 0.0, 0.0, file=row.file, passed=row.name != "lost"),
+                ParityRow,
+                whole="the row",
+            )
+            for row in rows
+        )
+        parity = ParitySection(
+            reference="PyTorch", max_drop_percentage_points=0.1, images=2, rows=compared
+        )
+        found = recommend(parity, BenchmarkSection(duration_s=1.0, warmup=1, rows=rows))
         assert found is not None
-        assert found["file"] == "a.onnx"
-        return found["reason"]
+        assert found.file == "a.onnx"
+        return found.reason
 
     def test_it_names_what_cannot_be_told_from_the_fastest(self) -> None:
         fastest = row("a", drawn(10, noise=0.3, seed=1))
-        shuffled = np.random.default_rng(2).permutation(fastest["latencies_s"])
+        shuffled = np.random.default_rng(2).permutation(fastest.latencies_s or ())
         close = row("b", [1.02 * float(seconds) for seconds in shuffled])
         far = row("c", drawn(30, noise=0.3, seed=3))
         lost = row("lost", drawn(10.2, noise=0.3, seed=4))
@@ -165,9 +181,9 @@ class TestPages:
             "batch 8, threads 2, streams 1: noise: other processes used 38 % of the CPU while this "
             "was timed; differences under 9 % mean nothing here"
         )
-        noisy, quiet = self.report(noisy=True), self.report(noisy=False)
-        assert noise_lines(noisy["benchmark"]) == [line]
-        assert noise_lines(quiet["benchmark"]) == noise_lines(None) == []
+        noisy, quiet = (report_of(self.report(noisy=each)) for each in (True, False))
+        assert noise_lines(noisy.benchmark) == [line]
+        assert noise_lines(quiet.benchmark) == noise_lines(None) == []
         words = {"word": "PASS", "verdict": "It is well."}
         assert markdown(noisy, **words).count(escape(line)) == 1
         assert "noise: " not in markdown(quiet, **words)
@@ -175,7 +191,7 @@ class TestPages:
         assert "noise: " not in html(quiet, word="PASS")
 
     def test_the_schema_accepts_it_and_refuses_what_cannot_be(self) -> None:
-        schema = json.loads(SCHEMA.read_text("utf-8"))
+        schema = report_schema()
         report = self.report(noisy=True)
         jsonschema.validate(report, schema, cls=jsonschema.Draft202012Validator)
         report["benchmark"]["conditions"][0]["other_cpu_percent"] = 101

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tiny import TINY
 
+from segdeploy.benchmarks.parity.records import ParityRow
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import entries_for
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
@@ -362,7 +363,7 @@ class TestParity:
         images = [Interface.IMAGE.prepared(sample.image(), TINY) for sample in networks.images]
         return np.stack(images).astype(np.uint8, copy=False)
 
-    def section(self, networks: Networks, pixels: Pixels | None) -> dict[str, dict[str, Any]]:
+    def section(self, networks: Networks, pixels: Pixels | None) -> dict[str, ParityRow]:
         """Rows by name of a network, and of both forms of its int8 file, beside that network."""
         plain, rewritten = networks.pair("int8 ort-x86", TINY)
         files = {"plain": plain, "mask": rewritten}
@@ -383,17 +384,18 @@ class TestParity:
                 progress=lambda items, label: items,
                 pixels=pixels,
             )
-        return {row["name"].removesuffix(" on ONNX Runtime"): row for row in section["rows"]}
+        return {row.name.removesuffix(" on ONNX Runtime"): row for row in section.rows}
 
     def test_both_forms_score_alike_but_a_mask_has_no_auc(
         self, networks: Networks, pixels: Pixels
     ) -> None:
         rows = self.section(networks, pixels)
         plain, mask = rows["plain"], rows["mask"]
-        assert mask["scores"] == {**plain["scores"], "auc": None}
+        assert plain.scores is not None
+        assert plain.scores.auc is not None
+        assert mask.scores == replace(plain.scores, auc=None)
         for figure in ("disagreement_percent", "ci95_percentage_points", "iou_per_image_percent"):
-            assert mask[figure] == plain[figure]
-        assert plain["scores"]["auc"] is not None
+            assert getattr(mask, figure) == getattr(plain, figure)
 
     def test_a_model_that_takes_pixels_needs_pixels(self, networks: Networks) -> None:
         with pytest.raises(InputError, match="mask on ONNX Runtime takes 8-bit pixels"):

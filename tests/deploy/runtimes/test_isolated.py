@@ -359,7 +359,7 @@ def test_a_profile_that_crashes_is_a_row_with_its_reason(
     monkeypatch.setattr("segdeploy.benchmarks.speed.layer_times.time_layers", abort)
     entry = Entry(label="net", artifact=artifact, runtime=ORT, skipped=None)
     (row,) = layer_time_section([entry], images=feeds["image"], execution=ONE_THREAD)
-    assert row["skipped"] == "ended by SIGABRT in profiling"
+    assert row.skipped == "ended by SIGABRT in profiling"
 
 
 def abort(*arguments: object, **named: object) -> None:

@@ -61,13 +61,13 @@ def test_a_row_holds_raw_samples_or_the_reason_why_not(artifact: Artifact) -> No
     )
     images = np.zeros((2, 3, 32, 32), np.float32)
     timed, skipped = layer_time_section([ready, other], images=images, execution=ONE)
-    assert [layer["macs"] for layer in timed["layers"]] == [
+    assert [layer.macs for layer in timed.layers or ()] == [
         layer.macs for layer in file_layers(artifact.path)
     ]
-    assert all(len(layer["times_us"]) == timed["calls"] for layer in timed["layers"])
-    assert timed["skipped"] is None
-    assert (skipped["layers"], skipped["others"], skipped["calls"]) == (None, None, None)
-    assert skipped["skipped"] == "not installed"
+    assert all(len(layer.times_us or ()) == timed.calls for layer in timed.layers or ())
+    assert timed.skipped is None
+    assert (skipped.layers, skipped.others, skipped.calls) == (None, None, None)
+    assert skipped.skipped == "not installed"
 
 
 kernels = st.lists(

@@ -15,16 +15,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from report_builders import compared_row
 from tiny import TINY
 from torch import nn
 
-from segdeploy.benchmarks.parity.run import gate_passed, parity_section
+from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
+from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import entries_everywhere, entries_for, require_ready
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.benchmarks.speed.run import speed_section
 from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
 from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.calibration.exchange import imported_range
+from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
@@ -713,19 +716,25 @@ class TestTables:
             execution=ONE_THREAD,
             progress=progress,  # type: ignore[arg-type]  # images are an array here
         )
-        reference, ran, skipped = section["rows"]
+        reference, ran, skipped = section.rows
         assert labels == ["PyTorch fp32", "fp32 on ONNX Runtime"]
-        assert reference["name"] == section["reference"] == "PyTorch fp32"
-        assert ran["passed"] is True
-        assert ran["delta_iou_percentage_points"] == pytest.approx(0, abs=0.1)
-        assert len(ran["iou_per_image_percent"]) == section["images"] == 4
-        assert skipped["scores"] is skipped["passed"] is None
-        assert "not installed" in skipped["skipped"]
-        assert gate_passed(section)
+        assert reference.name == section.reference == "PyTorch fp32"
+        assert ran.passed is True
+        assert ran.delta_iou_percentage_points == pytest.approx(0, abs=0.1)
+        assert len(ran.iou_per_image_percent or ()) == section.images == 4
+        assert skipped.scores is skipped.passed is None
+        assert "not installed" in str(skipped.skipped)
+        assert section.passed
 
     def test_the_gate_needs_a_row_that_ran_and_none_that_failed(self) -> None:
         def verdict(*passed: bool | None) -> bool:
-            return gate_passed({"rows": [{"passed": word} for word in passed]})
+            rows = tuple(
+                record_of(compared_row("a", 0.0, 0.0, 0.0, passed=each), ParityRow, whole="it")
+                for each in passed
+            )
+            return ParitySection(
+                reference="a", max_drop_percentage_points=0.1, images=2, rows=rows
+            ).passed
 
         assert verdict(None, True, True)
         assert not verdict(None, True, False)
@@ -744,18 +753,20 @@ class TestTables:
             duration_s=0.01,
             progress=shares.append,
         )
-        rows = section["rows"]
-        assert [(row["name"], row["batch"]) for row in rows] == [
+        rows = section.rows
+        assert [(row.name, row.batch) for row in rows] == [
             (name, batch)
             for batch in (1, 6)
             for name in ("PyTorch fp32", "fp32 on ONNX Runtime", "fp32 on OpenVINO")
         ]
         for reference, ran, skipped in (rows[:3], rows[3:]):
-            assert reference["speedup"] == 1
-            assert ran["speedup"] == pytest.approx(reference["p50_ms"] / ran["p50_ms"])
-            assert ran["file_bytes"] == artifact.path.stat().st_size
-            assert skipped["p50_ms"] is None
-            assert "not installed" in skipped["skipped"]
+            assert reference.speedup == 1
+            assert reference.p50_ms is not None
+            assert ran.p50_ms is not None
+            assert ran.speedup == pytest.approx(reference.p50_ms / ran.p50_ms)
+            assert ran.file_bytes == artifact.path.stat().st_size
+            assert skipped.p50_ms is None
+            assert "not installed" in str(skipped.skipped)
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1)
 
@@ -773,6 +784,4 @@ class TestTables:
             duration_s=0.01,
             progress=lambda share: None,
         )
-        assert [row["skipped"] is None for row in section["rows"]] == [True] * with_reference + [
-            False
-        ]
+        assert [row.skipped is None for row in section.rows] == [True] * with_reference + [False]
