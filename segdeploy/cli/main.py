@@ -13,10 +13,14 @@ import sys
 from collections.abc import Sequence
 
 from segdeploy.cli.config import take_config
+from segdeploy.cli.inputs import Options
 from segdeploy.cli.parser import build_parser, run_verb
 from segdeploy.deploy.system.command import answers_beside_json, guarded, print_json
 
 OVERWRITE = "--overwrite"
+
+AT_ONE_GO = ("benchmark",)
+"""Verbs that write a folder bit by bit and do not go on with what an interrupted one left there."""
 
 MEMORY_FLAGS = ("batch", "num_samples", "threads", "streams", "workers")
 """With a smaller value of these a verb needs less memory."""
@@ -32,12 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    parsed: list[Options] = []
 
     def run() -> int:
         parser = build_parser()
         words = _without_help(arguments)
         take_config(words, parser)
         options = parser.parse_args(words)
+        parsed.append(options)
         if options.quiet or options.verbose:
             logging.getLogger("segdeploy").setLevel(
                 logging.WARNING if options.quiet else logging.DEBUG
@@ -57,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     def again(begun: bool) -> str:
-        return shlex.join(["segdeploy", *(w for w in arguments if not begun or w != OVERWRITE)])
+        words = [word for word in arguments if not begun or word != OVERWRITE]
+        if any(o.verb in AT_ONE_GO and o.output and not o.overwrite for o in parsed):
+            words.append(OVERWRITE)
+        return shlex.join(["segdeploy", *words])
 
     return guarded("segdeploy", run, again=again, to_the_end=argv is None)
 

@@ -102,6 +102,19 @@ def test_overwriting_is_not_told_again_once_the_output_is_its_own(
     assert capsys.readouterr().err.endswith(f"To go on: segdeploy run {flag}-o {tmp_path}\n")
 
 
+def test_what_does_not_go_on_is_told_to_replace_what_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: object, arguments: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr("segdeploy.cli.benchmark.run", interrupted)
+    words = ["benchmark", "net.onnx", "--end-to-end", "images", "-o", str(tmp_path)]
+    assert main(words) == 130
+    shown = f"To go on: segdeploy {' '.join(words)} --overwrite\n"
+    assert capsys.readouterr().err.endswith(shown)
+
+
 def test_begun_leaves_other_errors_alone() -> None:
     with pytest.raises(RunError), begun():
         raise RunError("broken")
