@@ -1,7 +1,8 @@
-"""Static shapes of every tensor of an ONNX model, for one image of a given size."""
+"""Types and static shapes of every tensor of an ONNX model, for one image of a given size."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import onnx
@@ -58,7 +59,7 @@ def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onn
 
 
 def infer_shapes(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> Shapes:
-    """Infer the shape of every tensor, large weights standing in as inputs to spare the copy.
+    """Infer the shape of every tensor.
 
     Args:
         model: not modified.
@@ -66,6 +67,66 @@ def infer_shapes(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> S
 
     Raises:
         InputError: the model contradicts its own shapes.
+    """
+    inferred = _inferred(model, images)
+    small = [t for t in model.graph.initializer if prod(t.dims) <= SHAPE_CONSTANT_ELEMENTS]
+    shapes = Shapes({tensor.name: tuple(tensor.dims) for tensor in small})
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        axes = value.type.tensor_type.shape.dim
+        known = value.type.tensor_type.HasField("shape")
+        if known and all(axis.HasField("dim_value") for axis in axes):
+            shapes[value.name] = tuple(axis.dim_value for axis in axes)
+    return shapes
+
+
+def float_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """Every tensor of float32, constants among them, as the types of the operators tell.
+
+    Args:
+        model: not modified. What an operator of another domain makes has no known type.
+
+    Raises:
+        InputError: the model contradicts its own types.
+    """
+    inferred = _inferred(model, list(model.graph.input))
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        if value.type.tensor_type.elem_type:
+            types.setdefault(value.name, value.type.tensor_type.elem_type)
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    for node in model.graph.node:
+        for position, name in enumerate(node.output):
+            if name not in types:
+                types[name] = _type_by_schema(node, position, types, version)
+    return frozenset(name for name, found in types.items() if found == onnx.TensorProto.FLOAT)
+
+
+def _type_by_schema(
+    node: onnx.NodeProto, position: int, types: Mapping[str, int], version: int
+) -> int:
+    """The type of an output whose shape ONNX cannot infer: that of an input it must share.
+
+    Returns:
+        ``UNDEFINED`` where the operator does not tell.
+    """
+    unknown = int(onnx.TensorProto.UNDEFINED)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return unknown
+    kind = schema.outputs[min(position, len(schema.outputs) - 1)].type_str
+    for place, name in enumerate(node.input):
+        formal = schema.inputs[min(place, len(schema.inputs) - 1)]
+        if formal.type_str == kind and types.get(name, unknown) != unknown:
+            return types[name]
+    return unknown
+
+
+def _inferred(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> onnx.GraphProto:
+    """What ONNX infers of a model, large weights standing in as inputs to spare the copy.
+
+    Raises:
+        InputError: the model contradicts itself.
     """
     small = [t for t in model.graph.initializer if prod(t.dims) <= SHAPE_CONSTANT_ELEMENTS]
     large = [t for t in model.graph.initializer if prod(t.dims) > SHAPE_CONSTANT_ELEMENTS]
@@ -75,7 +136,7 @@ def infer_shapes(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> S
         for value in model.graph.output
     ]
     graph = onnx.helper.make_graph(
-        model.graph.node, "shapes", [*images, *stand_ins], outputs, initializer=small
+        model.graph.node, "shapes", [*inputs, *stand_ins], outputs, initializer=small
     )
     skeleton = onnx.helper.make_model(
         graph,
@@ -84,13 +145,6 @@ def infer_shapes(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> S
         ir_version=model.ir_version,
     )
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"the model contradicts its own shapes ({error})") from error
-    shapes = Shapes({tensor.name: tuple(tensor.dims) for tensor in small})
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        axes = value.type.tensor_type.shape.dim
-        known = value.type.tensor_type.HasField("shape")
-        if known and all(axis.HasField("dim_value") for axis in axes):
-            shapes[value.name] = tuple(axis.dim_value for axis in axes)
-    return shapes

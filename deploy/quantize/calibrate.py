@@ -62,16 +62,21 @@ def calibrate(
         progress: wraps the images still to do, for a progress bar.
 
     Raises:
-        InputError: a source that is not float32, an unreadable image, NaN or Inf in an activation
-            (naming tensor and image), a state file of another model or image set, or a model that
-            ONNX Runtime does not load.
+        InputError: a source that is not float32 or has nothing to quantize, an unreadable image,
+            NaN or Inf in an activation (naming tensor and image), a state file of another model or
+            image set, or a model that ONNX Runtime does not load.
         RunError: ONNX Runtime failed on an image.
     """
     require_fp32(source, "ranges are observed")
-    graph = load_model(source.path).graph
-    observation = plan_observation(graph, operators=DENSE_OPERATORS)
-    present = {value.name for value in [*graph.input, *graph.output]}
-    del graph
+    model = load_model(source.path)
+    observation = plan_observation(model, operators=DENSE_OPERATORS)
+    present = {value.name for value in [*model.graph.input, *model.graph.output]}
+    del model
+    if not observation.observed:
+        raise InputError(
+            f"{source.path} holds no operator that int8 is for; expected one of "
+            f"{', '.join(sorted(DENSE_OPERATORS))}: keep this model in fp32 or fp16"
+        )
     return_freed_memory()
     data_sha256 = images.sha256()
     try:
@@ -147,7 +152,10 @@ def _collect(
         fetched = [name for name in tensors if name != session.input]
         values = session.run({session.input: image}, fetched, where=f"on {sample.name}")
         found = dict(zip(fetched, values, strict=True)) | {session.input: image}
-        return Batch(names=(sample.name,), tensors={name: found[name] for name in tensors})
+        # One image, counted whole: a tensor need not have a batch in front, nor any axis.
+        return Batch(
+            names=(sample.name,), tensors={name: found[name].reshape(1, -1) for name in tensors}
+        )
 
     return collect(
         run_ahead(observe, progress(remaining), workers=threads), resume=resume, on_batch=keep

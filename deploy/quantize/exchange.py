@@ -66,7 +66,7 @@ def export_table(
         OSError: the file cannot be written.
     """
     try:
-        ranges = _every_range(table, load_model(source.path).graph)
+        ranges = _every_range(table, load_model(source.path))
         write = to_onnxruntime if form is ExchangeFormat.ONNXRUNTIME else to_tensorrt
         path = exported_file(output, form)
         write_atomic(path, write(ranges).encode())
@@ -82,10 +82,11 @@ def exported_file(output: Path, form: ExchangeFormat) -> Path:
     return output.with_name(output.name.removesuffix(".json") + form.suffix)
 
 
-def _every_range(table: CalibrationTable, graph: onnx.GraphProto) -> dict[str, CalibrationRange]:
+def _every_range(table: CalibrationTable, model: onnx.ModelProto) -> dict[str, CalibrationRange]:
     """The range of every tensor another tool's quantizer may ask for."""
+    graph = model.graph
     follows = followed_ranges(graph)
-    names = quantized_activations(graph, operators=DENSE_OPERATORS)
+    names = quantized_activations(model, operators=DENSE_OPERATORS)
     ranges = {name: table.ranges[follows.get(name, name)] for name in names}
     ranges |= {name: table.ranges[name] for name in unfused_outputs(graph) if name in table.ranges}
     for node in graph.node:
@@ -118,9 +119,9 @@ def import_table(path: Path, source: Artifact) -> CalibrationTable:
             table = CalibrationTable.from_json(text, source=str(path))
     except CalibrationError as error:
         raise InputError(str(error)) from error
-    graph = load_model(source.path).graph
-    follows = followed_ranges(graph)
-    names = quantized_activations(graph, operators=DENSE_OPERATORS)
+    model = load_model(source.path)
+    follows = followed_ranges(model.graph)
+    names = quantized_activations(model, operators=DENSE_OPERATORS)
     needed = {follows.get(name, name) for name in names}
     missing = sorted(needed - table.ranges.keys())
     if missing:

@@ -42,6 +42,8 @@ class QdqWriter:
         self.exclude = exclude
         self.shifts = shifts
         self.weights = dict(GraphIndex(graph).constants)
+        self.stored = frozenset(self.weights)
+        self.first: list[onnx.NodeProto] = []
         self.added: dict[str, onnx.TensorProto] = {}
         self.integers: dict[str, NDArray[np.int8]] = {}
         self.before: dict[str, list[onnx.NodeProto]] = {}
@@ -64,7 +66,7 @@ class QdqWriter:
             integers = self._integer_weight(stored, params)
             own = [self._dequantized(stored, f"{node.name}/weight", integers, params)]
             node.input[1] = own[0].output[0]
-            if len(node.input) > 2 and self.profile.quantize_bias:
+            if _has_bias(node) and self.profile.quantize_bias:
                 bias = self._value(node.input[2])
                 scales = bias_params(
                     bias,
@@ -80,11 +82,18 @@ class QdqWriter:
             self.before[node.name] = own
         for node in self.graph.node:
             kept = node.op_type == "Conv" and node.name in self.exclude
-            if kept and activations and len(node.input) > 2 and self.profile.quantize_bias:
+            constant = _has_bias(node) and node.input[2] in self.stored
+            if kept and activations and constant and self.profile.quantize_bias:
                 self._keep_in_float(node)
 
     def quantize_activations(self, activations: dict[str, QuantParams]) -> None:
-        """Put a Q-DQ pair behind every quantized activation and point its consumers at it."""
+        """Put a Q-DQ pair behind every quantized activation and point its consumers at it.
+
+        A constant becomes integers, for the quantized Add and Concat that read it alone.
+        """
+        joined = {name: params for name, params in activations.items() if name in self.stored}
+        self._store_integers(joined)
+        activations = {n: params for n, params in activations.items() if n not in joined}
         for name, params in activations.items():
             scale = self._constant(f"{name}/scale", params.scale)
             zero = self._constant(f"{name}/zero_point", params.zero_point)
@@ -106,9 +115,26 @@ class QdqWriter:
         for node in self.graph.node:
             node.input[:] = [f"{n}/dq" if n in activations else n for n in node.input]
 
+    def _store_integers(self, constants: Mapping[str, QuantParams]) -> None:
+        """Integers for constants, and a DequantizeLinear over each."""
+        for name, params in constants.items():
+            made = f"{name}/joined"
+            integers = self._constant(f"{made}/q", quantize(self._value(name), params))
+            scale = self._constant(f"{made}/scale", params.scale)
+            zero = self._constant(f"{made}/zero_point", params.zero_point)
+            self.first.append(
+                helper.make_node(
+                    "DequantizeLinear", [integers, scale, zero], [f"{made}/dq"], name=f"{made}/DQ"
+                )
+            )
+        for node in self.graph.node:
+            quantized = node.op_type in self.profile.operators and node.name not in self.exclude
+            if quantized and node.op_type in ("Add", "Concat"):
+                node.input[:] = [f"{n}/joined/dq" if n in constants else n for n in node.input]
+
     def finish(self) -> None:
         """Write nodes and initialisers back in topological order."""
-        nodes: list[onnx.NodeProto] = []
+        nodes = list(self.first)
         for value in self.graph.input:
             nodes += self.after.get(value.name, [])
         for node in self.graph.node:
@@ -130,7 +156,7 @@ class QdqWriter:
         for node in convolutions:
             weight = node.input[1]
             floor = smallest.get(weight, np.zeros(len(self._value(weight))))
-            if len(node.input) > 2 and self.profile.quantize_bias:
+            if _has_bias(node) and self.profile.quantize_bias:
                 needed = smallest_weight_scale(
                     self._value(node.input[2]), input_scale=activations[node.input[0]].scale
                 )
@@ -158,7 +184,7 @@ class QdqWriter:
         """Give a convolution the bias with which it computes as if its input were not shifted."""
         weight = dequantize(self._integer_weight(node.input[1], params), params)
         sums = weight.sum(axis=tuple(range(1, weight.ndim)), dtype=np.float64)
-        bias = self._value(node.input[2]) if len(node.input) > 2 else np.float32(0)
+        bias = self._value(node.input[2]) if _has_bias(node) else np.float32(0)
         name = f"{node.name}/bias/unshifted"
         changed = (bias - self.shifts[node.input[0]] * sums).astype(np.float32)
         self.weights[name] = numpy_helper.from_array(changed, name)
@@ -206,3 +232,7 @@ class QdqWriter:
         if name not in self.added:
             self.added[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
+
+
+def _has_bias(node: onnx.NodeProto) -> bool:
+    return len(node.input) > 2 and bool(node.input[2])

@@ -2,11 +2,13 @@
 
 Weights are stored as int8 with one scale for each output channel, biases as int32 with the product
 of input and weight scale. A weight used several times (R2U-Net's recurrent convolutions) is
-quantized once and shared. Every ReLU of the source stays in the graph.
+quantized once and shared. Every ReLU of the source stays in the graph. A convolution whose weight
+or bias is computed stays in float, and is named.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,12 +28,20 @@ from segdeploy.deploy.onnx_model.file import (
     set_metadata,
 )
 from segdeploy.deploy.onnx_model.graph import GraphIndex
-from segdeploy.deploy.quantize.activations import followed_ranges, quantized_activations
+from segdeploy.deploy.quantize.activations import (
+    float_convolutions,
+    followed_ranges,
+    joined_constants,
+    quantized_activations,
+    quantized_nodes,
+)
 from segdeploy.deploy.quantize.pixel_levels import PixelLevels, pixel_levels, takes_pixels
 from segdeploy.deploy.quantize.qdq_writer import QdqWriter
 from segdeploy.deploy.quantize.shared_scales import Span, share_spans
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import TargetProfile
+
+log = logging.getLogger(__name__)
 
 
 def to_int8(
@@ -75,9 +85,13 @@ def to_int8(
         meant = f"; did you mean {near}?" if near else ""
         raise UsageError(f"--exclude names no layer of {source.path}: {', '.join(unknown)}{meant}")
     _require_known(table, model.graph, source.path)
-    activations = activation_params(model.graph, table, profile, exclude)
+    computed = float_convolutions(model)
+    for name in computed:
+        log.warning("%s (Conv) stays in float: its weight or bias is computed", name)
+    activations = activation_params(model, table, profile, exclude)
     pixels = _pixels(model, profile, exclude)
-    writer = QdqWriter(model.graph, profile, exclude, {n: p.shift for n, p in pixels.items()})
+    kept = _in_float(model, profile, exclude)
+    writer = QdqWriter(model.graph, profile, kept, {n: p.shift for n, p in pixels.items()})
     activations |= {name: levels.params for name, levels in pixels.items()}
     writer.quantize_weights(activations)
     writer.quantize_activations(activations)
@@ -88,7 +102,7 @@ def to_int8(
         "target": profile.name,
         "calibration_sha256": table_sha256,
         "calibration_method": table.method.value,
-        "float_layers": ",".join(sorted(exclude)),
+        "float_layers": ",".join(sorted({*exclude, *computed})),
     }
     set_metadata(model, metadata(model) | own)
     onnx.checker.check_model(model, full_check=True)
@@ -106,28 +120,45 @@ def _require_known(table: CalibrationTable, graph: onnx.GraphProto, path: Path) 
         )
 
 
+def _in_float(
+    model: onnx.ModelProto, profile: TargetProfile, exclude: Collection[str]
+) -> frozenset[str]:
+    """Names of the nodes of the profile's operators that stay in float."""
+    nodes = quantized_nodes(model, operators=profile.operators, exclude=exclude)
+    quantized = {node.name for node in nodes}
+    dense = {node.name for node in model.graph.node if node.op_type in profile.operators}
+    return frozenset(dense - quantized)
+
+
 def activation_params(
-    graph: onnx.GraphProto,
+    model: onnx.ModelProto,
     table: CalibrationTable,
     profile: TargetProfile,
     exclude: Collection[str] = (),
 ) -> dict[str, QuantParams]:
-    """Scale and zero point of every quantized activation, in graph order.
+    """Scale and zero point of every quantized activation, in graph order, and of constants.
 
     Outputs of DepthToSpace, MaxPool and Resize take their input's. A Concat's inputs and output
-    share one as far as the profile allows.
+    share one as far as the profile allows. A constant that is added or joined has the range of its
+    values.
 
     Raises:
         InputError: the table lacks a tensor.
     """
+    graph = model.graph
     follows = followed_ranges(graph)
-    names = quantized_activations(graph, operators=profile.operators, exclude=exclude)
+    names = quantized_activations(model, operators=profile.operators, exclude=exclude)
+    constants = joined_constants(model, operators=profile.operators, exclude=exclude)
+    index = GraphIndex(graph)
     spans: dict[str, Span] = {}
     for name in names:
         source = follows.get(name, name)
         if source not in table.ranges:
             raise InputError(f"the calibration table has no range for tensor {source!r}")
         spans[source] = Span(low=table.ranges[source].min, high=table.ranges[source].max)
+    for name in constants:
+        values = index.value(name)
+        spans[name] = Span(low=min(0.0, float(values.min())), high=max(0.0, float(values.max())))
     if profile.shared_scale_cost_db is not None:
         edges = [
             (follows.get(name, name), node.output[0])
@@ -144,7 +175,7 @@ def activation_params(
             dtype=profile.activation_type,
             symmetric=profile.activation_symmetric,
         )
-        for name in names
+        for name in (*names, *constants)
     }
 
 
@@ -152,7 +183,8 @@ def _pixels(
     model: onnx.ModelProto, profile: TargetProfile, exclude: Collection[str]
 ) -> dict[str, PixelLevels]:
     """How the input is quantized without loss, by its name; empty where it cannot be."""
-    quantized = {n.name for n in model.graph.node if n.op_type in profile.operators} - set(exclude)
+    nodes = quantized_nodes(model, operators=profile.operators, exclude=exclude)
+    quantized = {node.name for node in nodes}
     name = takes_pixels(model.graph, quantized)
     if name is None or "preprocess" not in metadata(model):
         return {}

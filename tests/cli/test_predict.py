@@ -48,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) ->
     root = tmp_path_factory.mktemp("models")
     save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=TINY)
     fp32 = export(load_checkpoint(root / "net.safetensors", head=1), root / "fp32.onnx")
-    names = quantized_activations(load_model(fp32.path).graph, operators=DENSE_OPERATORS)
+    names = quantized_activations(load_model(fp32.path), operators=DENSE_OPERATORS)
     lows = {name: -1.0 if name == "image" else 0.0 for name in names}
     table = imported_table({n: imported_range(low, 6.0, "a test") for n, low in lows.items()})
     int8 = to_int8(

@@ -272,7 +272,7 @@ class TestPlacement:
     ) -> None:
         chain = chains[name]
         alone = dataclasses.replace(ORT_X86, shared_scale_cost_db=None)
-        params = activation_params(load_model(chain.source.path).graph, chain.table, alone)
+        params = activation_params(load_model(chain.source.path), chain.table, alone)
         for tensor, found in params.items():
             lowest, highest = dequantize(np.array([0, 255], np.uint8), found)
             assert lowest <= 0 <= highest
@@ -286,7 +286,7 @@ class TestPlacement:
     ) -> None:
         chain = chains[name]
         alone = dataclasses.replace(ORT_X86, shared_scale_cost_db=None)
-        params = activation_params(load_model(chain.source.path).graph, chain.table, alone)
+        params = activation_params(load_model(chain.source.path), chain.table, alone)
         for tensor in params.keys() & chain.table.ranges.keys():
             lowest, highest = dequantize(np.array([0, 255], np.uint8), params[tensor])
             step = float(params[tensor].scale)
@@ -300,8 +300,8 @@ class TestPlacement:
         graph = load_model(chain.source.path).graph
         always = dataclasses.replace(ORT_X86, shared_scale_cost_db=1e9)
         never = dataclasses.replace(ORT_X86, shared_scale_cost_db=None)
-        shared = activation_params(graph, chain.table, always)
-        alone = activation_params(graph, chain.table, never)
+        shared = activation_params(load_model(chain.source.path), chain.table, always)
+        alone = activation_params(load_model(chain.source.path), chain.table, never)
         joined = 0
         for node in graph.node:
             if node.op_type == "Concat":
@@ -320,7 +320,7 @@ class TestPlacement:
         chain = chains[name]
         graph = load_model(chain.source.path).graph
         always = dataclasses.replace(ORT_X86, shared_scale_cost_db=1e9)
-        params = activation_params(graph, chain.table, always)
+        params = activation_params(load_model(chain.source.path), chain.table, always)
         for node in graph.node:
             if node.op_type == "Relu" and node.output[0] in params:
                 assert params[node.output[0]].zero_point == 0
@@ -548,6 +548,11 @@ def graph_with(nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
     )
 
 
+def model_of(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A graph in the opset of our exports."""
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
 def node(operator: str, inputs: str, output: str) -> onnx.NodeProto:
     return helper.make_node(operator, inputs.split(), [output], name=f"{operator}:{output}")
 
@@ -568,13 +573,13 @@ class TestActivations:
     )
 
     def test_inputs_of_quantized_operators_get_a_scale_in_graph_order(self) -> None:
-        found = quantized_activations(self.handmade, operators=DENSE_OPERATORS)
+        found = quantized_activations(model_of(self.handmade), operators=DENSE_OPERATORS)
         assert found == ("x", "r1", "p", "u", "cat1", "cat2", "pooled")
-        assert quantized_activations(self.handmade, operators={"Conv"}) == ("x", "pooled")
+        assert quantized_activations(model_of(self.handmade), operators={"Conv"}) == ("x", "pooled")
 
     def test_an_excluded_node_wants_nothing(self) -> None:
         kept = quantized_activations(
-            self.handmade, operators=DENSE_OPERATORS, exclude=["Resize:u", "Conv:c2"]
+            model_of(self.handmade), operators=DENSE_OPERATORS, exclude=["Resize:u", "Conv:c2"]
         )
         assert kept == ("x", "r1", "u", "cat1", "cat2")
 
@@ -582,7 +587,7 @@ class TestActivations:
         assert followed_ranges(self.handmade) == {"p": "r1", "u": "r1", "pooled": "cat2"}
 
     def test_only_what_nothing_else_tells_is_observed(self) -> None:
-        plan = plan_observation(self.handmade, operators=DENSE_OPERATORS)
+        plan = plan_observation(model_of(self.handmade), operators=DENSE_OPERATORS)
         assert plan.observed == ("x", "r1", "c2")  # c2 are the logits
         assert plan.summed == {"cat1": ("r1", "r1"), "cat2": ("r1", "r1", "x")}
         assert plan.follows == {"p": "r1", "u": "r1", "pooled": "cat2"}
@@ -591,8 +596,9 @@ class TestActivations:
     def test_the_table_holds_a_range_for_every_quantized_tensor(
         self, chains: dict[str, Chain], name: str
     ) -> None:
-        graph = load_model(chains[name].source.path).graph
-        wanted = quantized_activations(graph, operators=DENSE_OPERATORS)
+        model = load_model(chains[name].source.path)
+        graph = model.graph
+        wanted = quantized_activations(model, operators=DENSE_OPERATORS)
         follows = followed_ranges(graph)
         needed = {follows.get(tensor, tensor) for tensor in wanted}
         assert needed | set(unfused_outputs(graph)) == set(chains[name].table.ranges)
@@ -879,11 +885,11 @@ class TestProfiles:
         self, chains: dict[str, Chain]
     ) -> None:
         chain = chains["unet"]
-        graph = load_model(chain.source.path).graph
+        model = load_model(chain.source.path)
         limit = ORT_X86.shared_scale_cost_db
         assert limit is not None
         alone, shared = (
-            activation_params(graph, chain.table, profile)
+            activation_params(model, chain.table, profile)
             for profile in (dataclasses.replace(ORT_X86, shared_scale_cost_db=None), ORT_X86)
         )
         assert alone.keys() == shared.keys()

@@ -54,8 +54,7 @@ def build(
     plain = {name: export(kept, root / f"{name}.onnx") for name, kept in loaded.items()}
 
     def int8() -> Artifact:
-        graph = load_model(plain["unet"].path).graph
-        names = quantized_activations(graph, operators=DENSE_OPERATORS)
+        names = quantized_activations(load_model(plain["unet"].path), operators=DENSE_OPERATORS)
         lows = {name: -1.0 if name == "image" else 0.0 for name in names}
         ranges = {name: imported_range(low, 6.0, "a test") for name, low in lows.items()}
         return to_int8(

@@ -95,7 +95,7 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory, _tiny_r2u: R2UNet) -> Ar
 @pytest.fixture(scope="module")
 def quantize(artifact: Artifact) -> Quantize:
     """Function (layers to keep in float, lower end after a ReLU) -> int8 file, ranges made up."""
-    names = quantized_activations(load_model(artifact.path).graph, operators=DENSE_OPERATORS)
+    names = quantized_activations(load_model(artifact.path), operators=DENSE_OPERATORS)
 
     def quantize(*exclude: str, relu_from: float = 0.0) -> Artifact:
         lows = {name: -1.0 if name == "image" else relu_from for name in names}
