@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from segdeploy.deploy.onnx_model.shapes import float_tensors
+
 INITIALISERS_ALONE = 4
 """The first IR version in which an initialiser need not be listed as an input."""
 
@@ -118,6 +120,38 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
             node.name = unused(node.name or (made[0] if made else node.op_type), given)
             given.add(node.name)
         seen.add(node.name)
+
+
+def drop_idle(model: onnx.ModelProto) -> None:
+    """What reads a node that does nothing reads its input instead, in place; the node goes.
+
+    An Identity, a Dropout that is not active, and a Cast of float32 to float32. One whose output
+    the graph returns stays.
+
+    Args:
+        model: in the one form, for inference.
+    """
+    graph, floats = model.graph, float_tensors(model)
+    outputs = {value.name for value in graph.output}
+    same_as: dict[str, str] = {}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        node.input[:] = [same_as.get(name, name) for name in node.input]
+        if node.output[0] in outputs or any(node.output[1:]) or not _idle(node, floats):
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        else:
+            same_as[node.output[0]] = node.input[0]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _idle(node: onnx.NodeProto, floats: Container[str]) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type == "Cast":
+        to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.UNDEFINED)
+        return to == onnx.TensorProto.FLOAT and node.input[0] in floats
+    return node.op_type in ("Dropout", "Identity")
 
 
 def unused(name: str, taken: Container[str]) -> str:

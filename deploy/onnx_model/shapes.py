@@ -36,11 +36,8 @@ def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onn
     Raises:
         InputError: a size it does not fit or does not fix.
     """
-    fixed = onnx.ValueInfoProto()
-    fixed.CopyFrom(value)
+    fixed = one_image(value)
     axes = fixed.type.tensor_type.shape.dim
-    if axes:
-        axes[0].dim_value = 1
     if len(axes) != 4:
         return fixed
     pixels = fixed.type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -55,6 +52,15 @@ def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onn
             )
         if wanted is not None:
             axis.dim_value = wanted
+    return fixed
+
+
+def one_image(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """A copy of a graph input with batch 1; an open height or width stays open."""
+    fixed = onnx.ValueInfoProto()
+    fixed.CopyFrom(value)
+    if fixed.type.tensor_type.shape.dim:
+        fixed.type.tensor_type.shape.dim[0].dim_value = 1
     return fixed
 
 

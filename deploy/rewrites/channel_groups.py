@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -10,6 +11,25 @@ from segdeploy.deploy.onnx_model.graph import GraphIndex, attributes
 
 FOLLOWING = frozenset({"MaxPool", "Resize", "Concat"})
 """Operators whose output has their inputs' channels, and zero where those are zero."""
+
+SAME_CHANNELS = frozenset(
+    {
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Dropout",
+        "GlobalAveragePool",
+        "Identity",
+        "LeakyRelu",
+        "MaxPool",
+        "Relu",
+        "Resize",
+        "Sigmoid",
+        "Softmax",
+        "Tanh",
+    }
+)
+"""Operators whose output has as many channels as their first input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +56,35 @@ class Residual:
     part: str
 
 
+def channel_widths(graph: onnx.GraphProto, index: GraphIndex) -> dict[str, int]:
+    """Channels of each tensor (N, C, ...) of which convolutions and the input tell them."""
+    widths: dict[str, int] = {}
+    for value in graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if len(axes) == 4 and axes[1].HasField("dim_value"):
+            widths[value.name] = axes[1].dim_value
+    for node in graph.node:
+        known = [widths[name] for name in node.input if name in widths]
+        if node.op_type == "Conv" and node.input[1] in index.constants:
+            widths[node.output[0]] = index.constants[node.input[1]].dims[0]
+        elif node.op_type in SAME_CHANNELS and node.input[0] in widths:
+            widths[node.output[0]] = widths[node.input[0]]
+        elif node.op_type == "Add" and len(known) == 2 and len(set(known)) == 1:
+            widths[node.output[0]] = known[0]
+        elif node.op_type == "Concat" and len(known) == len(node.input) and _across(node):
+            widths[node.output[0]] = sum(known)
+    return widths
+
+
+def _across(concat: onnx.NodeProto) -> bool:
+    """Whether a Concat joins channels."""
+    return attributes(concat).get("axis") == 1
+
+
 def channel_groups(graph: onnx.GraphProto) -> tuple[ChannelGroup, ...]:
     """The groups whose channels may be removed, in graph order."""
     index = GraphIndex(graph)
+    widths = channel_widths(graph, index)
     groups = []
     for tensors in _tied(graph, index):
         convolutions = [n for t in tensors if (n := index.made_by(t, "Conv"))]
@@ -49,8 +95,9 @@ def channel_groups(graph: onnx.GraphProto) -> tuple[ChannelGroup, ...]:
             and convolutions
             and all(_plain(node, index) for node in convolutions)
             and all(index.producer[t].op_type in ("Conv", "Relu", "Add") for t in tensors)
+            and len({widths[node.output[0]] for node in convolutions}) == 1
             and all(_read_inside(t, set(tensors), index) for t in inner)
-            and all(_absorbed(t, set(tensors), index) for t in activations)
+            and all(_absorbed(t, set(tensors), index, widths) for t in activations)
         ):
             channels = index.constants[convolutions[0].input[1]].dims[0]
             groups.append(
@@ -109,24 +156,32 @@ def _read_inside(name: str, tensors: set[str], index: GraphIndex) -> bool:
     )
 
 
-def _absorbed(name: str, tensors: set[str], index: GraphIndex) -> bool:
+def _absorbed(name: str, tensors: set[str], index: GraphIndex, widths: Mapping[str, int]) -> bool:
     """Everything that reads a tensor, however far behind, can do with fewer channels."""
     if name in index.outputs:
         return False
-    return all(_reads_fewer(reader, name, tensors, index) for reader in index.readers.get(name, []))
+    return all(
+        _reads_fewer(reader, name, tensors, index, widths) for reader in index.readers.get(name, [])
+    )
 
 
-def _reads_fewer(reader: onnx.NodeProto, name: str, tensors: set[str], index: GraphIndex) -> bool:
+def _reads_fewer(
+    reader: onnx.NodeProto,
+    name: str,
+    tensors: set[str],
+    index: GraphIndex,
+    widths: Mapping[str, int],
+) -> bool:
     if reader.op_type == "Conv":
         return reader.input[0] == name and _plain(reader, index)
     if reader.op_type in ("Relu", "Add") and reader.output[0] in tensors:
         return True
     if reader.op_type == "Add":
         return residual_of(reader, index) is not None and _absorbed(
-            reader.output[0], tensors, index
+            reader.output[0], tensors, index, widths
         )
     if reader.op_type not in FOLLOWING:
         return False
     names_sizes = reader.op_type == "Resize" and len(reader.input) > 3 and bool(reader.input[3])
-    across = reader.op_type == "Concat" and attributes(reader).get("axis") != 1
-    return not names_sizes and not across and _absorbed(reader.output[0], tensors, index)
+    across = reader.op_type == "Concat" and reader.output[0] not in widths
+    return not names_sizes and not across and _absorbed(reader.output[0], tensors, index, widths)

@@ -21,7 +21,12 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten, constant, rebuilt
-from segdeploy.deploy.rewrites.channel_groups import ChannelGroup, channel_groups, residual_of
+from segdeploy.deploy.rewrites.channel_groups import (
+    ChannelGroup,
+    channel_groups,
+    channel_widths,
+    residual_of,
+)
 
 CHANNEL_BLOCK = 16
 """Channels are kept in multiples of this: a processor computes them in blocks, so that a few less
@@ -100,7 +105,7 @@ class Narrower:
         self._kept: dict[str, Channels] = {}
         self._whole: dict[str, Channels] = {}
         self._channels: dict[str, Channels] = {}
-        self._width: dict[str, int] = {}
+        self._width = channel_widths(graph, index)
         self._constants: dict[str, onnx.TensorProto] = {}
         self._stored: dict[tuple[str, bytes, bytes], str] = {}
 
@@ -115,42 +120,41 @@ class Narrower:
 
     def rewrite(self) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
         """The nodes, and the constants they need beside the graph's own."""
-        for value in self.graph.input:
-            width = value.type.tensor_type.shape.dim[1].dim_value
-            self._width[value.name], self._channels[value.name] = width, np.arange(width)
         nodes = [new for node in self.graph.node for new in self._rewritten(node)]
         return nodes, list(self._constants.values())
 
     def _rewritten(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         name = node.output[0]
+        changed = [source for source in node.input if source in self._channels]
+        if name in self._kept.keys() | self._whole.keys() and node.op_type == "Conv":
+            return self._convolution(node)
+        if not changed:
+            return [node]
         if node.op_type == "Conv":
             return self._convolution(node)
         residual = residual_of(node, self.index)
         if residual is not None and residual.whole in self._whole:
-            self._follow(name, residual.whole)
+            self._channels[name] = self._channels[residual.whole]
             return _residual_sum(node, residual.whole, residual.part)
         if node.op_type == "Concat":
-            widths = [self._width[source] for source in node.input]
-            starts = np.cumsum([0, *widths])
-            parts = [
-                self._channels[s] + start for s, start in zip(node.input, starts, strict=False)
-            ]
-            self._channels[name], self._width[name] = np.concatenate(parts), int(starts[-1])
+            starts = np.cumsum([0, *(self._width[source] for source in node.input)])
+            parts = [self._of(s) + start for s, start in zip(node.input, starts, strict=False)]
+            self._channels[name] = np.concatenate(parts)
         else:
-            self._follow(name, node.input[0])
+            self._channels[name] = self._channels[changed[0]]
         return [node]
 
-    def _follow(self, name: str, source: str) -> None:
-        self._channels[name], self._width[name] = self._channels[source], self._width[source]
+    def _of(self, name: str) -> Channels:
+        """What is left of a tensor's channels, in their new order."""
+        return self._channels[name] if name in self._channels else np.arange(self._width[name])
 
     def _convolution(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """One convolution with fewer weights, or the two of a residual sum's whole side."""
         name, width = node.output[0], self.index.constants[node.input[1]].dims[0]
-        self._width[name] = width
         if name not in self._whole:
-            out = self._kept.get(name, np.arange(width))
-            self._channels[name] = out
-            return [self._narrowed(node, out, name)]
+            if name in self._kept:
+                self._channels[name] = self._kept[name]
+            return [self._narrowed(node, self._of(name), name)]
         first = self._whole[name]
         rest = np.setdiff1d(np.arange(width), first)
         self._channels[name] = np.concatenate([first, rest])
@@ -163,7 +167,7 @@ class Narrower:
         ]
 
     def _narrowed(self, node: onnx.NodeProto, out: Channels, name: str) -> onnx.NodeProto:
-        channels = self._channels[node.input[0]]
+        channels = self._of(node.input[0])
         inputs = [node.input[0], self._weight(node.input[1], out, channels)]
         inputs += [self._weight(bias, out, None) for bias in node.input[2:]]
         new = helper.make_node(

@@ -11,20 +11,23 @@ import onnx
 from onnx import helper
 
 from segdeploy.deploy.onnx_model.graph import GraphIndex, Rewritten, rebuilt
+from segdeploy.deploy.onnx_model.shapes import Shapes, infer_shapes, one_image
 
 
 def recurrent_sum(model: onnx.ModelProto) -> Rewritten:
     """Turn ``Conv(Add(x, h), W, b)`` into ``Add(Conv(h, W), Conv(x, W, b))``.
 
-    Only where ``Conv(x, W, b)`` is computed anyway, with the same attributes. Exact but for the
-    order of additions.
+    Only where ``Conv(x, W, b)`` is computed anyway, with the same attributes, and x and h are of
+    one shape: a convolution's padding would not be spread like a broadcast. Exact but for the order
+    of additions.
     """
     index = GraphIndex(model.graph)
+    shapes = infer_shapes(model, [one_image(value) for value in model.graph.input])
     first: dict[tuple[str, ...], str] = {}
     nodes: list[onnx.NodeProto] = []
     sites = 0
     for node in model.graph.node:
-        split = _split(node, index, first) if node.op_type == "Conv" else None
+        split = _split(node, index, first, shapes) if node.op_type == "Conv" else None
         if split is None:
             nodes.append(node)
             if node.op_type == "Conv":
@@ -36,11 +39,16 @@ def recurrent_sum(model: onnx.ModelProto) -> Rewritten:
 
 
 def _split(
-    node: onnx.NodeProto, index: GraphIndex, first: dict[tuple[str, ...], str]
+    node: onnx.NodeProto,
+    index: GraphIndex,
+    first: dict[tuple[str, ...], str],
+    shapes: Shapes,
 ) -> list[onnx.NodeProto] | None:
     """The two nodes in a recurrent convolution's place; ``None`` where it is not one."""
     summed = index.made_by(node.input[0], "Add")
-    if summed is None:
+    if summed is None or len({shapes.get(name) for name in summed.input}) != 1:
+        return None
+    if shapes.get(summed.output[0]) is None:
         return None
     for x, hidden in (tuple(summed.input), tuple(summed.input)[::-1]):
         base = first.get(_signature(node, x))

@@ -81,11 +81,14 @@ def _site(relu: onnx.NodeProto, index: GraphIndex) -> tuple[onnx.NodeProto, onnx
     resize = index.made_by(convolution.input[0], "Resize")
     if resize is None or index.only_reader(resize.output[0]) is None:
         return None
+    weight = index.constants.get(convolution.input[1])
+    if weight is None or weight.data_type != onnx.TensorProto.FLOAT:
+        return None
     settings = attributes(convolution)
     plain = settings.get("group", 1) == 1 and settings.get("strides", [1, 1]) == [1, 1]
     plain = plain and settings.get("dilations", [1, 1]) == [1, 1]
     padded = settings.get("pads") == [1, 1, 1, 1] and settings.get("auto_pad") in (None, "NOTSET")
-    three = tuple(index.constants[convolution.input[1]].dims[2:]) == (3, 3)
+    three = tuple(weight.dims[2:]) == (3, 3)
     return (resize, convolution) if plain and padded and three and _doubles(resize, index) else None
 
 

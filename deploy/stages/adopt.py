@@ -23,6 +23,7 @@ from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata, strip_debug_info
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.onnx_model.normalise import drop_idle
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.checksums import sha256_of
@@ -168,6 +169,7 @@ def _adopted(
     widened = holds_half(model)
     if widened:
         widen(model)
+    drop_idle(model)
     tolerance = HALF_TOLERANCE if widened else TOLERANCE
     model, found = _batched(
         model,

@@ -50,6 +50,9 @@ def to_fp16(source: Artifact, output: Path) -> Artifact:
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in keep:
             tensor.CopyFrom(_half(tensor))
+    for node in graph.node:
+        if not keep.intersection(node.output):
+            _halve_attributes(node)
     _cast_borders(graph)
     del graph.value_info[:]
     own = {"parent_sha256": source.sha256, "precision": Precision.FP16.value}
@@ -75,6 +78,15 @@ def _half(tensor: TensorProto) -> TensorProto:
             "keep this model in fp32 or int8"
         )
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
+
+
+def _halve_attributes(node: onnx.NodeProto) -> None:
+    """A Cast to float32 casts to fp16, and a tensor in an attribute is stored in it, in place."""
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+        if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
+            attribute.t.CopyFrom(_half(attribute.t))
 
 
 def _cast_borders(graph: onnx.GraphProto) -> None:
