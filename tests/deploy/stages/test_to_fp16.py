@@ -251,22 +251,37 @@ class TestToFp16:
         with pytest.raises(InputError, match="is fp16; fp16 is made from fp32"):
             to_fp16(half, tmp_path / "twice.onnx")
 
+    def test_constants_in_nodes_and_casts_follow(self, tmp_path: Path) -> None:
+        two = numpy_helper.from_array(np.array([2.0], np.float32))
+        nodes = [
+            helper.make_node("Constant", [], ["two"], value=two),
+            helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
+            helper.make_node("Cast", ["whole"], ["real"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["real", "two"], ["y"]),
+        ]
+        half = to_fp16(foreign(nodes, tmp_path / "foreign.onnx"), tmp_path / "made.onnx")
+        session = onnxruntime.InferenceSession(str(half.path), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"x": np.array([[3.7]], np.float32)})
+        assert found == 6.0
+
     def test_a_foreign_graph_it_cannot_convert_is_an_input_error(self, tmp_path: Path) -> None:
-        constant = numpy_helper.from_array(np.array([2.0], np.float32), "two")
-        graph = helper.make_graph(
-            [
-                helper.make_node("Constant", [], ["two"], value=constant),
-                helper.make_node("Mul", ["x", "two"], ["y"]),
-            ],
-            "foreign",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        set_metadata(model, {"precision": "fp32"})
-        save_model(model, tmp_path / "foreign.onnx")
+        nodes = [
+            helper.make_node("EyeLike", ["x"], ["eye"], dtype=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "eye"], ["y"]),
+        ]
+        source = foreign(nodes, tmp_path / "foreign.onnx")
         with pytest.raises(InputError, match=r"foreign\.onnx has no fp16 form here"):
-            to_fp16(describe(tmp_path / "foreign.onnx"), tmp_path / "made.onnx")
+            to_fp16(source, tmp_path / "made.onnx")
+
+
+def foreign(nodes: list[onnx.NodeProto], path: Path) -> Artifact:
+    """A graph from x to y, both float32 (1, 1), in a file that no export of ours wrote."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy"]
+    graph = helper.make_graph(nodes, "foreign", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    set_metadata(model, {"precision": "fp32"})
+    save_model(model, path)
+    return describe(path)
 
 
 def test_a_truncated_source_is_an_input_error(exported: Artifact, tmp_path: Path) -> None:
