@@ -22,6 +22,7 @@ from segdeploy.deploy import __version__ as __version__
 
 if TYPE_CHECKING:
     from segdeploy.api import align as align
+    from segdeploy.api.adopt import adopt as adopt
     from segdeploy.api.calibrate import calibrate as calibrate
     from segdeploy.api.convert import convert as convert
     from segdeploy.api.data import Data as Data
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from segdeploy.training.recipe import Recipe as Recipe
 
 _VERBS = {
+    "adopt": "adopt",
     "calibrate": "calibrate",
     "check": "package",
     "convert": "convert",

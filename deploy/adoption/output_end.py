@@ -190,7 +190,7 @@ def _chosen(
         if len(found) == 1:
             return found[0]
     raise InputError(
-        f"the model has the outputs {_shown(values)}; state which is the mask: --output NAME"
+        f"the model has the outputs {_shown(values)}; state which is the mask: --output-name NAME"
     )
 
 

@@ -55,6 +55,15 @@ VERBS = {
         help="export a checkpoint to fp32 ONNX",
         examples=("segdeploy export -c best.safetensors -o net.fp32.onnx",),
     ),
+    "adopt": Verb(
+        help="make the ONNX file of any exporter one of ours, and prove that it computes the same",
+        examples=(
+            "segdeploy adopt theirs.onnx --preprocess imagenet -o net.onnx",
+            "segdeploy adopt theirs.onnx --preprocess zero-one --output-kind logits "
+            "--data dsb2018 -o net.onnx",
+        ),
+        limited=True,
+    ),
     "simplify": Verb(
         help="simplify an ONNX graph",
         examples=("segdeploy simplify -m net.fp32.onnx -o net.sim.onnx",),

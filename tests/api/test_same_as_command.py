@@ -45,6 +45,15 @@ VERBS: dict[str, Verb] = {
         lambda i, o: ["export", "-c", i.checkpoint, "--head", 1, "-o", o / "n.onnx"],
         lambda i, o: sd.export(sd.load(i.checkpoint, head=1), o / "n.onnx"),
     ),
+    "adopt": (
+        lambda i, o: [
+            *("adopt", i.fp32, "--preprocess", "published", "--calib-data", i.images),
+            *("--num-samples", 2, "-o", o / "n.onnx"),
+        ],
+        lambda i, o: sd.adopt(
+            i.fp32, "published", sd.Data(i.images, num_samples=2), out=o / "n.onnx"
+        ),
+    ),
     "simplify": (
         lambda i, o: ["simplify", "-m", i.fp32, "-o", o / "n.onnx"],
         lambda i, o: sd.simplify(i.fp32, o / "n.onnx"),

@@ -44,6 +44,7 @@ GRAMMAR = {
     "data": Grammar(words="prepare raw", rest="-o set", writes=True),
     "train": Grammar(rest="--data set -o out", writes=True),
     "export": Grammar(rest="-c net.pth -o net.onnx", writes=True),
+    "adopt": Grammar(models=1, rest="--preprocess imagenet -o out.onnx", writes=True),
     "simplify": Grammar(models=1, rest="-o out.onnx", writes=True),
     "convert": Grammar(models=1, rest="-o out.onnx", writes=True),
     "rewrite": Grammar(models=1, rest="-o out.onnx", writes=True),

@@ -42,6 +42,8 @@ COMMANDS = {
     "--runtime onnxruntime --max-drop 100 --duration 0.01 --warmup 0 --batch 1 --threads 1",
     "compare": "report --compare {run} {run} -o {work}/compare",
     "export": "export -c {away}/net.safetensors --head 1 -o {work}/one/net.onnx",
+    "adopt": "adopt {work}/one/net.onnx --preprocess {away}/contract.json --data {data} "
+    "-o {work}/one/ours.onnx",
     "simplify": "simplify -m {work}/one/net.onnx -o {work}/one/sim.onnx",
     "convert": "convert -m {model} -o {work}/one/half.onnx",
     "rewrite": "rewrite -m {model} -o {work}/one/mask.onnx --rewrites image-interface any-size",
@@ -89,6 +91,7 @@ def machine(
     for folder in (root / "home", root / "tmp", away / "images", work / "one"):
         folder.mkdir(parents=True)
     save_checkpoint(_tiny_unet, away / "net.safetensors", preprocess=TINY)
+    (away / "contract.json").write_text(TINY.to_json())
     data = make_image_set(away / "cells", SPLITS)
     (away / "images/good.png").write_bytes((data / "images/cells_00.png").read_bytes())
     (away / "images/bad.png").write_bytes(b"no image")

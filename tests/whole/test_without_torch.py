@@ -25,6 +25,7 @@ raise ImportError("torch must not be imported here")
 VERBS = {
     "doctor": "doctor",
     "data prepare": "data prepare {raw} -o out",
+    "adopt": "adopt {fp32} --preprocess published --calib-data {set} -o out.onnx",
     "simplify": "simplify -m {fp32} -o out.onnx",
     "convert": "convert -m {fp32} -o out.onnx",
     "rewrite": "rewrite -m {fp32} -o out.onnx --rewrites dead-channels any-size --calib-data {set}",

@@ -1,0 +1,91 @@
+"""Adopt: any ONNX file becomes one of ours, with the same results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segdeploy.api.choices import choice
+from segdeploy.api.data import Data
+from segdeploy.api.load import read_contract
+from segdeploy.api.outputs import AnyPath, beside, output_file
+from segdeploy.deploy.adoption.output_end import OutputKind
+from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.presets import PRESETS
+from segdeploy.deploy.stages.adopt import Adopted
+from segdeploy.deploy.stages.adopt import adopt as adopt_stage
+from segdeploy.deploy.system.only_writer import writing_file
+
+COMPARED = 8
+"""Images that both files run on, where nothing else is asked for."""
+
+
+def adopt(
+    model: AnyPath,
+    preprocess: Preprocess | AnyPath,
+    data: Data | AnyPath | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    output_name: str | None = None,
+    output_kind: OutputKind | str | None = None,
+    out: AnyPath | None = None,
+    overwrite: bool = False,
+) -> Adopted:
+    """Make an ONNX file of any exporter one that every other function here takes.
+
+    Weights beside the file, local functions, constants in nodes, nodes without names, opset 7 and
+    up, fp16, 8-bit pixels, channels last, open sizes, several outputs, logits and two channels are
+    brought into one form: float32 image in, probability of the foreground out. Both files run on
+    images; what differs is in the result, and a file that computes something else is not written.
+
+    Args:
+        model: their file; its weights may lie beside it.
+        preprocess: the input contract the network was trained with: a value, a JSON file, or one
+            of published, imagenet, zero-one, minus-one-one and pixels.
+        data: images to compare on, of the train split: 8 of them where ``Data`` says nothing else.
+        size: height and width, where neither their file nor a contract fixes them.
+        output_name: which of several outputs; ``None`` takes the deepest of several alike.
+        output_kind: sigmoid, softmax or logits, where no operator at the end tells.
+        out: file to write; by default ``NAME.adopted.onnx`` beside the model.
+        overwrite: replace the file that is there.
+
+    Returns:
+        The file as ``artifact``, and how it compares with theirs.
+
+    Raises:
+        InputError: their file cannot be read or brought into the form; the message names the node,
+            or the parameter that says more.
+        UsageError: the file exists, another process writes it, or an unknown preset or kind.
+        RunError: ONNX Runtime fails, or the new file computes something else.
+        OSError: the file cannot be written.
+    """
+    source = Path(model)
+    output = Path(out) if out is not None else beside(source, "adopted.onnx")
+    output = output_file(output, source, overwrite=overwrite)
+    kind = None if output_kind is None else choice(OutputKind, output_kind, what="output_kind")
+    images = _compared(Data.of(data))
+    with writing_file(output):
+        return adopt_stage(
+            source,
+            output,
+            preprocess=_contract(preprocess),
+            images=images.samples,
+            size=size,
+            output_name=output_name,
+            output_kind=kind,
+        )
+
+
+def _contract(given: Preprocess | AnyPath) -> Preprocess | str:
+    """A contract, or the name of a preset: also of what is neither, so that it is refused."""
+    if isinstance(given, Preprocess) or given in PRESETS or not Path(given).exists():
+        return given if isinstance(given, Preprocess) else str(given)
+    found = read_contract(given)
+    assert found is not None
+    return found
+
+
+def _compared(data: Data) -> SegmentationSet:
+    images = data.calibration_images
+    count = len(images) if data.num_samples is not None else min(COMPARED, len(images))
+    return images.take(count, seed=data.seed)

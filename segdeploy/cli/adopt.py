@@ -1,0 +1,90 @@
+"""``segdeploy adopt``: any ONNX file becomes one of ours, with the same results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segdeploy.cli.flags import calibration_alone, output_flag, overwrite_flag, positive_int
+from segdeploy.cli.grammar import Parser
+from segdeploy.cli.inputs import Options, Result, calibration_in, wrote
+from segdeploy.deploy.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from segdeploy.pipeline.finished import FinishedRun
+
+log = logging.getLogger(__name__)
+
+
+def add_flags(verb: Parser) -> None:
+    """A model, what it was trained with, and what its graph cannot tell."""
+    verb.add_models("the ONNX file of another exporter", many=False)
+    output_flag(verb, "ONNX file to write", required=True)
+    overwrite_flag(verb)
+    verb.add_argument(
+        "--preprocess",
+        required=True,
+        metavar="NAME|FILE.json",
+        help="input contract the network was trained with: published (BGR, -1 to 1), imagenet, "
+        "zero-one, minus-one-one, pixels (RGB, 0 to 255), or a file",
+    )
+    verb.add_argument(
+        "--size",
+        type=positive_int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the input, where the model leaves it open (default: the model's, the contract's)",
+    )
+    verb.add_argument(
+        "--output-name",
+        metavar="NAME",
+        help="which output is the mask (default: the only one, the deepest of several alike)",
+    )
+    verb.add_argument(
+        "--output-kind",
+        choices=("sigmoid", "softmax", "logits"),
+        help="what the output holds (default: told by the last operator)",
+    )
+    calibration_alone(verb, count_help="default: 8")
+
+
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """A run's files are ours already.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(
+        f"{options.model} is the folder of a run, whose files need no adopting; give the ONNX file "
+        "of another exporter"
+    )
+
+
+def run(options: Options, arguments: Sequence[str]) -> Result:
+    """Make another exporter's file one of ours."""
+    from segdeploy.api.adopt import adopt
+
+    found = adopt(
+        options.model,
+        options.preprocess,
+        calibration_in(options),
+        size=None if options.size is None else tuple(options.size),
+        output_name=options.output_name,
+        output_kind=options.output_kind,
+        out=options.output,
+        overwrite=options.overwrite,
+    )
+    for note in found.notes:
+        log.info("%s", note)
+    log.info("%s", found.agreement)
+    code, content = wrote(found.artifact)
+    return code, content | {
+        "output": found.given.name,
+        "output_kind": found.given.kind.value,
+        "notes": found.notes,
+        "images": found.images,
+        "max_difference": found.difference,
+        "changed": found.changed,
+    }
