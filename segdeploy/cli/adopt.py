@@ -79,8 +79,9 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     for note in found.notes:
         log.info("%s", note)
     log.info("%s", found.agreement)
-    code, content = wrote(found.artifact)
-    return code, content | {
+    code, file = wrote(found.artifact)
+    return code, {
+        "file": file,
         "output": found.given.name,
         "output_kind": found.given.kind.value,
         "notes": found.notes,
