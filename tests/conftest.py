@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from tiny import (
     SPLIT_OF_TWELVE,
     TINY,
+    exported,
+    quantized,
     randomised,
     write_image_set,
     write_png_file,
@@ -262,23 +264,18 @@ def tiny_models(
 ) -> dict[str, Path]:
     """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target."""
     from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.models.checkpoint import load_checkpoint
     from segdeploy.deploy.quantize.calibrate import calibrate
-    from segdeploy.deploy.quantize.to_int8 import to_int8
-    from segdeploy.deploy.stages.export import export
     from segdeploy.deploy.stages.to_fp16 import to_fp16
     from segdeploy.deploy.targets.profiles import PROFILES
 
     folder = tmp_path_factory.mktemp("tiny_models")
-    save_checkpoint(_tiny_unet, folder / "net.safetensors", preprocess=TINY)
-    fp32 = export(load_checkpoint(folder / "net.safetensors", head=2), folder / "net.fp32.onnx")
+    fp32 = exported(_tiny_unet, folder, head=2)
     images = open_set(write_image_set(folder / "set", SPLIT_OF_TWELVE), "train")
     table = calibrate(fp32, images, preprocess=TINY, threads=1)
     paths = {"fp32": fp32.path, "fp16": to_fp16(fp32, folder / "net.fp16.onnx").path}
     for name, profile in PROFILES.items():
         path = folder / f"net.int8.{name}.onnx"
-        to_int8(fp32, path, table=table, table_sha256="ab" * 32, profile=profile)
-        paths[f"int8 {name}"] = path
+        paths[f"int8 {name}"] = quantized(fp32, path, table, profile=profile).path
     return paths
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +15,17 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
+from segdeploy.calibration.exchange import imported_range
+from segdeploy.calibration.table import CalibrationTable, imported_table
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.models.networks import Network
-from segdeploy.deploy.onnx_model.file import save_model, set_metadata
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model, save_model, set_metadata
+from segdeploy.deploy.quantize.activations import quantized_activations
+from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86, TargetProfile
 
 N = TypeVar("N", bound=Network)
 Pixels = NDArray[np.uint8]
@@ -193,3 +202,35 @@ def write_small_onnx(path: Path, preprocess: Preprocess = TINY, *, batch: int | 
     set_metadata(model, entries | {"preprocess": preprocess.to_json(), "precision": "fp32"})
     save_model(model, path)
     return path
+
+
+def exported(network: Network, folder: Path, *, head: int | None = None) -> Artifact:
+    """``net.fp32.onnx`` of a network with the contract ``TINY``, its checkpoint beside it."""
+    save_checkpoint(network, folder / "net.safetensors", preprocess=TINY)
+    return export(load_checkpoint(folder / "net.safetensors", head=head), folder / "net.fp32.onnx")
+
+
+def made_up_table(artifact: Artifact, *, relu_from: float = 0.0) -> CalibrationTable:
+    """Ranges of a model's activations, of which no image was seen: up to 6, the input from -1."""
+    names = quantized_activations(load_model(artifact.path), operators=DENSE_OPERATORS)
+    lows = {name: -1.0 if name == "image" else relu_from for name in names}
+    return imported_table({n: imported_range(low, 6.0, "a test") for n, low in lows.items()})
+
+
+def quantized(
+    source: Artifact,
+    output: Path,
+    table: CalibrationTable,
+    *,
+    profile: TargetProfile = ORT_X86,
+    exclude: Iterable[str] = (),
+) -> Artifact:
+    """``to_int8`` with a table that lies in no file."""
+    return to_int8(
+        source,
+        output,
+        table=table,
+        table_sha256="ab" * 32,
+        profile=profile,
+        exclude=tuple(exclude),
+    )

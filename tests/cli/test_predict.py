@@ -13,29 +13,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, exported, made_up_table, quantized
 
-from segdeploy.calibration.exchange import imported_range
-from segdeploy.calibration.table import imported_table
 from segdeploy.cli import predict as cli_predict
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.models import UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import describe, load_model
+from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.prediction.fitting import resized
 from segdeploy.deploy.prediction.run import Engine
 from segdeploy.deploy.prediction.settings import Fit, Write
-from segdeploy.deploy.quantize.activations import quantized_activations
-from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
-from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
 from segdeploy.deploy.stages.to_fp16 import to_fp16
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
 
 Files = dict[str, Path]
 Predict = Callable[..., int]
@@ -46,14 +39,8 @@ Pixels = NDArray[np.uint8]
 def files(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> Files:
     """A checkpoint and what is made of it, each form also for images of any size."""
     root = tmp_path_factory.mktemp("models")
-    save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=TINY)
-    fp32 = export(load_checkpoint(root / "net.safetensors", head=1), root / "fp32.onnx")
-    names = quantized_activations(load_model(fp32.path), operators=DENSE_OPERATORS)
-    lows = {name: -1.0 if name == "image" else 0.0 for name in names}
-    table = imported_table({n: imported_range(low, 6.0, "a test") for n, low in lows.items()})
-    int8 = to_int8(
-        fp32, root / "int8.onnx", table=table, table_sha256="ab" * 32, profile=ORT_X86, exclude=()
-    )
+    fp32 = exported(_tiny_unet, root, head=1)
+    int8 = quantized(fp32, root / "int8.onnx", made_up_table(fp32))
     made: dict[str, Artifact] = {
         "fp32": fp32,
         "fp16": to_fp16(fp32, root / "fp16.onnx"),

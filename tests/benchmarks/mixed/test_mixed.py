@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
-from tiny import TINY
+from tiny import TINY, exported, quantized
 
 from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch, fewest_within, next_count
 from segdeploy.benchmarks.mixed.state import SearchState, Trial
@@ -27,13 +27,10 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models import UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, metadata
 from segdeploy.deploy.quantize.activations import float_region
 from segdeploy.deploy.quantize.calibrate import calibrate
-from segdeploy.deploy.quantize.to_int8 import to_int8
-from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
@@ -115,15 +112,12 @@ def job(
 ) -> Job:
     folder = tmp_path_factory.mktemp("mixed")
     root = make_image_set(folder / "images", SPLITS)
-    checkpoint = folder / "net.safetensors"
-    save_checkpoint(_tiny_unet, checkpoint, preprocess=TINY)
-    exported = export(load_checkpoint(checkpoint, head=2), folder / "net.fp32.onnx")
-    source = simplify(exported, folder / "net.sim.onnx")
+    source = simplify(exported(_tiny_unet, folder, head=2), folder / "net.sim.onnx")
     table = calibrate(source, open_set(root, "train"), preprocess=TINY, threads=1)
     table.write(folder / "net.calib.json")
     return Job(
         root=root,
-        checkpoint=checkpoint,
+        checkpoint=folder / "net.safetensors",
         source=source,
         table=table,
         calibration=folder / "net.calib.json",
@@ -196,13 +190,7 @@ def test_plain_int8_within_the_budget_needs_no_ranking(job: Job, tmp_path: Path)
     result = run(search)
     assert (result.within, result.finished, result.layers) == (True, True, ())
     assert not begun(search.output).noise
-    plain = to_int8(
-        job.source,
-        tmp_path / "plain.onnx",
-        table=job.table,
-        table_sha256="ab" * 32,
-        profile=ORT_X86,
-    )
+    plain = quantized(job.source, tmp_path / "plain.onnx", job.table)
     assert search.output.read_bytes() == plain.path.read_bytes()
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from tiny import TINY, write_discs
+from tiny import TINY, exported, quantized, write_discs
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdeploy.benchmarks.literature.torch_cost import torch_cost
@@ -28,7 +28,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.cost import onnx_cost
@@ -43,7 +43,6 @@ from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import activation_params, to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
-from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -90,28 +89,13 @@ def chains(
 
     def chain(name: str, network: Network, head: int | None) -> Chain:
         folder = tmp_path_factory.mktemp(name)
-        save_checkpoint(network, folder / "net.safetensors", preprocess=TINY)
-        checkpoint = load_checkpoint(folder / "net.safetensors", head=head)
-        exported = export(checkpoint, folder / "net.fp32.onnx")
-        source = simplify(exported, folder / "net.sim.onnx") if head is None else exported
+        fp32 = exported(network, folder, head=head)
+        source = simplify(fp32, folder / "net.sim.onnx") if head is None else fp32
         table = calibrate(source, images, preprocess=TINY, threads=1)
         int8 = quantized(source, folder / "net.int8.onnx", table)
-        return Chain(exported=exported, source=source, images=images, table=table, int8=int8)
+        return Chain(exported=fp32, source=source, images=images, table=table, int8=int8)
 
     return {"unet": chain("unet", _tiny_unet, 2), "r2u": chain("r2u", _tiny_r2u, None)}
-
-
-def quantized(
-    source: Artifact, output: Path, table: CalibrationTable, *, exclude: Iterable[str] = ()
-) -> Artifact:
-    return to_int8(
-        source,
-        output,
-        table=table,
-        table_sha256="ab" * 32,
-        profile=ORT_X86,
-        exclude=tuple(exclude),
-    )
 
 
 class Graph:
@@ -853,13 +837,7 @@ class TestProfiles:
         self, chains: dict[str, Chain], tmp_path: Path, profile: TargetProfile
     ) -> None:
         chain = chains["unet"]
-        made = to_int8(
-            chain.source,
-            tmp_path / "n.onnx",
-            table=chain.table,
-            table_sha256="ab" * 32,
-            profile=profile,
-        )
+        made = quantized(chain.source, tmp_path / "n.onnx", chain.table, profile=profile)
         graph = Graph(made)
         assert made.target == profile.name
         points = [graph.constants[node.input[2]] for node in graph.of("QuantizeLinear")]

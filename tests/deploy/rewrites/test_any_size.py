@@ -11,18 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from tiny import TINY
+from tiny import TINY, made_up_table, quantized
 
-from segdeploy.calibration.exchange import imported_range
-from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.onnx_model.graph import constant
-from segdeploy.deploy.quantize.activations import quantized_activations
-from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.any_size import any_size
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.executed import file_layers
@@ -31,7 +27,6 @@ from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import RewriteName, rewrite, summary
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
 
 OTHER_SIZES = ((16, 16), (48, 80))
 TOLERANCE = 1e-4
@@ -54,17 +49,7 @@ def build(
     plain = {name: export(kept, root / f"{name}.onnx") for name, kept in loaded.items()}
 
     def int8() -> Artifact:
-        names = quantized_activations(load_model(plain["unet"].path), operators=DENSE_OPERATORS)
-        lows = {name: -1.0 if name == "image" else 0.0 for name in names}
-        ranges = {name: imported_range(low, 6.0, "a test") for name, low in lows.items()}
-        return to_int8(
-            plain["unet"],
-            root / "int8.onnx",
-            table=imported_table(ranges),
-            table_sha256="ab" * 32,
-            profile=ORT_X86,
-            exclude=(),
-        )
+        return quantized(plain["unet"], root / "int8.onnx", made_up_table(plain["unet"]))
 
     def build(kind: str) -> tuple[Artifact, Checkpoint]:
         if kind in plain:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, exported, quantized
 
 from segdeploy.benchmarks.parity.records import ParityRow
 from segdeploy.benchmarks.parity.run import parity_section
@@ -23,7 +23,6 @@ from segdeploy.benchmarks.speed.entries import entries_for
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.models import UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.file import (
     describe,
@@ -34,11 +33,9 @@ from segdeploy.deploy.onnx_model.file import (
 )
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.quantize.calibrate import calibrate
-from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.image_interface import arithmetic, image_interface
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
-from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86
@@ -92,14 +89,13 @@ class Networks:
 def networks(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> Networks:
     folder = tmp_path_factory.mktemp("networks")
     images = bright_squares(folder / "set")
-    save_checkpoint(_tiny_unet, folder / "net.safetensors", preprocess=TINY)
-    fp32 = export(load_checkpoint(folder / "net.safetensors", head=2), folder / "fp32.onnx")
+    fp32 = exported(_tiny_unet, folder, head=2)
     table = calibrate(fp32, images, preprocess=TINY, threads=1)
     files = {"fp32": fp32, "fp16": to_fp16(fp32, folder / "fp16.onnx")}
     for profile in (ORT_X86, OPENVINO_CPU):
         name = f"int8 {profile.name}"
         path = folder / f"{name}.onnx"
-        files[name] = to_int8(fp32, path, table=table, table_sha256="ab" * 32, profile=profile)
+        files[name] = quantized(fp32, path, table, profile=profile)
     return Networks(images=images, files=files, folder=folder)
 
 

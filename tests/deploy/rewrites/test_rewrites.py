@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-from tiny import TINY
+from tiny import TINY, exported
 
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
@@ -40,7 +39,6 @@ from segdeploy.deploy.rewrites.channel_groups import channel_groups
 from segdeploy.deploy.rewrites.dead_channels import CHANNEL_BLOCK, dead_channels
 from segdeploy.deploy.rewrites.recurrent_sum import recurrent_sum
 from segdeploy.deploy.rewrites.upsample_convolution import parity_weights, upsample_convolution
-from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import RewriteName, rewrite, summary
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
@@ -52,9 +50,7 @@ Array = NDArray[np.float32]
 
 def simplified(network: Network, folder: Path) -> Artifact:
     """The network as the pipeline hands it to the rewrites."""
-    save_checkpoint(network, folder / "net.safetensors", preprocess=TINY)
-    exported = export(load_checkpoint(folder / "net.safetensors"), folder / "net.fp32.onnx")
-    return simplify(exported, folder / "net.sim.onnx")
+    return simplify(exported(network, folder), folder / "net.sim.onnx")
 
 
 @pytest.fixture(scope="module")

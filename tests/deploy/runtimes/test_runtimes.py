@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from report_builders import compared_row
-from tiny import TINY
+from tiny import TINY, made_up_table, quantized
 from torch import nn
 
 from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
@@ -26,17 +26,13 @@ from segdeploy.benchmarks.speed.environment import describe as describe_environm
 from segdeploy.benchmarks.speed.run import speed_section
 from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
 from segdeploy.benchmarks.speed.sweep import Sweep
-from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.json_record import record_of
-from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.cost import onnx_cost
-from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
-from segdeploy.deploy.quantize.activations import quantized_activations
-from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.runtimes import ort
 from segdeploy.deploy.runtimes.base import (
     BATCHES_AHEAD,
@@ -59,7 +55,7 @@ from segdeploy.deploy.runtimes.registry import (
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, OPENVINO_CPU
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU
 
 BF16_HERE = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(describe_environment().isa))
 ONE_THREAD = Execution(threads=1)
@@ -95,19 +91,11 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory, _tiny_r2u: R2UNet) -> Ar
 @pytest.fixture(scope="module")
 def quantize(artifact: Artifact) -> Quantize:
     """Function (layers to keep in float, lower end after a ReLU) -> int8 file, ranges made up."""
-    names = quantized_activations(load_model(artifact.path), operators=DENSE_OPERATORS)
 
     def quantize(*exclude: str, relu_from: float = 0.0) -> Artifact:
-        lows = {name: -1.0 if name == "image" else relu_from for name in names}
-        table = imported_table({n: imported_range(low, 6.0, "a test") for n, low in lows.items()})
-        return to_int8(
-            artifact,
-            artifact.path.with_name("net.int8.onnx"),
-            table=table,
-            table_sha256="ab" * 32,
-            profile=OPENVINO_CPU,
-            exclude=exclude,
-        )
+        table = made_up_table(artifact, relu_from=relu_from)
+        output = artifact.path.with_name("net.int8.onnx")
+        return quantized(artifact, output, table, profile=OPENVINO_CPU, exclude=exclude)
 
     return quantize
 

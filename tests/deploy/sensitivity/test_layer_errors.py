@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from PIL import Image
-from tiny import TINY, write_discs
+from tiny import TINY, exported, quantized, write_discs
 
 from segdeploy.benchmarks.parity.evidence import stage_check
 from segdeploy.calibration.table import CalibrationTable
@@ -25,12 +25,11 @@ from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
-from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
 from segdeploy.deploy.quantize.calibrate import calibrate
-from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.sensitivity import layer_errors
@@ -76,30 +75,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def case_of(network: Network, folder: Path, images: SegmentationSet, head: int | None) -> Case:
-    save_checkpoint(network, folder / "net.safetensors", preprocess=TINY)
-    exported = export(
-        load_checkpoint(folder / "net.safetensors", head=head), folder / "net.fp32.onnx"
-    )
-    source = simplify(exported, folder / "net.sim.onnx")
+    source = simplify(exported(network, folder, head=head), folder / "net.sim.onnx")
     table = calibrate(source, images, preprocess=TINY, threads=1)
     table.write(folder / "net.calib.json")
     inputs = list(images.inputs(TINY))[:3]
     int8 = quantized(source, folder / "net.int8.onnx", table)
     layers = compare_layers(source, int8, inputs, threads=1)
     return Case(source=source, table=table, int8=int8, images=inputs, layers=layers)
-
-
-def quantized(
-    source: Artifact,
-    output: Path,
-    table: CalibrationTable,
-    *,
-    profile: TargetProfile = ORT_X86,
-    exclude: Sequence[str] = (),
-) -> Artifact:
-    return to_int8(
-        source, output, table=table, table_sha256="ab" * 32, profile=profile, exclude=exclude
-    )
 
 
 @pytest.fixture(scope="module")
