@@ -37,6 +37,7 @@ the CPU build does not.
 CLASSIFIED = {
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD",
+    "ISC License (ISCL)": "ISC",
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF",
@@ -44,6 +45,7 @@ CLASSIFIED = {
 """Licence classifiers of packages that state no expression."""
 
 SPELLED = {
+    "ISC license": "ISC",
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
     "BSD 3-Clause License": "BSD-3-Clause",
@@ -75,7 +77,9 @@ NOTES = {
 }
 """Every package whose licence is no plain permissive one, or that is to be known, in a line."""
 
-PERMISSIVE = re.compile(r"(Apache-2\.0|BSD|MIT|0BSD|Zlib|CC0-1\.0|BSL-1\.0|LLVM-exception)[\w.-]*")
+PERMISSIVE = re.compile(
+    r"(Apache-2\.0|BSD|MIT|ISC|0BSD|Zlib|CC0-1\.0|BSL-1\.0|LLVM-exception)[\w.-]*"
+)
 
 
 def licences(output: Path) -> None:
@@ -145,7 +149,7 @@ def _licence(package: metadata.Distribution) -> str:
         for value in stated.get_all("Classifier") or ()
         if value.startswith("License :: ")
     ]
-    if text and len(text) < 40 and "::" not in text and text != "BSD":
+    if text and len(text) < 40 and "::" not in text and text not in ("BSD", "UNKNOWN"):
         return SPELLED.get(text, text)
     if not classifiers and not text and package.name in IN_A_FILE:
         return IN_A_FILE[package.name]

@@ -23,21 +23,30 @@ from segdeploy.deploy import __version__ as __version__
 if TYPE_CHECKING:
     from segdeploy.api import align as align
     from segdeploy.api.adopt import adopt as adopt
+    from segdeploy.api.benchmark import benchmark as benchmark
+    from segdeploy.api.benchmark import end_to_end as end_to_end
     from segdeploy.api.calibrate import calibrate as calibrate
     from segdeploy.api.convert import convert as convert
     from segdeploy.api.data import Data as Data
+    from segdeploy.api.debug import debug as debug
+    from segdeploy.api.deploy import deploy as deploy
     from segdeploy.api.doctor import doctor as doctor
     from segdeploy.api.export import export as export
     from segdeploy.api.load import load as load
     from segdeploy.api.mixed_precision import mixed_precision as mixed_precision
     from segdeploy.api.package import check as check
     from segdeploy.api.package import package as package
+    from segdeploy.api.parity import DeviceOutputs as DeviceOutputs
+    from segdeploy.api.parity import parity as parity
     from segdeploy.api.predict import predict as predict
     from segdeploy.api.predictor import Predictor as Predictor
     from segdeploy.api.prepare import prepare as prepare
     from segdeploy.api.quantize import quantize as quantize
     from segdeploy.api.recommended import Recommended as Recommended
+    from segdeploy.api.report import compare as compare
+    from segdeploy.api.report import report as report
     from segdeploy.api.rewrite import rewrite as rewrite
+    from segdeploy.api.run import Run as Run
     from segdeploy.api.simplify import simplify as simplify
     from segdeploy.api.train import train as train
     from segdeploy.api.verify import verify as verify
@@ -56,17 +65,24 @@ if TYPE_CHECKING:
 
 _VERBS = {
     "adopt": "adopt",
+    "benchmark": "benchmark",
     "calibrate": "calibrate",
     "check": "package",
+    "compare": "report",
     "convert": "convert",
+    "debug": "debug",
+    "deploy": "deploy",
     "doctor": "doctor",
+    "end_to_end": "benchmark",
     "export": "export",
     "load": "load",
     "mixed_precision": "mixed_precision",
     "package": "package",
+    "parity": "parity",
     "predict": "predict",
     "prepare": "prepare",
     "quantize": "quantize",
+    "report": "report",
     "rewrite": "rewrite",
     "simplify": "simplify",
     "train": "train",
@@ -80,12 +96,14 @@ _VALUES = {
     "CalibrationTable": "calibration.table",
     "Checkpoint": "deploy.models.checkpoint",
     "Data": "api.data",
+    "DeviceOutputs": "api.parity",
     "InputError": "deploy.system.errors",
     "MemoryLimitError": "deploy.system.errors",
     "Predictor": "api.predictor",
     "Preprocess": "deploy.data.preprocess",
     "Recipe": "training.recipe",
     "Recommended": "api.recommended",
+    "Run": "api.run",
     "RunError": "deploy.system.errors",
     "SegdeployError": "calibration.errors",
     "UsageError": "deploy.system.errors",

@@ -104,12 +104,12 @@ def charts_of(report: Report) -> dict[str, Any]:
     """Every chart, by the name the template knows it under; ``None`` where there is none."""
     return {
         "charts": {
-            "accuracy_latency": _drawn(accuracy_latency(report)),
-            "latency_distribution": _drawn(latency_distribution(report)),
-            "batch_sweep": _drawn(batch_sweep(report)),
-            "layer_sqnr": _drawn(layer_sqnr(report)),
+            "accuracy_latency": drawn(accuracy_latency(report)),
+            "latency_distribution": drawn(latency_distribution(report)),
+            "batch_sweep": drawn(batch_sweep(report)),
+            "layer_sqnr": drawn(layer_sqnr(report)),
         },
-        "histograms": {name: _drawn(chart) for name, chart in histograms(report).items()},
+        "histograms": {name: drawn(chart) for name, chart in histograms(report).items()},
     }
 
 
@@ -135,6 +135,6 @@ def picture_rows(report: Report) -> list[PictureRow]:
     return rows
 
 
-def _drawn(chart: str | None) -> Markup | None:
+def drawn(chart: str | None) -> Markup | None:
     """A chart as it is: its texts were escaped when it was drawn."""
     return None if chart is None else Markup(chart)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
+from segdeploy.api.data import Data
 from segdeploy.api.load import load, load_network
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
@@ -50,8 +51,12 @@ def artifact_of(model: AnyOnnx) -> Artifact:
     return describe(_path(model))
 
 
-def checkpoint_of(model: AnyCheckpoint) -> Checkpoint:
+def checkpoint_of(model: AnyCheckpoint, *, data: Data | None = None) -> Checkpoint:
     """The checkpoint that is meant, loaded.
+
+    Args:
+        model: a value or a path.
+        data: images it is for, where the project's contract depends on their aspect.
 
     Raises:
         InputError: it cannot be read.
@@ -61,7 +66,7 @@ def checkpoint_of(model: AnyCheckpoint) -> Checkpoint:
         return model
     if isinstance(model, Artifact):
         raise UsageError(f"{model.path} is an ONNX file; this takes a checkpoint")
-    return load_network(_path(model))
+    return load_network(_path(model), data=data)
 
 
 def model_of(model: AnyModel) -> Checkpoint | Artifact:
@@ -76,6 +81,13 @@ def model_of(model: AnyModel) -> Checkpoint | Artifact:
     if isinstance(model, Artifact) or is_checkpoint(model):
         return model
     return load(_path(model))
+
+
+def several(models: AnyOnnx | Sequence[AnyOnnx]) -> list[AnyOnnx]:
+    """One model or several, as a list."""
+    if isinstance(models, (Recommended, Artifact, str, os.PathLike)):
+        return [models]
+    return list(models)
 
 
 def artifacts_of(models: Sequence[AnyOnnx]) -> dict[str, Artifact]:

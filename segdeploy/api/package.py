@@ -9,14 +9,13 @@ from pathlib import Path
 
 from segdeploy.api.choices import choice
 from segdeploy.api.data import Data
-from segdeploy.api.models import AnyOnnx, artifact_of
+from segdeploy.api.models import AnyOnnx, artifact_of, several
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
 from segdeploy.api.tables import table_of, table_sha256
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import require_disjoint
-from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.package import package as write_package
@@ -101,7 +100,7 @@ def package(
     if calibration is not None and evaluation is not None:
         require_disjoint(calibration, evaluation)
     request = Request(
-        sources=tuple(PackagedModel.open(_file(model)) for model in _several(models)),
+        sources=tuple(PackagedModel.open(_file(model)) for model in several(models)),
         calibration=calibration,
         evaluation=evaluation,
         table=None if table is None else table_of(table),
@@ -128,14 +127,9 @@ def check(models: OneOrMore, *, target: str) -> GraphCheck:
     chosen = package_target(target)
     if chosen.check is None:
         raise UsageError(f"--check: {chosen.title} has no rules about graphs here")
-    files = [_file(model) for model in _several(models)]
+    files = [_file(model) for model in several(models)]
     findings = {path: tuple(chosen.check(load_model(path))) for path in files}
     return GraphCheck(target=chosen.name, title=chosen.title, findings=findings)
-
-
-def _several(models: OneOrMore) -> list[AnyOnnx]:
-    one = isinstance(models, (Recommended, Artifact, str, os.PathLike))
-    return [models] if one else list(models)  # type: ignore[list-item,arg-type]  # told by `one`
 
 
 def _file(model: AnyOnnx) -> Path:

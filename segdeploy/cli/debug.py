@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,14 +15,9 @@ from segdeploy.cli.flags import (
     threads_flag,
 )
 from segdeploy.cli.grammar import Parser
-from segdeploy.cli.inputs import Options, Result, output_file
-from segdeploy.deploy.data import bundled
-from segdeploy.deploy.system.errors import UsageError
-from segdeploy.deploy.system.progress import bar
+from segdeploy.cli.inputs import Options, Result, calibration_in
 
 if TYPE_CHECKING:
-    from segdeploy.deploy.data.image_set import SegmentationSet
-    from segdeploy.deploy.onnx_model.artifact import Artifact
     from segdeploy.deploy.sensitivity.layer_errors import LayerError
     from segdeploy.pipeline.finished import FinishedRun
 
@@ -80,87 +74,26 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Rank the layers of an int8 model by what they do to its output."""
-    from segdeploy.calibration.files import write_atomic
-    from segdeploy.calibration.json_record import json_of
-    from segdeploy.calibration.table import CalibrationTable
-    from segdeploy.deploy.onnx_model.file import contract_of, describe
-    from segdeploy.deploy.sensitivity.layer_errors import compare_layers, layer_errors
-    from segdeploy.deploy.sensitivity.section import debug_section
-    from segdeploy.deploy.targets.profiles import profile_named
+    from segdeploy.api.debug import debug
 
-    model = describe(options.model)
-    _require_one_question(options, model)
-    given = [options.model, *filter(None, (options.calibration, options.reference))]
-    output = output_file(options, *given) if options.output else None
-    reference = describe(options.reference) if options.reference else model
-    images = _images(options)
-    inputs = list(images.inputs(contract_of(reference)))
-    if options.reference:
-        target = model.target
-        layers = compare_layers(
-            reference, model, inputs, threads=options.threads, progress=_progress
-        )
-    else:
-        target = options.target or DEFAULT_TARGET
-        layers = layer_errors(
-            model,
-            table=CalibrationTable.read(options.calibration),
-            profile=profile_named(target),
-            images=inputs,
-            exclude=options.exclude or (),
-            threads=options.threads,
-            progress=_progress,
-        )
-    name = options.model.name if options.reference else f"{options.model.name} in int8"
-    section = debug_section(
-        layers, file=name, reference=reference.path.name, target=target, images=len(images)
+    found = debug(
+        options.model,
+        table=options.calibration,
+        reference=options.reference,
+        target=options.target,
+        exclude=options.exclude or (),
+        data=calibration_in(options),
+        threads=options.threads,
+        out=options.output,
+        overwrite=options.overwrite,
     )
-    plain = json_of(section)
-    _say(layers, f"{name}{f' for {target}' if target else ''}, {len(images)} calibration images")
-    _advise(layers)
-    if output:
-        write_atomic(output, (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
-        log.info("%s: %d layers", output, len(layers))
-    return 0, plain
-
-
-def _require_one_question(options: Options, model: Artifact) -> None:
-    """Refuse flags that state no int8 model, or two.
-
-    Raises:
-        UsageError: naming them and what to give.
-    """
-    from segdeploy.deploy.onnx_model.artifact import Precision
-
-    if bool(options.calibration) == bool(options.reference):
-        raise UsageError(
-            "give -m FLOAT.onnx --calibration TABLE.json, or -m INT8.onnx --reference FLOAT.onnx"
-        )
-    if options.reference and (options.target or options.exclude):
-        raise UsageError("--target and --exclude go with --calibration; an int8 file has its own")
-    if options.reference and model.precision is not Precision.INT8:
-        raise UsageError(
-            f"-m {options.model} is {model.precision.value}; with --reference give an int8 file in "
-            "QDQ form, as `segdeploy quantize` writes it"
-        )
-    if options.calibration and model.precision is Precision.INT8:
-        raise UsageError(
-            f"-m {options.model} is int8 already; give the float file it was made from as "
-            "--reference, not --calibration"
-        )
-
-
-def _images(options: Options) -> SegmentationSet:
-    """Of the train split only: the test split is for reports."""
-    from segdeploy.deploy.data.image_set import open_set
-
-    images = open_set(options.calib_data or bundled.sample(), "train")
-    count = options.num_samples or min(DEFAULT_SAMPLES, len(images))
-    return images.take(count, seed=options.seed)
-
-
-def _progress(work: Iterable[T]) -> Iterable[T]:
-    return bar(work, "debug", unit="step")
+    section = found.section
+    made_for = f" for {section.target}" if section.target else ""
+    _say(found.layers, f"{section.file}{made_for}, {section.images} calibration images")
+    _advise(found.layers)
+    if options.output:
+        log.info("%s: %d layers", options.output, len(found.layers))
+    return 0, section
 
 
 def _say(layers: Sequence[LayerError], title: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy.cli.compare import artifacts_of, common_contract, require_same_inputs
 from segdeploy.cli.flags import (
     Group,
     checkpoint_details,
@@ -19,20 +18,12 @@ from segdeploy.cli.flags import (
     time_limit_flag,
 )
 from segdeploy.cli.grammar import Parser
-from segdeploy.cli.inputs import GATE_FAILED, Options, Result, checkpoint_of, runtimes_of
-from segdeploy.deploy.data import bundled
-from segdeploy.deploy.system.errors import InputError, RunError, UsageError
-from segdeploy.deploy.system.progress import bar
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, model_of
+from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from segdeploy.benchmarks.parity.predictions import Predictions
     from segdeploy.benchmarks.parity.records import ParitySection
     from segdeploy.benchmarks.report.rows import ComparedRow
-    from segdeploy.benchmarks.speed.entries import Entry
-    from segdeploy.deploy.data.image_set import SegmentationSet
-    from segdeploy.deploy.data.preprocess import Preprocess
-    from segdeploy.deploy.onnx_model.artifact import Artifact
-    from segdeploy.deploy.runtimes.base import Execution, Runtime
     from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
@@ -101,121 +92,37 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Compare candidates with a reference; exit code 1 unless every one is proven to be kept."""
-    from segdeploy.benchmarks.parity.run import parity_section
-    from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.runtimes.base import Execution
-    from segdeploy.deploy.runtimes.registry import usable_cores
+    from segdeploy.api.parity import DeviceOutputs, parity
 
-    _require_candidates(options)
-    artifacts = artifacts_of(options.model)
-    images = open_set(options.data or bundled.sample(), "test")
-    execution = Execution(threads=options.threads or usable_cores())
-    opened, name, preprocess = _reference(options, execution)
-    with opened as reference:
-        if artifacts:
-            require_same_inputs(options.reference, preprocess, common_contract(artifacts))
-        section = parity_section(
-            reference,
-            name,
-            _entries(options, artifacts),
-            images=images.inputs(preprocess),
-            pixels=images.pixels(preprocess),
-            truths=images.truths(preprocess),
-            fields=images.fields(preprocess),
-            names=[sample.name for sample in images],
-            max_drop=options.max_drop,
-            seed=options.seed,
-            execution=execution,
-            progress=lambda items, label: bar(items, label, unit="image"),
-            predictions=_predictions(options, images, preprocess),
-            time_limit_s=options.time_limit,
-        )
-    _require_compared(section)
-    _say(section)
-    passed = section.passed
-    log.info("%s (budget %g points of IoU)", "PASS" if passed else "FAIL", options.max_drop)
-    return 0 if passed else GATE_FAILED, section
-
-
-def _require_candidates(options: Options) -> None:
-    """Refuse flags that leave nothing to compare, or that nothing reads."""
     folders, names = options.predictions, options.predictions_name
-    if not options.model and not folders:
-        raise UsageError("nothing to compare; give -m FILE, --predictions DIR, or both")
-    if options.runtime and not options.model:
-        raise UsageError("--runtime is for the files of -m, and there are none")
     if (names or options.predictions_order) and not folders:
         raise UsageError("--predictions-name and --predictions-order need --predictions DIR")
     if names and len(names) != len(folders):
         raise UsageError(
             f"--predictions-name has {len(names)} names for {len(folders)} folders; give one each"
         )
-    shown = names or [folder.resolve().name for folder in folders]
-    if len(set(shown)) != len(shown):
-        raise UsageError(
-            f"two of the predictions are called {shown}; tell them apart with --predictions-name"
-        )
-
-
-def _require_compared(section: ParitySection) -> None:
-    """Refuse a table of nothing but skipped rows."""
-    candidates = section.rows[1:]
-    if all(row.skipped and not row.failed for row in candidates):
-        reasons = "; ".join(f"{row.name}: {row.skipped}" for row in candidates)
-        raise InputError(f"nothing could be compared: {reasons}")
-
-
-def _entries(options: Options, artifacts: dict[str, Artifact]) -> tuple[Entry, ...]:
-    """Every file on the runtimes asked for; without such, on every one that takes it."""
-    from segdeploy.benchmarks.speed.entries import entries_everywhere, entries_for
-
-    runtimes = runtimes_of(options)
-    return entries_everywhere(artifacts) if runtimes is None else entries_for(artifacts, runtimes)
-
-
-def _predictions(
-    options: Options, images: SegmentationSet, preprocess: Preprocess
-) -> list[Predictions]:
-    """What the devices returned, in the order of the images."""
-    from segdeploy.benchmarks.parity.predictions import Values, read_predictions
-
-    return [
-        read_predictions(
-            folder,
-            [sample.name for sample in images],
-            size=preprocess.size,
-            values=Values(options.predictions_are),
-            order=options.predictions_order,
-            name=options.predictions_name[index] if options.predictions_name else None,
-        )
-        for index, folder in enumerate(options.predictions)
-    ]
-
-
-def _reference(options: Options, execution: Execution) -> tuple[Runtime, str, Preprocess]:
-    """The reference, its name, and the inputs it expects."""
-    from segdeploy.deploy.onnx_model.file import contract_of, describe
-    from segdeploy.deploy.runtimes.isolated import open_isolated
-    from segdeploy.deploy.runtimes.registry import RuntimeName
-
-    path: Path = options.reference
-    if path.suffix == ".onnx":
-        artifact = describe(path)
-        contract, name = contract_of(artifact), f"{path.name} on ONNX Runtime"
-        try:
-            runtime = open_isolated(
-                RuntimeName.ONNXRUNTIME,
-                artifact,
-                execution=execution,
-                time_limit_s=options.time_limit,
+    found = parity(
+        options.model,
+        reference=model_of(options, options.reference),
+        data=options.data,
+        outputs=[
+            DeviceOutputs(
+                folder=folder,
+                name=names[index] if names else None,
+                values=options.predictions_are,
+                order=options.predictions_order,
             )
-        except RunError as error:
-            raise RunError(f"the reference, {name}: {error}") from error
-        return runtime, name, contract
-    from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime  # torch: for a checkpoint alone
-
-    checkpoint = checkpoint_of(options, path)
-    return PyTorchRuntime(checkpoint, execution=execution), "PyTorch fp32", checkpoint.preprocess
+            for index, folder in enumerate(folders)
+        ],
+        max_drop=options.max_drop,
+        runtimes=options.runtime,
+        seed=options.seed,
+        threads=options.threads,
+        time_limit_s=options.time_limit,
+    )
+    _say(found.section)
+    log.info("%s (budget %g points of IoU)", "PASS" if found.kept else "FAIL", options.max_drop)
+    return 0 if found.kept else GATE_FAILED, found.section
 
 
 def _say(section: ParitySection) -> None:

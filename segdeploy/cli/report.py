@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from segdeploy.cli.flags import Group, output_flag, overwrite_flag
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.deploy.system.only_writer import require_new_in, writing_folder
 
 if TYPE_CHECKING:
     from segdeploy.benchmarks.report.compare import ParityChange
@@ -50,39 +49,29 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         UsageError: neither one run nor two are given, or both.
         InputError: a report cannot be read.
     """
-    from segdeploy.benchmarks.report.files import PAGES, read_report, verdict_text, write_pages
-    from segdeploy.deploy.system.checksums import CHECKSUMS, update_checksums
-
     if (options.folder is None) == (options.compare is None):
         raise UsageError("give one run (segdeploy report DIR), or two with --compare A B")
     if options.compare:
-        output = options.output or COMPARED
-        require_new_in(output, "compare.html", overwrite=options.overwrite)
-        return _compare(*options.compare, output=output)
+        return _compare(options, *options.compare, output=options.output or COMPARED)
     if options.output:
         raise UsageError("-o goes with --compare; the pages of one run are written beside it")
-    report = read_report(options.folder)
+    from segdeploy.api.report import report
+    from segdeploy.benchmarks.report.files import PAGES, verdict_text
+
+    found = report(options.folder)
     folder = options.folder if options.folder.is_dir() else options.folder.parent
-    with writing_folder(folder):
-        write_pages(report, folder)
-        if (folder / CHECKSUMS).is_file():
-            update_checksums(folder, PAGES[1:])
-    log.info("%s", verdict_text(report))
-    log.info("report: %s", folder / "report.html")
-    return 0, report
+    log.info("%s", verdict_text(found))
+    log.info("report: %s", folder / PAGES[-1])
+    return 0, found
 
 
-def _compare(one: Path, other: Path, *, output: Path) -> Result:
+def _compare(options: Options, one: Path, other: Path, *, output: Path) -> Result:
     """Both reports on one page; says the changes in a few lines."""
-    from segdeploy.benchmarks.report.compare import compare_reports
-    from segdeploy.benchmarks.report.compare_page import warnings, write_comparison
-    from segdeploy.benchmarks.report.files import read_report
+    from segdeploy.api.report import compare
+    from segdeploy.benchmarks.report.compare_page import warnings
     from segdeploy.benchmarks.report.tables import figure
 
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"-o {output} is a file; give a folder")
-    found = compare_reports(read_report(one), read_report(other))
-    write_comparison(found, output)
+    found = compare(one, other, out=output, overwrite=options.overwrite)
     for warning in warnings(found):
         log.warning("%s", warning)
     for change in found.parity:

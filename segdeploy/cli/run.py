@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,8 +24,7 @@ from segdeploy.cli.flags import (
     time_limit_flag,
     timing_flags,
 )
-from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled, runtimes_of
-from segdeploy.deploy.data import bundled
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.shown_command import shown_command
 
@@ -60,50 +58,36 @@ def add_flags(verb: Group) -> None:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
-    from segdeploy.benchmarks.report.verdict import verdict_text
-    from segdeploy.benchmarks.speed.environment import describe as describe_environment
-    from segdeploy.calibration.estimate import Method
-    from segdeploy.deploy.data.image_set import open_set
-    from segdeploy.deploy.runtimes.registry import CPU_RUNTIMES, availability, usable_cores
-    from segdeploy.deploy.targets.profiles import native_profile, profile_named
-    from segdeploy.pipeline.run import run as run_stages
-    from segdeploy.pipeline.run_config import RunConfig
+    from segdeploy.api.data import Data
+    from segdeploy.api.deploy import deploy
 
-    checkpoint = given_or_bundled(options)
-    data_root = options.data or bundled.sample()
-    calibration = open_set(options.calib_data or data_root, "train")
-    machine = describe_environment()
-    targets = [profile_named(name) for name in options.target or ()] or [
-        native_profile(runtime, machine=platform.machine(), isa=machine.isa)
-        for runtime in CPU_RUNTIMES
-        if availability(runtime).ready
-    ]
-    head = f"_l{checkpoint.head}" if checkpoint.head not in (None, 4) else ""
-    config = RunConfig(
-        name=f"{checkpoint.arch.value}{head}",
-        output=options.output,
-        calibration=calibration.take(options.num_samples, seed=options.seed),
-        evaluation=open_set(data_root, "test"),
-        method=Method(options.method),
-        targets=tuple(targets),
-        runtimes=runtimes_of(options, checkpoint),
-        exclude=tuple(options.exclude),
+    found = deploy(
+        given_or_bundled(options),
+        Data(
+            options.data,
+            calibration=options.calib_data,
+            num_samples=options.num_samples,
+            seed=options.seed,
+        ),
+        out=options.output,
+        method=options.method,
+        targets=options.target or (),
+        exclude=options.exclude,
+        runtimes=options.runtime,
         max_drop=options.max_drop,
         batch=options.batch,
-        threads=options.threads or usable_cores(),
         warmup=options.warmup,
         duration_s=options.duration,
+        threads=options.threads,
         seed=options.seed,
         time_limit_s=options.time_limit,
         overwrite=options.overwrite,
         command=shown_command(["segdeploy"], arguments),
     )
-    report = run_stages(config, checkpoint)
-    log.info("%s", verdict_text(report))
+    log.info("%s", found.verdict)
     log.info("report: %s", options.output / "report.html")
-    failed = [row for row in report.benchmark.rows if row.failed] if report.benchmark else []
-    for row in failed:
+    for row in found.failed:
         log.warning("%s, batch %d: FAILED, %s", row.name, row.batch, row.skipped)
-    if not report.passed:
-        return GATE_FAILED, report
-    return (RunError.exit_code if failed else 0), report
+    if not found.passed:
+        return GATE_FAILED, found.report
+    return (RunError.exit_code if found.failed else 0), found.report

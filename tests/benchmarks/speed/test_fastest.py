@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from segdeploy.api.runtimes import runtimes_of
 from segdeploy.benchmarks.speed import fastest as module
 from segdeploy.benchmarks.speed.fastest import Fastest, fastest
-from segdeploy.cli.inputs import runtimes_of
+from segdeploy.cli.main import main
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.runtimes.base import Availability, Executed, Execution, Feeds, Results
@@ -130,33 +130,21 @@ def test_nothing_measured_is_no_result() -> None:
         Fastest(p50_ms={}, refused={})
 
 
-class TestFlag:
-    def options(self, *runtimes: str, **flags: object) -> argparse.Namespace:
-        return argparse.Namespace(runtime=list(runtimes) or None, **flags)
-
+class TestAuto:
     def test_without_it_nothing_is_measured(self) -> None:
-        assert runtimes_of(self.options()) is None
-        assert runtimes_of(self.options("openvino", "onnxruntime")) == (OPENVINO, ORT)
+        assert runtimes_of(None, [], execution=ASKED) is None
+        assert runtimes_of(["openvino", "onnxruntime"], [], execution=ASKED) == (OPENVINO, ORT)
+        assert runtimes_of(ORT, [], execution=ASKED) == (ORT,)
 
     def test_it_stands_alone(self) -> None:
         with pytest.raises(UsageError, match=r"auto openvino: auto picks one runtime by itself"):
-            runtimes_of(self.options("auto", "openvino"))
+            runtimes_of(["auto", "openvino"], [], execution=ASKED)
 
-    @pytest.mark.parametrize(
-        ("flags", "execution"),
-        [
-            ({"threads": None, "precision": "bf16"}, {"precision": Precision.BF16}),
-            ({"threads": 3}, {"threads": 3}),
-            ({"threads": [2, 4]}, {"threads": 2}),
-        ],
-    )
     def test_the_models_are_measured_as_they_will_run_and_the_winner_is_said(
         self,
         artifact: Artifact,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
-        flags: dict[str, object],
-        execution: dict[str, object],
     ) -> None:
         asked: list[Execution] = []
 
@@ -168,22 +156,52 @@ class TestFlag:
             return Fastest(p50_ms={ORT: 2.5, OPENVINO: 1.25}, refused={})
 
         monkeypatch.setattr(module, "fastest", measured)
-        with caplog.at_level(logging.INFO, logger="segdeploy.cli.inputs"):
-            found = runtimes_of(self.options("auto", model=[artifact.path], **flags))
+        with caplog.at_level(logging.INFO, logger="segdeploy.api.runtimes"):
+            found = runtimes_of("auto", [artifact], execution=ASKED)
         assert found == (OPENVINO,)
-        assert {name: getattr(asked[0], name) for name in execution} == execution
+        assert asked == [ASKED]
         assert caplog.messages == [
             "--runtime auto: openvino is the fastest here (OpenVINO 1.25 ms, ONNX Runtime 2.50 ms)"
         ]
 
+    @pytest.mark.parametrize(
+        ("flags", "execution"),
+        [
+            (["--precision", "bf16"], {"precision": Precision.BF16}),
+            (["--threads", "1"], {"threads": 1}),
+            (["--threads", "2", "1"], {"threads": 2}),
+        ],
+    )
+    def test_the_flags_of_a_benchmark_decide_how(
+        self,
+        small_onnx: Callable[..., Path],
+        image_set: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        flags: list[str],
+        execution: dict[str, object],
+    ) -> None:
+        asked: list[Execution] = []
+
+        def measured(artifacts: object, *, execution: Execution, time_limit_s: float) -> Fastest:
+            asked.append(execution)
+            raise InputError("no runtime for the models (measured all the same)")
+
+        monkeypatch.setattr(module, "fastest", measured)
+        model = str(small_onnx(tmp_path / "net.onnx"))
+        words = ["benchmark", "-m", model, "--data", str(image_set), "--runtime", "auto", *flags]
+        assert main(words) == InputError.exit_code
+        assert {name: getattr(asked[0], name) for name in execution} == execution
+
     def test_a_checkpoint_is_measured_as_the_file_it_becomes(
         self, tiny_unet_checkpoint: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
+        from segdeploy.api.deploy import fastest_or_named
         from segdeploy.deploy.models.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(tiny_unet_checkpoint, head=1)
-        with caplog.at_level(logging.INFO, logger="segdeploy.cli.inputs"):
-            found = runtimes_of(self.options("auto", threads=1), checkpoint)
+        with caplog.at_level(logging.INFO, logger="segdeploy.api.runtimes"):
+            found = fastest_or_named("auto", checkpoint, threads=1)
         assert found is not None
         assert found[0] in (ORT, OPENVINO)
         assert "ONNX Runtime " in caplog.messages[0]

@@ -1,0 +1,216 @@
+"""Deploy: the whole job, from a checkpoint to a verdict."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from segdeploy.api.benchmark import DURATION_S, WARMUP
+from segdeploy.api.choices import choice
+from segdeploy.api.data import Data
+from segdeploy.api.models import checkpoint_of
+from segdeploy.api.outputs import AnyPath
+from segdeploy.api.parity import MAX_DROP
+from segdeploy.api.run import Run
+from segdeploy.api.runtimes import AUTO, Runtimes, runtimes_of
+from segdeploy.api.targets import profile_of
+from segdeploy.benchmarks.speed.environment import describe as describe_environment
+from segdeploy.calibration.estimate import Method
+from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.models.unet_plus_plus import DEPTH
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
+from segdeploy.deploy.runtimes.registry import (
+    CPU_RUNTIMES,
+    RuntimeName,
+    availability,
+    usable_cores,
+)
+from segdeploy.deploy.stages.export import export
+from segdeploy.deploy.system.shown_command import shown_path
+from segdeploy.deploy.targets.profiles import TargetProfile, native_profile
+from segdeploy.pipeline.run import run as run_stages
+from segdeploy.pipeline.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from segdeploy.api.models import AnyCheckpoint
+
+DEFAULT_ARCH = "unet_plus_plus"
+"""Of the bundled checkpoint that stands in where none is given."""
+
+OUTPUT = Path("segdeploy-out")
+BATCH = 8
+
+
+def deploy(
+    checkpoint: AnyCheckpoint | None = None,
+    data: Data | AnyPath | None = None,
+    *,
+    out: AnyPath = OUTPUT,
+    method: Method | str = Method.ENTROPY,
+    targets: TargetProfile | str | Sequence[TargetProfile | str] = (),
+    exclude: Sequence[str] = (),
+    runtimes: Runtimes | None = None,
+    max_drop: float = MAX_DROP,
+    batch: int = BATCH,
+    warmup: int = WARMUP,
+    duration_s: float = DURATION_S,
+    threads: int | None = None,
+    seed: int = 0,
+    time_limit_s: float = TIME_LIMIT_S,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Run:
+    """Do the whole job: export, simplify, fp16, rewrite, int8, parity, benchmark and report.
+
+    A stage whose inputs did not change is taken from ``out``, so an interrupted call goes on where
+    it stopped. The same as ``segdeploy run``.
+
+    Args:
+        checkpoint: what ``segdeploy.load`` returned, or a file; ``None`` is the bundled UNet++.
+        data: its train split calibrates, its test split judges; ``None`` is the bundled sample.
+        out: folder to write.
+        method: how a range is chosen from a histogram: entropy (KL), percentile, mse, minmax.
+        targets: int8 models to make; none is one for each runtime that is here.
+        exclude: layers to keep in float.
+        runtimes: by name, or "auto"; ``None`` is what each file suits and is here.
+        max_drop: largest loss of IoU that passes, percentage points.
+        batch: images a call, for throughput.
+        warmup: untimed calls.
+        duration_s: seconds of timing for each row.
+        threads: of each runtime; ``None`` takes every processor of this process.
+        seed: of the bootstrap.
+        time_limit_s: longest time for loading a model, and for each call.
+        overwrite: replace what the folder holds.
+        command: what the report says reproduces the run; ``None`` is this call.
+
+    Raises:
+        InputError: an input cannot be read, calibration and test share an image, there are too few
+            images for parity, or a runtime that was asked for is not here.
+        UsageError: the folder holds something else, or another process writes to it.
+        RunError: a stage failed, or changed the output beyond what its arithmetic can explain.
+    """
+    images, cores = Data.of(data), threads or usable_cores()
+    stated = bundled.checkpoint(DEFAULT_ARCH) if checkpoint is None else checkpoint
+    net = checkpoint_of(stated, data=images)
+    given = [targets] if isinstance(targets, (str, TargetProfile)) else targets
+    config = RunConfig(
+        name=name_of(net),
+        output=Path(out),
+        calibration=images.calibration_images,
+        evaluation=images.test,
+        method=choice(Method, method, what="method"),
+        targets=tuple(map(profile_of, given)) or native_targets(),
+        runtimes=fastest_or_named(runtimes, net, threads=cores, time_limit_s=time_limit_s),
+        exclude=tuple(exclude),
+        max_drop=float(max_drop),  # a whole number would read back as another report
+        batch=batch,
+        threads=cores,
+        warmup=warmup,
+        duration_s=float(duration_s),
+        seed=seed,
+        time_limit_s=time_limit_s,
+        overwrite=overwrite,
+        command=command
+        or _call(
+            net,
+            images,
+            out=shown_path(os.fspath(out)),
+            method=choice(Method, method, what="method").value,
+            targets=[profile_of(target).name for target in given],
+            exclude=list(exclude),
+            runtimes=runtimes,
+            max_drop=max_drop,
+            batch=batch,
+            warmup=warmup,
+            duration_s=duration_s,
+            threads=threads,
+            seed=seed,
+            time_limit_s=time_limit_s,
+        ),
+    )
+    run_stages(config, net)
+    return Run.open(out)
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    """Stem of every artefact: the network, and the head where it is not the deepest."""
+    head = f"_l{checkpoint.head}" if checkpoint.head not in (None, DEPTH) else ""
+    return f"{checkpoint.arch.value}{head}"
+
+
+def native_targets() -> tuple[TargetProfile, ...]:
+    """The target of each runtime for the CPU that is here."""
+    machine = describe_environment()
+    return tuple(
+        native_profile(runtime, machine=platform.machine(), isa=machine.isa)
+        for runtime in CPU_RUNTIMES
+        if availability(runtime).ready
+    )
+
+
+def fastest_or_named(
+    asked: Runtimes | None,
+    checkpoint: Checkpoint,
+    *,
+    threads: int,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> tuple[RuntimeName, ...] | None:
+    """The runtimes asked for; "auto" is measured on what the checkpoint's export becomes.
+
+    Raises:
+        UsageError: no such runtime, or "auto" beside one by name.
+        InputError: no runtime runs the export.
+    """
+    execution = Execution(threads=threads)
+    names = [asked] if isinstance(asked, str) else list(asked or ())
+    if names != [AUTO]:
+        return runtimes_of(asked, [], execution=execution, time_limit_s=time_limit_s)
+    with TemporaryDirectory(prefix="segdeploy-") as folder:
+        exported = export(checkpoint, Path(folder) / "model.onnx")
+        return runtimes_of(AUTO, [exported], execution=execution, time_limit_s=time_limit_s)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "out": str(OUTPUT),
+    "method": Method.ENTROPY.value,
+    "targets": [],
+    "exclude": [],
+    "runtimes": None,
+    "max_drop": MAX_DROP,
+    "batch": BATCH,
+    "warmup": WARMUP,
+    "duration_s": DURATION_S,
+    "threads": None,
+    "seed": 0,
+    "time_limit_s": TIME_LIMIT_S,
+}
+
+
+def _call(checkpoint: Checkpoint, data: Data, **options: Any) -> str:
+    """The call that does the same again, with paths as they are shown."""
+    stated = {
+        "head": None if checkpoint.head == DEPTH else checkpoint.head,
+        "recurrence": checkpoint.recurrence,
+        "preprocess": None if checkpoint.preprocess == Preprocess() else checkpoint.preprocess,
+    }
+    details = [f"{key}={value!r}" for key, value in stated.items() if value is not None]
+    net = repr(shown_path(checkpoint.path))
+    words = [f"segdeploy.load({', '.join([net, *details])})" if details else net]
+    other = data.calibration
+    drawn = {
+        "calibration": None if other is None else shown_path(os.fspath(other)),
+        "num_samples": data.num_samples,
+        "seed": data.seed or None,
+    }
+    chosen = [f"{key}={value!r}" for key, value in drawn.items() if value is not None]
+    root = repr(shown_path(data.root))
+    words.append(f"segdeploy.Data({', '.join([root, *chosen])})" if chosen else root)
+    words += [f"{key}={value!r}" for key, value in options.items() if value != _DEFAULTS[key]]
+    return f"segdeploy.deploy({', '.join(words)})"

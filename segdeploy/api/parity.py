@@ -1,0 +1,231 @@
+"""Parity: what models lose against a reference on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segdeploy.api.choices import choice
+from segdeploy.api.data import Data
+from segdeploy.api.models import (
+    AnyOnnx,
+    artifacts_of,
+    common_contract,
+    is_checkpoint,
+    model_of,
+    require_same_inputs,
+    several,
+)
+from segdeploy.api.outputs import AnyPath
+from segdeploy.api.runtimes import Runtimes, runtimes_of
+from segdeploy.api.table import kept_figures, table_of
+from segdeploy.benchmarks.parity.predictions import Predictions, Values, read_predictions
+from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
+from segdeploy.benchmarks.parity.run import parity_section
+from segdeploy.benchmarks.speed.entries import Entry, entries_everywhere, entries_for
+from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import contract_of
+from segdeploy.deploy.runtimes.base import Execution, Runtime
+from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
+from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError
+from segdeploy.deploy.system.progress import bar
+
+if TYPE_CHECKING:
+    from segdeploy.api.models import AnyModel
+
+MAX_DROP = 0.2
+"""Loss of IoU that passes where nothing else is said, percentage points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOutputs:
+    """What a device returned for the test split: a file for each image.
+
+    Attributes:
+        folder: ``NAME.npz`` or ``NAME.npy`` (one float array, the network's output) or ``NAME.png``
+            (a mask of the network's size).
+        name: of the device, for the table; ``None`` is the folder's.
+        values: what the arrays hold, probability or logits.
+        order: file with the inputs in the order the device took them, for one that numbers its
+            outputs.
+    """
+
+    folder: AnyPath
+    name: str | None = None
+    values: Values | str = Values.PROBABILITY
+    order: AnyPath | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its name in the table."""
+        return self.name or Path(self.folder).resolve().name
+
+    def read(self, images: SegmentationSet, preprocess: Preprocess) -> Predictions:
+        """The outputs in the order of the images.
+
+        Raises:
+            InputError: one is missing, or has another size.
+        """
+        return read_predictions(
+            Path(self.folder),
+            [sample.name for sample in images],
+            size=preprocess.size,
+            values=choice(Values, self.values, what="values"),
+            order=None if self.order is None else Path(self.order),
+            name=self.name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Candidates beside their reference, over the same images.
+
+    Attributes:
+        section: everything that was measured, as a report holds it.
+    """
+
+    section: ParitySection
+
+    @property
+    def kept(self) -> bool:
+        """Whether every candidate that was compared is proven to keep the budget."""
+        return self.section.passed
+
+    @property
+    def rows(self) -> tuple[ParityRow, ...]:
+        """The reference first, then the candidates."""
+        return self.section.rows
+
+    def table(self) -> Any:
+        """A row for each candidate: a DataFrame where pandas is installed, else dicts."""
+        return table_of([kept_figures(row) for row in self.rows])
+
+    def __repr__(self) -> str:
+        told = ", ".join(
+            f"{row.name}: {row.verdict.value if row.verdict else 'skipped'}"
+            for row in self.rows[1:]
+        )
+        return f"<Parity {'kept' if self.kept else 'NOT KEPT'} over {self.section.images}: {told}>"
+
+
+def parity(
+    models: AnyOnnx | Sequence[AnyOnnx] = (),
+    *,
+    reference: AnyModel,
+    data: Data | AnyPath | None = None,
+    outputs: Sequence[DeviceOutputs | AnyPath] = (),
+    max_drop: float = MAX_DROP,
+    runtimes: Runtimes | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Parity:
+    """Compare models, and outputs that devices returned, with a reference on the test split.
+
+    Args:
+        models: ONNX files.
+        reference: a checkpoint, run in PyTorch, or an ONNX file, run in ONNX Runtime.
+        data: its test split judges.
+        outputs: of devices, for the same images.
+        max_drop: largest loss of IoU that passes, percentage points; the whole 95 % interval of
+            the change must be within it.
+        runtimes: by name; ``None`` is every runtime that is here and takes the file.
+        seed: of the bootstrap.
+        threads: of each runtime; ``None`` takes every processor of this process.
+        time_limit_s: longest time for loading a model, and for each call.
+
+    Raises:
+        InputError: nothing could be compared, a model cannot be read, or a runtime that was asked
+            for is not here.
+        UsageError: nothing to compare, two of one name, or a reference that expects other inputs.
+        RunError: the reference failed.
+    """
+    given = [
+        each if isinstance(each, DeviceOutputs) else DeviceOutputs(folder=each) for each in outputs
+    ]
+    artifacts = artifacts_of(several(models))
+    _require_candidates(artifacts, given, runtimes)
+    images = Data.of(data).test
+    execution = Execution(threads=threads or usable_cores())
+    right = model_of(reference)
+    opened, name, preprocess = _reference(right, execution, time_limit_s)
+    with opened as runtime:
+        if artifacts:
+            require_same_inputs(right.path, preprocess, common_contract(artifacts))
+        section = parity_section(
+            runtime,
+            name,
+            _entries(artifacts, runtimes, execution, time_limit_s),
+            images=images.inputs(preprocess),
+            pixels=images.pixels(preprocess),
+            truths=images.truths(preprocess),
+            fields=images.fields(preprocess),
+            names=[sample.name for sample in images],
+            max_drop=float(max_drop),
+            seed=seed,
+            execution=execution,
+            progress=lambda items, label: bar(items, label, unit="image"),
+            predictions=[each.read(images, preprocess) for each in given],
+            time_limit_s=time_limit_s,
+        )
+    _require_compared(section)
+    return Parity(section=section)
+
+
+def _require_candidates(
+    artifacts: dict[str, Artifact], outputs: Sequence[DeviceOutputs], runtimes: Runtimes | None
+) -> None:
+    """Refuse what leaves nothing to compare, or what nothing reads."""
+    if not artifacts and not outputs:
+        raise UsageError("nothing to compare; give -m FILE, --predictions DIR, or both")
+    if runtimes and not artifacts:
+        raise UsageError("--runtime is for the files of -m, and there are none")
+    shown = [each.shown for each in outputs]
+    if len(set(shown)) != len(shown):
+        raise UsageError(
+            f"two of the predictions are called {shown}; tell them apart with --predictions-name"
+        )
+
+
+def _require_compared(section: ParitySection) -> None:
+    """Refuse a table of nothing but skipped rows."""
+    candidates = section.rows[1:]
+    if all(row.skipped and not row.failed for row in candidates):
+        reasons = "; ".join(f"{row.name}: {row.skipped}" for row in candidates)
+        raise InputError(f"nothing could be compared: {reasons}")
+
+
+def _entries(
+    artifacts: dict[str, Artifact],
+    runtimes: Runtimes | None,
+    execution: Execution,
+    time_limit_s: float,
+) -> tuple[Entry, ...]:
+    """Every file on the runtimes asked for; without such, on every one that takes it."""
+    chosen = runtimes_of(
+        runtimes, list(artifacts.values()), execution=execution, time_limit_s=time_limit_s
+    )
+    return entries_everywhere(artifacts) if chosen is None else entries_for(artifacts, chosen)
+
+
+def _reference(
+    reference: Any, execution: Execution, time_limit_s: float
+) -> tuple[Runtime, str, Preprocess]:
+    """The reference, opened, its name, and the inputs it expects."""
+    if is_checkpoint(reference):
+        from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
+
+        return PyTorchRuntime(reference, execution=execution), "PyTorch fp32", reference.preprocess
+    contract, name = contract_of(reference), f"{reference.path.name} on ONNX Runtime"
+    try:
+        runtime = open_isolated(
+            RuntimeName.ONNXRUNTIME, reference, execution=execution, time_limit_s=time_limit_s
+        )
+    except RunError as error:
+        raise RunError(f"the reference, {name}: {error}") from error
+    return runtime, name, contract
