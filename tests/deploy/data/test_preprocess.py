@@ -255,3 +255,9 @@ def test_missing_keys_are_named() -> None:
     del fields["mean"], fields["antialias"]
     with pytest.raises(InputError, match="lacks 'antialias', 'mean'"):
         Preprocess.from_json(json.dumps(fields), source="contract.json")
+
+
+def test_whole_numbers_stay_whole_so_that_the_contract_is_written_as_it_was_read() -> None:
+    text = altered(mean=[0, 0.5, 1], scale=1, std=[1, 1, 0.5])
+    written = Preprocess.from_json(text, source="contract.json").to_json()
+    assert written == json.dumps(json.loads(text), sort_keys=True)
