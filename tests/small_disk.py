@@ -6,6 +6,8 @@ runs each command that standard input lists, and writes what became of them to s
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -30,7 +32,8 @@ def outcome_of(case: dict[str, object]) -> dict[str, object]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size or 64}k", "x", DISK], check=True)
     if not size:
         subprocess.run(["mount", "-o", "remount,ro", DISK], check=True)
-    found = run_command(case["argv"], DISK)  # type: ignore[arg-type]  # a list of words
+    with contextlib.redirect_stdout(io.StringIO()):  # answers; ours is for what became of them
+        found = run_command(case["argv"], DISK)  # type: ignore[arg-type]  # a list of words
     left = {name: kind for name, (kind, _, _) in snapshot(DISK).items()}
     subprocess.run(["umount", DISK], check=True)
     return {"code": found.code, "lines": found.lines, "left": sorted(left)}

@@ -25,7 +25,7 @@ from segdeploy.deploy.quantize.exchange import (
 from segdeploy.deploy.quantize.sharding import WHOLE, Shard, shard_from_environment
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.deploy.system.only_writer import writing_file
+from segdeploy.deploy.system.only_writer import require_new, writing_file
 from segdeploy.deploy.system.progress import bar
 
 
@@ -74,8 +74,13 @@ def calibrate(
             return _table(source, data, chosen, imported, threads=threads, shard=shard, state=None)
     output = Path(out)
     begun = any(output.parent.glob(f"{glob.escape(output.name)}.*partial.npz"))
-    output_file(output, source.path, overwrite=overwrite or begun)
     caches = written_files(output, forms)[1:]
+    # The table is written before the caches: one that lacks some may be of a call that was ended
+    # there. It is only replaced by its like.
+    lacking = output.is_file() and not all(cache.exists() for cache in caches)
+    like = lacking and not (overwrite or begun)
+    begun = begun or like
+    output_file(output, source.path, overwrite=overwrite or begun)
     for cache in caches:
         output_file(cache, source.path, output, overwrite=overwrite or begun)
     counts = f"{output.name}.partial.npz"
@@ -88,6 +93,8 @@ def calibrate(
         state = output.with_name(own if shard.size > 1 else counts)
         table = _table(source, data, chosen, imported, threads=threads, shard=shard, state=state)
         if shard.is_first:
+            if like and CalibrationTable.read(output) != table:
+                require_new(output, overwrite=False)
             table.write(output)
             for form in forms:
                 export_table(table, source, output, form)
