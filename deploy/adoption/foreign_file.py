@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -92,7 +93,7 @@ def _outside(tensor: TensorProto, path: Path) -> bytes:
     """
     name = one_line(repr(tensor.name), limit=100)
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
+    location = os.fsdecode(entries.get("location", ""))  # protobuf gives bytes where it is no text
     shown = one_line(repr(location), limit=100)
     folder = path.parent.resolve()
     try:

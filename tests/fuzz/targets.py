@@ -44,6 +44,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.config import take_config
 from segdeploy.cli.parser import build_parser
 from segdeploy.cli.train import recipe_of
+from segdeploy.deploy.adoption.foreign_file import load_foreign
 from segdeploy.deploy.data.prepared_files import Prepared, write_splits
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.splits import read_splits
@@ -52,6 +53,7 @@ from segdeploy.deploy.models.conventions import CONFIG, NESTED_UNET, contract_of
 from segdeploy.deploy.models.families import Detected, Family, describe_misfit, detect
 from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.models.state_dicts import find, weights_in
+from segdeploy.deploy.onnx_model.normalise import normalise
 from segdeploy.deploy.packaging import text_protobuf
 from segdeploy.deploy.packaging.ascend.aipp import read_aipp
 from segdeploy.deploy.packaging.package import read_manifest
@@ -138,6 +140,15 @@ def written(data: bytes, name: str) -> Path:
 def text_of(data: bytes) -> str:
     """As the readers of files see it."""
     return read_text(written(data, "file.txt"))
+
+
+@target
+def foreign_model(data: bytes) -> None:
+    model = load_foreign(written(data, "theirs.onnx"))
+    assert not model.functions
+    once = model.SerializeToString(deterministic=True)
+    normalise(model)
+    assert model.SerializeToString(deterministic=True) == once
 
 
 @target
