@@ -218,7 +218,9 @@ CASES = (
         ALL,
     ),
     Case("size 10**400", safe(unet, preprocess=contract(size=[10**400] * 2)), "19 digits"),
-    Case("size in words", safe(unet, preprocess=contract(size=["a", "b"])), "whole pixels"),
+    Case(
+        "size in words", safe(unet, preprocess=contract(size=["a", "b"])), "expected a whole number"
+    ),
     Case("std 0", safe(unet, preprocess=contract(std=[0.5, 0, 0.5])), "std above zero"),
     Case(
         "std NaN",
@@ -238,7 +240,11 @@ CASES = (
     Case(
         "scale null", safe(unet, preprocess=contract(scale=None)), "does not hold a preprocessing"
     ),
-    Case("mean of 10**5", safe(unet, preprocess=contract(mean=[0.5] * 10**5)), "three values each"),
+    Case(
+        "mean of 10**5",
+        safe(unet, preprocess=contract(mean=[0.5] * 10**5)),
+        "mean is .*a list of 3",
+    ),
     Case(
         "order of 10**5",
         safe(unet, preprocess=contract(channel_order="B" * 10**5)),
