@@ -46,6 +46,7 @@ from segdeploy.deploy.onnx_model.file import contract_of
 from segdeploy.deploy.runtimes.execution import Execution, Hint
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
+from segdeploy.deploy.system.only_writer import require_new_in
 from segdeploy.deploy.system.progress import share_bar
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ def end_to_end(
     warmup: int = WARMUP,
     duration_s: float = DURATION_S,
     time_limit_s: float = TIME_LIMIT_S,
+    overwrite: bool = False,
 ) -> EndToEnd:
     """Time image files in, mask files out; decoding, inference and encoding overlap.
 
@@ -210,6 +212,7 @@ def end_to_end(
         warmup: likewise.
         duration_s: shortest measurement; the images are taken again until it has passed.
         time_limit_s: likewise.
+        overwrite: replace the masks that the folder holds.
 
     Raises:
         InputError: a model or an image cannot be read, or a runtime is not here.
@@ -219,6 +222,7 @@ def end_to_end(
     paths = image_files(Path(images))
     if out is not None:
         require_apart(Path(images), Path(out))
+        require_new_in(Path(out), overwrite=overwrite)
     artifacts = artifacts_of(several(models))
     with ExitStack() as stack:
         output = Path(stack.enter_context(TemporaryDirectory()) if out is None else out)

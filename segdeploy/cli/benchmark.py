@@ -75,7 +75,13 @@ def _end_to_end(options: Options) -> Result:
         raise UsageError("--data is not read with --end-to-end; the folder holds the images")
     from segdeploy.api.benchmark import end_to_end
 
-    found = end_to_end(options.model, options.end_to_end, options.output, **_settings(options))
+    found = end_to_end(
+        options.model,
+        options.end_to_end,
+        options.output,
+        overwrite=options.overwrite,
+        **_settings(options),
+    )
     _say(found.rows, _end_to_end_line)
     if found.masks:
         log.info("masks: %s", ", ".join(map(str, found.masks)))
