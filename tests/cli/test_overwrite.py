@@ -12,7 +12,7 @@ from segdeploy.pipeline.finished import FinishedRun
 
 FILES = {
     "export": "export -c {root}/net.safetensors -o {out}",
-    "adopt": "adopt {run}/unet_plus_plus_l1.sim.onnx --preprocess published --data {root}/set -o {out}",
+    "adopt": "adopt {run}/unet_plus_plus_l1.sim.onnx --preprocess published -o {out}",
     "simplify": "simplify {run} -o {out}",
     "convert": "convert {run} -o {out}",
     "rewrite": "rewrite {run} --rewrites recurrent-sum -o {out}",
