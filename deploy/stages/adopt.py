@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata, strip_debug_info
 from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.onnx_model.normalise import drop_idle
+from segdeploy.deploy.onnx_model.shapes import infer_shapes, one_image
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.checksums import sha256_of
@@ -36,6 +38,9 @@ TOLERANCE = 1e-5
 
 HALF_TOLERANCE = 2e-2
 """Of one that fp16 computed first, rounding after each operator, and float32 then."""
+
+MOST_VALUES = 1 << 30
+"""Of a tensor for one image: 4 GiB in float32."""
 
 INTEGER_OPERATORS = frozenset(
     {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv"}
@@ -153,6 +158,7 @@ def _adopted(
     taken = input_end(theirs)
     contract = _contract(preprocess, taken, size)
     taken.require_contract(contract)
+    _require_bounded(theirs, taken, contract.size)
     prepared = [contract.apply(sample.image()) for sample in images]
     reference = _reference(source, theirs)
     names = [value.name for value in theirs.graph.output]
@@ -214,6 +220,24 @@ def _require_float(model: onnx.ModelProto) -> None:
         shown = f"node {one_line(repr(node.name), limit=80)} ({one_line(node.op_type, limit=40)})"
         if node.op_type in INTEGER_OPERATORS:
             raise InputError(f"{shown} computes in integers; expected the float network")
+
+
+def _require_bounded(model: onnx.ModelProto, taken: InputEnd, size: tuple[int, int]) -> None:
+    """Refuse a graph whose tensors grow without end, before it runs.
+
+    Raises:
+        InputError: naming the tensor.
+    """
+    image = one_image(model.graph.input[0])
+    sides = image.type.tensor_type.shape.dim[1 : 3 if taken.channels_last else 4]
+    for axis, length in zip(sides[-2:], size, strict=True):
+        axis.dim_value = length
+    for name, shape in infer_shapes(model, [image]).items():
+        if prod(shape) > MOST_VALUES:
+            raise InputError(
+                f"tensor {one_line(repr(name), limit=80)} has {one_line(shape, limit=80)} values "
+                f"for one image; expected at most {MOST_VALUES}: export the model again"
+            )
 
 
 def _contract(

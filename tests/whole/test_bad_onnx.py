@@ -49,7 +49,7 @@ from bad_onnx import (
 from onnx import TensorProto
 
 from segdeploy.cli.main import main
-from segdeploy.deploy.onnx_model.file import load_model
+from segdeploy.deploy.onnx_model.file import contract_of, describe, load_model
 from segdeploy.deploy.system.errors import InputError
 
 MAKERS = ("simplify", "convert", "rewrite", "calibrate", "quantize")
@@ -356,6 +356,21 @@ def test_refused_in_one_line(case: Case, verb: str, good: Path, tmp_path: Path) 
     assert_refused(
         run_command(command(verb, path, good), tmp_path), code=case.exit_code, message=case.message
     )
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_adopting_it_writes_a_file_of_ours_or_is_refused_in_one_line(
+    case: Case, good: Path, tmp_path: Path
+) -> None:
+    """Adopting mends some of them: a missing contract, other metadata, functions that end."""
+    path, output = case.build(good / "good.onnx", tmp_path), tmp_path / "output"
+    words = ["adopt", path, "--preprocess", "published", "--data", good / "set", "-o", output]
+    outcome = run_command(words, tmp_path)
+    if outcome.code == 0:
+        contract_of(describe(output))
+    else:
+        assert_refused(outcome, code=outcome.code, message="x.onnx|ONNX Runtime")
+        assert outcome.code in (3, 4)
 
 
 def refusal(path: Path) -> str | None:
