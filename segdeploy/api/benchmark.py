@@ -212,16 +212,18 @@ def end_to_end(
         warmup: likewise.
         duration_s: shortest measurement; the images are taken again until it has passed.
         time_limit_s: likewise.
+        overwrite: replace masks that the folder holds.
         overwrite: replace the masks that the folder holds.
 
     Raises:
         InputError: a model or an image cannot be read, or a runtime is not here.
-        UsageError: masks that would replace images, or settings that contradict each other.
+        UsageError: masks that would replace images or what the folder holds, or settings that contradict each other.
     """
     sweep = _sweep(threads, batches, streams, choice(Hint, hint, what="hint"), precision)
     paths = image_files(Path(images))
     if out is not None:
         require_apart(Path(images), Path(out))
+        require_new_in(Path(out), overwrite=overwrite)
         require_new_in(Path(out), overwrite=overwrite)
     artifacts = artifacts_of(several(models))
     with ExitStack() as stack:
