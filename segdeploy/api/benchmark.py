@@ -217,7 +217,8 @@ def end_to_end(
 
     Raises:
         InputError: a model or an image cannot be read, or a runtime is not here.
-        UsageError: masks that would replace images or what the folder holds, or settings that contradict each other.
+        UsageError: masks that would replace images or what the folder holds, or settings that
+            contradict each other.
     """
     sweep = _sweep(threads, batches, streams, choice(Hint, hint, what="hint"), precision)
     paths = image_files(Path(images))
