@@ -212,7 +212,6 @@ def end_to_end(
         warmup: likewise.
         duration_s: shortest measurement; the images are taken again until it has passed.
         time_limit_s: likewise.
-        overwrite: replace masks that the folder holds.
         overwrite: replace the masks that the folder holds.
 
     Raises:
@@ -224,7 +223,6 @@ def end_to_end(
     paths = image_files(Path(images))
     if out is not None:
         require_apart(Path(images), Path(out))
-        require_new_in(Path(out), overwrite=overwrite)
         require_new_in(Path(out), overwrite=overwrite)
     artifacts = artifacts_of(several(models))
     with ExitStack() as stack:
