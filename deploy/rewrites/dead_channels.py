@@ -129,7 +129,7 @@ class Narrower:
         if name in self._kept.keys() | self._whole.keys() and node.op_type == "Conv":
             return self._convolution(node)
         if not changed:
-            return [node]
+            return [_anew(node)] if node.op_type == "Conv" else [node]
         if node.op_type == "Conv":
             return self._convolution(node)
         residual = residual_of(node, self.index)
@@ -189,6 +189,13 @@ class Narrower:
             self._constants[new] = constant(new, value if channels is None else value[:, channels])
             self._stored[key] = new
         return self._stored[key]
+
+
+def _anew(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A convolution as it is, without what exporters and simplifiers noted on it."""
+    new = helper.make_node("Conv", list(node.input), list(node.output), name=node.name)
+    new.attribute.extend(node.attribute)
+    return new
 
 
 def _residual_sum(node: onnx.NodeProto, whole: str, part: str) -> list[onnx.NodeProto]:
