@@ -48,6 +48,7 @@ SPELLED = {
     "ISC license": "ISC",
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
+    "BSD 2-Clause License": "BSD-2-Clause",
     "BSD 3-Clause License": "BSD-3-Clause",
     "MIT License": "MIT",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import segdeploy
 from segdeploy.cli.parser import build_parser, verbs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,11 @@ def mapped_files() -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_parses(command: str) -> None:
+def test_every_command_parses(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()  # the folder of a finished run stands for models and their table
+    monkeypatch.chdir(tmp_path)
     assert build_parser().parse_args(shlex.split(command)).verb == command.split()[0]
 
 
@@ -56,3 +61,9 @@ def test_the_map_is_not_empty() -> None:
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:|#)([^)#]+)", README))))
 def test_every_link_to_a_file_of_the_project_leads_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+def test_every_name_of_the_python_api_that_is_shown_exists() -> None:
+    block = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    shown = set(re.findall(r"\bsd\.(\w+)", "\n".join(block)))
+    assert {"load", "Data", "deploy", "Predictor"} <= shown <= set(segdeploy.__all__)
