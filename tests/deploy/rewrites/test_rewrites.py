@@ -530,7 +530,7 @@ class TestRewrite:
         command = ["rewrite", "-m", str(r2u.path), "-o", str(output)]
         assert main([*command, "--calib-data", str(image_set)]) == 0
         assert summary(describe(output)).startswith("36 recurrent-sum, 4 upsample-convolution")
-        assert main([*command, "--rewrites", "upsample-convolution"]) == 0
+        assert main([*command, "--rewrites", "upsample-convolution", "--overwrite"]) == 0
         assert summary(describe(output)).startswith("4 upsample-convolution; ")
 
     def test_only_float_graphs(self, tmp_path: Path) -> None:
@@ -555,7 +555,7 @@ class TestRewrite:
         assert [spec.dtype for spec in (*made.inputs, *made.outputs)] == ["uint8", "uint8"]
         assert (made.precision, made.parent) == (half.precision, half.sha256)
         assert summary(made).startswith("1 image-interface")
-        assert main(command) == 3, "the others are for fp32"
+        assert main([*command, "--overwrite"]) == 3, "the others are for fp32"
 
 
 @pytest.mark.parametrize(
