@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def add_flags(verb: Parser) -> None:
     """A model, what it was trained with, and what its graph cannot tell."""
-    verb.add_models("the ONNX file of another exporter", many=False)
+    verb.add_models("the ONNX file of another exporter", many=False, from_run=False)
     output_flag(verb, "ONNX file to write", required=True)
     overwrite_flag(verb)
     verb.add_argument(

@@ -49,7 +49,15 @@ class Parser(argparse.ArgumentParser):
         self._from_run: list[argparse.Action] = []
         self._standing_in: dict[str, str] = {}
 
-    def add_models(self, what: str, *, many: bool, required: bool = True, before: str = "") -> None:
+    def add_models(
+        self,
+        what: str,
+        *,
+        many: bool,
+        required: bool = True,
+        before: str = "",
+        from_run: bool = True,
+    ) -> None:
         """Take models as words of their own or behind ``-m``.
 
         Args:
@@ -57,9 +65,10 @@ class Parser(argparse.ArgumentParser):
             many: more than one.
             required: at least one.
             before: see ``Models``.
+            from_run: the folder of a finished run has some, too.
         """
         self._models = Models(many=many, required=required, before=before)
-        alike = f"{what}, or {_FOLDER}"
+        alike = f"{what}, or {_FOLDER}" if from_run else what
         shown = "MODEL"
         if not before:
             self.add_argument(
