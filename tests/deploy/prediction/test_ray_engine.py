@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,14 @@ class TestErrors:
         assert str(found) == "Ray failed: the cluster is gone"
 
     def test_without_ray_it_is_said_how_to_get_it(
-        self, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self,
+        images: Path,
+        tmp_path: Path,
+        small_onnx: Callable[..., Path],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
+        model = str(small_onnx(tmp_path / "net.onnx"))
         monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
-        assert main(["predict", "absent.onnx", str(images), "-o", "out", "--engine", "ray"]) == 3
+        assert main(["predict", model, str(images), "-o", "out", "--engine", "ray"]) == 3
         assert "ray is not installed; pip install 'segdeploy[ray]'" in capsys.readouterr().err
