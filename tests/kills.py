@@ -156,9 +156,11 @@ def interrupted_at(
             attempt.kill(number)
     code = attempt.wait()
     said = (folder / TERMINAL).read_text()
-    if code in (verb.code, -number):  # all was done; Python itself no longer listened
-        return None
-    assert code == 128 + number, f"{folder}: exit code {code} after signal {number}\n{said[-3000:]}"
+    told = "interrupted;" in said
+    if code == verb.code or (code == -number and not told):
+        return None  # all was done; Python itself no longer listened
+    ends = (128 + number, -number)  # the latter by a second signal, when all was said
+    assert code in ends, f"{folder}: exit code {code} after signal {number}\n{said[-3000:]}"
     for unwanted in ("Traceback", "Exception ignored", "Error"):
         assert unwanted not in said, f"{folder}: {said[-3000:]}"
     found = re.findall(r"^interrupted; what was finished is kept. To go on: (.+)$", said, re.M)

@@ -97,7 +97,7 @@ def test_a_second_command_on_the_same_output_is_refused_and_harms_nothing(
 def test_a_forked_command_does_what_a_fresh_process_does(bench: Bench) -> None:
     verb = VERBS["predict"]
     folder = bench.new_folder(verb)
-    subprocess.run([sys.executable, "-m", "deploy", *verb.argv], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "segdeploy", *verb.argv], cwd=folder, check=True)
     assert bench.differs(verb, folder) is None
 
 
