@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_builders import bare_report, full_report
+from report_builders import bare_report, full_report, report_of
 
 from segdeploy.benchmarks.report.compare import compare_reports
 from segdeploy.benchmarks.report.compare_page import write_comparison
@@ -38,9 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pages")
     report, later = full_report(), full_report()
     later["environment"]["cpu"] = "Another CPU"
-    write_report(report, root / "full")
-    write_report(bare_report(), root / "bare")
-    write_comparison(compare_reports(report, later), root / "compared")
+    write_report(report_of(report), root / "full")
+    write_report(report_of(bare_report()), root / "bare")
+    compared = compare_reports(report_of(report), report_of(later))
+    write_comparison(compared, root / "compared")
     return root
 
 
