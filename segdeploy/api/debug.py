@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from segdeploy.api.calibration_tables import calibration_table_of, file_of
 from segdeploy.api.data import Data
 from segdeploy.api.models import AnyOnnx, artifact_of
 from segdeploy.api.outputs import AnyPath, output_file
 from segdeploy.api.table import table_of
-from segdeploy.api.tables import file_of
-from segdeploy.api.tables import table_of as calibration_of
 from segdeploy.api.targets import profile_of
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_record import json_of
@@ -110,7 +109,7 @@ def debug(
         name, made_for = f"{found.path.name} in int8", profile.name
         layers = layer_errors(
             found,
-            table=calibration_of(table),
+            table=calibration_table_of(table),
             profile=profile,
             images=inputs,
             exclude=exclude,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segdeploy.api.calibration_tables import calibration_table_of, file_of, table_sha256
 from segdeploy.api.data import Data
 from segdeploy.api.models import AnyOnnx, artifact_of, is_checkpoint, model_of, require_same_inputs
 from segdeploy.api.outputs import AnyPath, output_file
-from segdeploy.api.tables import file_of, table_of, table_sha256
 from segdeploy.api.targets import int8_path, profile_of
 from segdeploy.benchmarks.mixed.judge import Judge
 from segdeploy.benchmarks.mixed.search import (
@@ -156,7 +156,7 @@ def mixed_precision(
             result = MixedSearch(
                 source=source,
                 output=output,
-                table=table_of(table),
+                table=calibration_table_of(table),
                 table_sha256=table_sha256(table),
                 profile=profile,
                 exclude=tuple(exclude),

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segdeploy.api.calibration_tables import calibration_table_of, table_sha256
 from segdeploy.api.choices import choice
 from segdeploy.api.data import Data
 from segdeploy.api.models import AnyOnnx, artifact_of, several
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
-from segdeploy.api.tables import table_of, table_sha256
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import require_disjoint
@@ -103,7 +103,7 @@ def package(
         sources=tuple(PackagedModel.open(_file(model)) for model in several(models)),
         calibration=calibration,
         evaluation=evaluation,
-        table=None if table is None else table_of(table),
+        table=None if table is None else calibration_table_of(table),
         table_sha256=None if table is None else table_sha256(table),
         method=None if method is None else choice(Method, method, what="method"),
         exclude=tuple(exclude),

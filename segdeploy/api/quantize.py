@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from segdeploy.api.calibration_tables import calibration_table_of, file_of, table_sha256
 from segdeploy.api.data import Data
 from segdeploy.api.models import AnyOnnx, artifact_of
 from segdeploy.api.outputs import AnyPath, output_file
-from segdeploy.api.tables import file_of, table_of, table_sha256
 from segdeploy.api.targets import int8_path, profile_of
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -90,7 +90,7 @@ def quantize(
         return to_int8(
             source,
             output,
-            table=table_of(table),
+            table=calibration_table_of(table),
             table_sha256=table_sha256(table),
             profile=profile,
             exclude=exclude,

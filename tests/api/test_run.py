@@ -105,7 +105,7 @@ class TestDeploy:
 
     def test_an_onnx_file_is_refused(self, run: sd.Run, tmp_path: Path) -> None:
         with pytest.raises(sd.UsageError, match="takes a checkpoint"):
-            sd.deploy(run.model("exported"), out=tmp_path / "out")  # type: ignore[arg-type]
+            sd.deploy(run.model("exported"), out=tmp_path / "out")  # type: ignore[arg-type]  # the mistake
 
 
 def overlapping(folder: Path, root: Path) -> sd.Data:
@@ -175,7 +175,7 @@ class TestTable:
         assert parity is not None
         assert isinstance(rows, list)
         assert [row["name"] for row in rows] == [row.name for row in parity.rows]
-        timed = {row.name: row for row in run.report.benchmark.rows}  # type: ignore[union-attr]
+        timed = {row.name: row for row in run.report.benchmark.rows}  # type: ignore[union-attr]  # it was
         for row in rows:
             if row["name"] in timed:
                 assert row["p50_ms"] == timed[row["name"]].p50_ms
@@ -189,7 +189,7 @@ class TestTable:
     ) -> None:
         plain = run.table()
         pandas = ModuleType("pandas")
-        pandas.DataFrame = lambda rows: ("frame", rows)  # type: ignore[attr-defined]
+        pandas.DataFrame = lambda rows: ("frame", rows)  # type: ignore[attr-defined]  # fake
         pandas.__spec__ = sys.__spec__
         monkeypatch.setitem(sys.modules, "pandas", pandas)
         assert run.table() == ("frame", plain)

@@ -203,11 +203,11 @@ def test_a_model_is_never_its_own_output(inputs: Inputs):
 
 def test_a_checkpoint_where_an_onnx_file_is_wanted_is_refused(inputs: Inputs):
     with pytest.raises(sd.UsageError, match="is a checkpoint; export it first"):
-        sd.simplify(sd.load(inputs.checkpoint))  # type: ignore[arg-type]
+        sd.simplify(sd.load(inputs.checkpoint))  # type: ignore[arg-type]  # the mistake
     with pytest.raises(sd.UsageError, match="is an ONNX file; this takes a checkpoint"):
         sd.export(sd.load(inputs.fp32))
     with pytest.raises(sd.UsageError, match="a int is no model"):
-        sd.convert(3)  # type: ignore[arg-type]
+        sd.convert(3)  # type: ignore[arg-type]  # the mistake
 
 
 def test_a_budget_that_cannot_be_kept_is_an_error_and_the_best_stays(

@@ -10,7 +10,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.system.checksums import sha256_of
 
 
-def table_of(table: CalibrationTable | AnyPath) -> CalibrationTable:
+def calibration_table_of(table: CalibrationTable | AnyPath) -> CalibrationTable:
     """A calibration table, read where it is given as a file.
 
     Raises:
