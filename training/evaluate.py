@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from segdeploy.benchmarks.scores.accuracy import iou_per_image
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.training.losses import LossFunction
 

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from segdeploy.benchmarks.scores.confusion import Confusion
 from segdeploy.benchmarks.scores.definitions import DEFINITIONS
 from segdeploy.calibration.json_record import Percent
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 
 __all__ = [

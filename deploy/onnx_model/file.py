@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from segdeploy.calibration.files import naming, write_atomic
 from segdeploy.deploy import __version__
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.guard import MOST_BYTES, require_inference, require_plain
@@ -186,6 +187,48 @@ def contract_in(model: onnx.ModelProto, *, source: str) -> Preprocess:
             f"{source} carries no preprocessing contract; export it with `segdeploy export`"
         )
     return Preprocess.from_json(entries["preprocess"], source=source)
+
+
+def output_entries(contract: OutputContract) -> dict[str, str]:
+    """The entries of a file's metadata that state its output contract.
+
+    The names of the classes stand under ``classes``, for people and other tools; the contract is
+    added where it says more than names.
+    """
+    entries = {"classes": ",".join(contract.classes)}
+    if contract != OutputContract(classes=contract.classes):
+        entries["output"] = contract.to_json()
+    return entries
+
+
+def output_in(model: onnx.ModelProto, *, source: str) -> OutputContract:
+    """The output contract a loaded model carries; labels of their own where it states names only.
+
+    Args:
+        model: the model.
+        source: what to call it in an error.
+
+    Raises:
+        InputError: what it states is no contract.
+    """
+    entries = metadata(model)
+    if "output" in entries:
+        return OutputContract.from_json(entries["output"], source=source)
+    if "classes" not in entries:
+        return OutputContract()
+    try:
+        return OutputContract(classes=tuple(entries["classes"].split(",")))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def output_of(artifact: Artifact) -> OutputContract:
+    """The output contract a model file carries.
+
+    Raises:
+        InputError: no valid file, or what it states is no contract.
+    """
+    return output_in(load_model(artifact.path), source=str(artifact.path))
 
 
 def require_fp32(source: Artifact, purpose: str) -> None:

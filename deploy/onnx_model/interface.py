@@ -20,9 +20,6 @@ OUTPUT_NAME = "probability"
 METADATA_KEY = "interface"
 """Where a model file says that it is of another form than ``tensor-probability``."""
 
-FOREGROUND_PROBABILITY = 0.5
-"""A pixel of the mask is foreground where its probability is at least this."""
-
 
 class Interface(str, Enum):
     """What a model takes and gives, by the words of ``metadata_props``.

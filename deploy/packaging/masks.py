@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import Sample, open_set
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY, Interface, interface_of
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.prediction.settings import Write
 from segdeploy.deploy.system.errors import RunError
 

@@ -12,10 +12,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.file import metadata, set_metadata
 from segdeploy.deploy.onnx_model.graph import Rewritten, constant, rebuilt
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY, METADATA_KEY, Interface
+from segdeploy.deploy.onnx_model.interface import METADATA_KEY, Interface
 from segdeploy.deploy.system.errors import InputError
 
 INPUT_NAME = "pixels"

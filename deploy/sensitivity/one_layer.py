@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.onnx_model.graph import layer_name
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.sensitivity.pairs import LayerPair, shift_of
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.sensitivity.steps import Step, behind_the_last_convolution, steps_of

@@ -19,11 +19,11 @@ from segdeploy.deploy.adoption.our_ends import with_our_ends
 from segdeploy.deploy.adoption.output_end import OutputEnd, OutputKind, output_end
 from segdeploy.deploy.adoption.single_precision import holds_half, widen
 from segdeploy.deploy.data.image_set import Sample
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata, strip_debug_info
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.onnx_model.normalise import drop_idle
 from segdeploy.deploy.onnx_model.shapes import infer_shapes, one_image
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options

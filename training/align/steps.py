@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from segdeploy.benchmarks.scores.accuracy import iou_per_image
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.models.networks import Network
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.align.dump import Dump, Step, Tensors
 from segdeploy.training.losses import bce_dice

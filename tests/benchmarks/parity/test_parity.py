@@ -26,8 +26,8 @@ from segdeploy.benchmarks.scores.definitions import PER_IMAGE
 from segdeploy.benchmarks.scores.image_scores import PerImage, score_images
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.calibration.json_record import json_of
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
 from segdeploy.deploy.runtimes.base import Executed, Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError

@@ -18,7 +18,7 @@ from segdeploy.benchmarks.scores.accuracy import (
     score,
 )
 from segdeploy.benchmarks.scores.definitions import POOLED
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))

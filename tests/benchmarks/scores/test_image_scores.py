@@ -16,7 +16,7 @@ from sklearn import metrics
 from segdeploy.benchmarks.scores.accuracy import iou_per_image, score
 from segdeploy.benchmarks.scores.definitions import DEFINITIONS, PER_IMAGE, POOLED
 from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage, score_images
-from segdeploy.deploy.onnx_model.interface import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.system.errors import InputError, RunError
 
 NAMES = [field.name for field in fields(ImageScores)]
