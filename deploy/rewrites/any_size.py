@@ -19,9 +19,9 @@ WIDTH = "width"
 
 # fmt: off
 FOLLOWING = frozenset((
-    "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "DequantizeLinear", "Gather",
-    "GreaterOrEqual", "Identity", "MaxPool", "QuantizeLinear", "Relu", "Sigmoid", "Squeeze",
-    "Transpose",
+    "ArgMax", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "DequantizeLinear", "Gather",
+    "GreaterOrEqual", "Identity", "MaxPool", "QuantizeLinear", "Relu", "Sigmoid", "Softmax",
+    "Squeeze", "Transpose",
 ))
 # fmt: on
 """Operators whose output's size follows from their input's; so does that of Resize by constant

@@ -1,8 +1,8 @@
-"""Take the 8-bit image and give the mask: normalisation and threshold move into the graph.
+"""Take the 8-bit image and give the mask: normalisation and decision move into the graph.
 
 The network between stays as it is, its precision too. Before it, pixels are brought into the
-contract's layout and normalised; behind it, the probability is cut at 0.5. Only decoding and
-resizing are left to the caller.
+contract's layout and normalised; behind it, the probability of one label is cut at 0.5, of classes
+that exclude each other the largest is taken. Only decoding and resizing are left to the caller.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.file import metadata, set_metadata
+from segdeploy.deploy.onnx_model.file import metadata, output_in, set_metadata
 from segdeploy.deploy.onnx_model.graph import Rewritten, constant, rebuilt
 from segdeploy.deploy.onnx_model.interface import METADATA_KEY, Interface
 from segdeploy.deploy.system.errors import InputError
@@ -31,29 +31,32 @@ Part = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 def image_interface(model: onnx.ModelProto, preprocess: Preprocess) -> Rewritten:
     """Make a model take ``pixels`` and give ``mask``.
 
-    ``pixels`` is uint8 RGB (N, h, w, 3), resized; ``mask`` is uint8 (N, h, w), 1 where the
-    probability is at least 0.5, else 0 (also where it is not a number). N stays dynamic.
+    ``pixels`` is uint8 RGB (N, h, w, 3), resized. ``mask`` is uint8 (N, h, w): of one label 1
+    where its probability is at least 0.5, else 0 (also where it is not a number); of classes that
+    exclude each other the index of the most probable, of equals the first. N stays dynamic.
 
     A runtime that computes one operator after the other gives the network bit for bit what
     ``Preprocess.normalise`` does. One that fuses them (OpenVINO) differs in the last bit, which in
     an int8 model can move a pixel between two steps to the other one.
 
     Args:
-        model: one normalised image (N, 3, h, w) in, one probability (N, 1, h, w) out; of any
-            precision.
+        model: one normalised image (N, 3, h, w) in, one probability (N, channels, h, w) out; of
+            any precision. Its metadata says what the channels mean.
         preprocess: the contract that the model carries.
 
     Returns:
         The model with ``interface`` in its metadata; one site.
 
     Raises:
-        InputError: the model carries no contract or another one, takes pixels already, or has
-            other inputs or outputs.
+        InputError: the model carries no contract or another one, takes pixels already, has other
+            inputs or outputs, or labels that may overlap.
     """
     _require_contract(model, preprocess)
-    source, result = _ends(model.graph)
+    contract = output_in(model, source="the model")
+    require_one_class_a_pixel(contract)
+    source, result = _ends(model.graph, contract)
     before, before_constants = _before(source, preprocess)
-    behind, behind_constants = _behind(result)
+    behind, behind_constants = decision(result, contract)
     batch, _, height, width = source.type.tensor_type.shape.dim
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -118,14 +121,36 @@ def _before(source: onnx.ValueInfoProto, preprocess: Preprocess) -> Part:
     return nodes, constants
 
 
-def _behind(result: onnx.ValueInfoProto) -> Part:
-    """From the network's output to ``mask``."""
+def require_one_class_a_pixel(contract: OutputContract) -> None:
+    """Refuse labels that may overlap, of which no single mask is made.
+
+    Raises:
+        InputError: they may.
+    """
+    if not (contract.binary or contract.exclusive):
+        raise InputError(
+            f"the model's {contract.channels} labels may overlap, and a mask holds one class a "
+            "pixel; keep the model that gives probabilities"
+        )
+
+
+def decision(result: onnx.ValueInfoProto, contract: OutputContract) -> Part:
+    """From the network's output to ``mask``, uint8 (N, h, w).
+
+    Args:
+        result: the probability, (N, channels, h, w).
+        contract: of one label, or of classes that exclude each other.
+    """
     half, axis = f"{OUTPUT_NAME}/threshold", f"{OUTPUT_NAME}/axis"
     foreground, bytes_name = f"{OUTPUT_NAME}/foreground", f"{OUTPUT_NAME}/bytes"
     probability, nodes = result.name, []
     if result.type.tensor_type.elem_type != TensorProto.FLOAT:
         probability = f"{OUTPUT_NAME}/probability"
         nodes.append(_cast(result.name, probability, TensorProto.FLOAT))
+    if contract.exclusive:
+        index = f"{OUTPUT_NAME}/class"
+        largest = helper.make_node("ArgMax", [probability], [index], name=index, axis=1, keepdims=0)
+        return [*nodes, largest, _cast(index, OUTPUT_NAME, TensorProto.UINT8)], []
     nodes += [
         helper.make_node("GreaterOrEqual", [probability, half], [foreground], name=foreground),
         _cast(foreground, bytes_name, TensorProto.UINT8),
@@ -152,7 +177,9 @@ def _value(
     return value
 
 
-def _ends(graph: onnx.GraphProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
+def _ends(
+    graph: onnx.GraphProto, contract: OutputContract
+) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
     """The image and the probability of a network.
 
     Raises:
@@ -163,13 +190,13 @@ def _ends(graph: onnx.GraphProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoPr
     fits = len(graph.output) == 1 and [len(shape) for shape in shapes] == [4, 4]
     if (
         not fits
-        or [shape[1].dim_value for shape in shapes] != [3, 1]
+        or [shape[1].dim_value for shape in shapes] != [3, contract.channels]
         or any(value.type.tensor_type.elem_type not in FLOATS for value in values)
     ):
         raise InputError(
             f"the model has inputs {[v.name for v in graph.input]} and outputs "
             f"{[v.name for v in graph.output]}; expected one image (batch, 3, height, width) and "
-            "one probability (batch, 1, height, width), float32 or float16"
+            f"one probability (batch, {contract.channels}, height, width), float32 or float16"
         )
     return values[0], values[1]
 

@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tiny import TINY, made_up_table, quantized
 
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
-from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    output_entries,
+    save_model,
+    set_metadata,
+)
 from segdeploy.deploy.onnx_model.graph import constant
 from segdeploy.deploy.rewrites.any_size import any_size
 from segdeploy.deploy.runtimes.base import Execution
@@ -130,6 +138,27 @@ def test_a_free_model_becomes_fp16_and_an_image_model(build: Build, tmp_path: Pa
     half = to_fp16(free, tmp_path / "half.onnx")
     mask = rewrite(half, tmp_path / "mask.onnx", names=[RewriteName.IMAGE_INTERFACE])
     assert infer(mask, feed_for(mask, (48, 80))).shape == (1, 48, 80)
+
+
+def test_classes_that_exclude_each_other_have_no_size_of_their_own(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Softmax", ["image"], ["probability"], name="softmax", axis=1)],
+        "classes",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n", 3, 32, 32])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    three = OutputContract(activation=Activation.SOFTMAX, classes=("background", "cell", "wall"))
+    preprocess = Preprocess(size=(32, 32), channel_order="RGB")
+    set_metadata(model, {"preprocess": preprocess.to_json()} | output_entries(three))
+    save_model(model, tmp_path / "classes.onnx")
+    masks = rewrite(
+        describe(tmp_path / "classes.onnx"),
+        tmp_path / "mask.onnx",
+        names=[RewriteName.IMAGE_INTERFACE, RewriteName.ANY_SIZE],
+    )
+    pixels = feed_for(masks, (48, 80))
+    assert np.array_equal(infer(masks, pixels), pixels.argmax(axis=3))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from segdeploy.benchmarks.parity.records import ParityRow
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import entries_for
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess, resize
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
@@ -28,6 +29,8 @@ from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
     metadata,
+    output_entries,
+    output_in,
     save_model,
     set_metadata,
 )
@@ -227,6 +230,47 @@ class TestMasks:
         mask = answer(describe(tmp_path / "mask.onnx"), pixels, RuntimeName.ONNXRUNTIME)
         assert mask[:, 0, :2].tolist() == [[0, 1], [0, 1]]
         assert np.array_equal(mask, pixels[..., first] >= 128)
+
+    @pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16])
+    @pytest.mark.parametrize("name", [RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO])
+    def test_of_classes_that_exclude_each_other_the_first_of_the_largest_is_taken(
+        self, tmp_path: Path, element: int, name: RuntimeName
+    ) -> None:
+        """A network that returns its channels as they are: 256 levels each, and many equal."""
+        if importlib.util.find_spec(name.value) is None:
+            pytest.skip(f"{name.value} is not installed")
+        preprocess = Preprocess(size=(32, 32), scale=1 / 256, mean=(0, 0, 0), std=(1, 1, 1))
+        model = image_interface(three_channels(preprocess, element), preprocess).model
+        onnx.checker.check_model(model, full_check=True)
+        assert output_in(model, source="it") == THREE
+        save_model(model, tmp_path / "mask.onnx")
+        artifact = describe(tmp_path / "mask.onnx")
+        assert artifact.outputs[0].shape == ("batch", 32, 32)
+        pixels = noise(3, 2) // 64 * 64  # four levels: equal channels at every fourth pixel
+        mask = answer(artifact, pixels, name)
+        assert mask.dtype == np.dtype(np.uint8)
+        assert np.array_equal(mask, pixels[..., ::-1].argmax(axis=3))
+        assert set(np.unique(mask)) == {0, 1, 2}
+
+    def test_labels_that_may_overlap_have_no_single_mask(self) -> None:
+        model = three_channels(TINY)
+        labels = OutputContract(classes=THREE.classes)
+        set_metadata(model, {"preprocess": TINY.to_json()} | output_entries(labels))
+        with pytest.raises(InputError, match=r"^the model's 3 labels may overlap, and a mask"):
+            image_interface(model, TINY)
+
+
+THREE = OutputContract(activation=Activation.SOFTMAX, classes=("background", "cell", "wall"))
+
+
+def three_channels(preprocess: Preprocess, element: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """A network (batch, 3, h, w) -> (batch, 3, h, w) that keeps its channels, as three classes."""
+    model = first_channel(preprocess, element)
+    set_metadata(model, {"preprocess": preprocess.to_json()} | output_entries(THREE))
+    (until,) = [tensor for tensor in model.graph.initializer if tensor.name == "to"]
+    until.CopyFrom(numpy_helper.from_array(np.array([3]), "to"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
+    return model
 
 
 def first_channel(preprocess: Preprocess, element: int = TensorProto.FLOAT) -> onnx.ModelProto:
