@@ -121,6 +121,22 @@ class OutputContract:
         """One label: foreground or not, the form of the published models."""
         return not self.exclusive and len(self.classes) == 1
 
+    @property
+    def palette(self) -> tuple[Colour, ...]:
+        """The colour of each class: those stated, else PASCAL VOC's.
+
+        Of classes that exclude each other the first is black, as a background is; a label of its
+        own never is.
+
+        Example:
+            >>> OutputContract(classes=("a", "b")).palette
+            ((128, 0, 0), (0, 128, 0))
+        """
+        if self.colours is not None:
+            return self.colours
+        first = 0 if self.exclusive else 1
+        return tuple(_voc_colour(first + index) for index in range(self.channels))
+
     def label_map(self, probability: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
         """The class of each pixel, uint8 (N, h, w): of equals the first.
 
@@ -174,3 +190,12 @@ class OutputContract:
             raise InputError(
                 f"{source} does not hold an output contract ({one_line(error)})"
             ) from error
+
+
+def _voc_colour(index: int) -> Colour:
+    """PASCAL VOC's colour of a class: bits 0, 3, 6 of its index are red's highest, and so on."""
+    red, green, blue = (
+        sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3))
+        for channel in range(3)
+    )
+    return red, green, blue

@@ -93,3 +93,15 @@ def test_what_no_network_has_is_refused(stated: dict[str, Any], words: str) -> N
 def test_a_broken_file_is_named(text: str) -> None:
     with pytest.raises(InputError, match=r"net\.onnx"):
         OutputContract.from_json(text, source="net.onnx")
+
+
+def test_every_class_has_a_colour_of_its_own() -> None:
+    many = tuple(f"class {index}" for index in range(255))
+    for activation in Activation:
+        palette = OutputContract(activation=activation, classes=many).palette
+        assert len({*palette}) == len(palette) == len(many)
+
+
+def test_colours_are_those_stated_else_pascal_vocs() -> None:
+    assert FOUR.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert OutputContract(classes=("a",), colours=((1, 2, 3),)).palette == ((1, 2, 3),)
