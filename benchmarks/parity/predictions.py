@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from segdeploy.benchmarks.parity.pairing import paired_files, some
 from segdeploy.benchmarks.scores.accuracy import PROBABILITY_SLACK
 from segdeploy.benchmarks.speed.entries import RowIdentity
 from segdeploy.deploy.data.image_files import image_size, read_mask
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD
 from segdeploy.deploy.system.errors import InputError
 
-log = logging.getLogger(__name__)
-
 ARRAYS = (".npy", ".npz")
 MASK = ".png"
 SUFFIXES = (*ARRAYS, MASK)
-
-NAMED = 6
-"""Files that a message names; of the others it gives the number."""
 
 
 class Values(str, Enum):
@@ -76,9 +70,9 @@ def read_predictions(
 ) -> Predictions:
     """Read one output for each evaluation image.
 
-    A file belongs to the image of its name without suffix: ``NAME.npy`` or ``NAME.npz``, a float
-    array of shape (h, w), (1, h, w) or (1, 1, h, w), or ``NAME.png``, a mask of the network's
-    size, foreground from 125 on.
+    A file is ``.npy`` or ``.npz``, a float array of shape (h, w), (1, h, w) or (1, 1, h, w), or
+    ``.png``, a mask of the network's size, foreground from 125 on. `paired_files` says which
+    image it belongs to.
 
     Args:
         folder: with the files; others in it are left out, and said.
@@ -86,16 +80,15 @@ def read_predictions(
         size: (height, width) of the network's input, which is that of its output.
         values: what the arrays hold.
         order: a text file with the path of one input a line, in the order in which the device
-            took them: the n-th file by name (2 before 10) is then the output of the n-th line.
-            Some devices number their outputs.
+            took them, for devices that number their outputs.
         name: of the device; ``None`` takes the folder's.
 
     Raises:
-        InputError: an image without a file, two files for one image, arrays beside masks, or a
+        InputError: images and files that do not pair, arrays beside masks, or a
             file of another shape, with NaN or infinite values, or not of ``values``. The message
             names the files.
     """
-    files = _paired(folder, names, order)
+    files = paired_files(folder, names, suffixes=SUFFIXES, order=order)
     masks = {path.suffix.lower() == MASK for path in files}
     if len(masks) > 1:
         raise InputError(f"{folder} holds arrays and masks; give the one kind or the other")
@@ -128,59 +121,6 @@ def _stacked(
         "NaN or infinite: the device overflowed, as fp16 can; keep those layers in fp32",
     )
     return np.stack([array.reshape(size) for array in read]).astype(np.float32)
-
-
-def _paired(folder: Path, names: Sequence[str], order: Path | None) -> list[Path]:
-    """The file of each image."""
-    if not folder.is_dir():
-        raise InputError(f"--predictions {folder} is no folder; expected one file for each image")
-    files = sorted(
-        (
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        ),
-        key=_counted,
-    )
-    found: dict[str, Path] = {}
-    for stem, path in zip(_stems(files, order), files, strict=True):
-        if stem in found:
-            raise InputError(f"{found[stem]} and {path} are both of image {stem}; keep one of them")
-        found[stem] = path
-    missing = [name for name in names if name not in found]
-    extra = [path.name for stem, path in found.items() if stem not in set(names)]
-    if missing:
-        raise InputError(
-            f"{folder} has no output of {len(missing)} of {len(names)} images: {_some(missing)}; "
-            f"expected {missing[0]}.npz, .npy or .png"
-            + (f". Of no image of the set: {_some(extra)}" if extra else "")
-            + ("" if order else ". Numbered outputs need --predictions-order")
-        )
-    if extra:
-        log.warning("%s: %d files left out, of no image: %s", folder, len(extra), _some(extra))
-    return [found[name] for name in names]
-
-
-def _counted(path: Path) -> list[tuple[int, str]]:
-    """Sorts names as people count: ``out_2`` before ``out_10``."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def _stems(files: Sequence[Path], order: Path | None) -> list[str]:
-    """Which image each file is of."""
-    if order is None:
-        return [path.stem for path in files]
-    try:
-        lines = [line.strip() for line in order.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--predictions-order {order} cannot be read ({error})") from error
-    if len(lines) != len(files):
-        raise InputError(
-            f"--predictions-order {order} lists {len(lines)} inputs, the folder holds "
-            f"{len(files)} outputs; expected as many"
-        )
-    return [Path(line).stem for line in lines]
 
 
 def _array(path: Path) -> NDArray[Any]:
@@ -217,7 +157,7 @@ def _fits(array: NDArray[Any], size: tuple[int, int]) -> bool:
 def _require(broken: Mapping[Path, str], expected: str) -> None:
     """Refuse what is wrong with some of the files, all of them in one message."""
     if broken:
-        listed = _some([f"{path.name} ({what})" for path, what in broken.items()])
+        listed = some([f"{path.name} ({what})" for path, what in broken.items()])
         raise InputError(f"{len(broken)} predictions do not fit: {listed}; {expected}")
 
 
@@ -233,8 +173,3 @@ def _require_probabilities(files: Sequence[Path], stacked: NDArray[np.float32]) 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities; a logit of 0 is exactly 0.5, and large ones do not overflow."""
     return np.asarray(expit(logits), np.float32)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

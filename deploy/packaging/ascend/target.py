@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.name_order import counted
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import save_model
@@ -93,10 +95,13 @@ def verify(folder: Path) -> None:
             source.image_shape(1),
         ):
             raise InputError(f"{folder / name} gives another shape than the model takes")
-    for path in sorted((folder / INPUTS).glob("*.npy")):
+    paths = sorted((folder / INPUTS).glob("*.npy"))
+    for path in paths:
         found = np.load(path, allow_pickle=False)
         if found.shape != (1, *source.preprocess.size, 3) or found.dtype != np.uint8:
             raise InputError(f"{path} holds {found.shape} {found.dtype}; expected RGB, uint8")
+    if _text(folder / ORDER) != _order([path.stem for path in paths]):
+        raise InputError(f"{folder / ORDER} does not list {INPUTS}/ in the order of its outputs")
 
 
 def aipp_error(aipp: Aipp, preprocess: Preprocess) -> float:
@@ -132,16 +137,22 @@ def _verify_tensors(folder: Path, preprocess: Preprocess) -> int:
 
 
 def _write_inputs(images: SegmentationSet, preprocess: Preprocess, folder: Path) -> None:
-    """Every image as (1, height, width, 3) RGB, and their names in the order of the outputs.
-
-    ais_bench names the output of ``NAME.npy`` ``NAME_0.npy``; sorted by that name, the n-th file
-    is of the n-th line.
-    """
+    """Every image as (1, height, width, 3) RGB, and their names in the order of the outputs."""
     (folder / INPUTS).mkdir()
     for sample, pixels in zip(images, images.pixels(preprocess), strict=True):
         np.save(folder / INPUTS / f"{sample.name}.npy", pixels[None])
-    names = sorted((sample.name for sample in images), key=lambda name: f"{name}_0.npy")
-    (folder / ORDER).write_text("".join(f"{INPUTS}/{name}.npy\n" for name in names), "utf-8")
+    (folder / ORDER).write_text(_order([sample.name for sample in images]), "utf-8")
+
+
+def _output(name: str) -> str:
+    """What ais_bench calls the output of ``NAME.npy``."""
+    return f"{name}_0.npy"
+
+
+def _order(names: Iterable[str]) -> str:
+    """One input a line; with outputs sorted by name, the n-th is of the n-th line."""
+    ordered = sorted(names, key=lambda name: counted(_output(name)))
+    return "".join(f"{INPUTS}/{name}.npy\n" for name in ordered)
 
 
 def _scripts(source: PackagedModel) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.name_order import counted
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.ascend.aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend.amct import SCHEMA, long_form, short_form
@@ -145,9 +146,22 @@ class TestFolder:
                 contract.normalise(pixels), contract.apply(sample.image())
             )
         lines = (folder / "outputs.txt").read_text().splitlines()
-        outputs = [f"{Path(line).stem}_0.npy" for line in lines]
-        assert outputs == sorted(outputs)
         assert all((folder / line).is_file() for line in lines)
+
+    def test_the_list_is_in_the_order_in_which_outputs_are_sorted(
+        self, request_: Request, tmp_path: Path
+    ) -> None:
+        """``img10`` comes after ``img2``, for whoever writes the list and for whoever reads it."""
+        evaluation = request_.images("evaluation")
+        samples = [
+            replace(sample, name=f"img{number}")
+            for sample, number in zip(evaluation, (10, 2, 1, 100), strict=False)
+        ]
+        named = replace(request_, evaluation=replace(evaluation, samples=tuple(samples)))
+        folder = package(named, target=ASCEND, output=tmp_path / "out").folder
+        stems = [Path(line).stem for line in (folder / "outputs.txt").read_text().splitlines()]
+        assert stems == sorted((sample.name for sample in samples), key=counted)
+        assert stems[:2] == ["img1", "img2"]
 
     def test_skip_layers_are_names_of_the_model(self, request_: Request, tmp_path: Path) -> None:
         named = replace(request_, exclude=("head", "pool"))
@@ -207,6 +221,7 @@ class TestFolder:
             ("amct.json", '"quant_enable": true', '"quant_enable": false'),
             ("convert.sh", "1,3,32,32", "1,3,64,32"),
             ("quantize.sh", "image:", "input:"),
+            ("outputs.txt", "inputs/", "outputs/"),
         ],
     )
     def test_a_file_that_says_something_else_is_found(
