@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from segdeploy.calibration.errors import SegdeployError as SegdeployError
     from segdeploy.calibration.table import CalibrationTable as CalibrationTable
     from segdeploy.deploy.data import bundled as bundled
+    from segdeploy.deploy.data.contract import Contract as Contract
+    from segdeploy.deploy.data.output_contract import OutputContract as OutputContract
     from segdeploy.deploy.data.preprocess import Preprocess as Preprocess
     from segdeploy.deploy.models.checkpoint import Checkpoint as Checkpoint
     from segdeploy.deploy.onnx_model.artifact import Artifact as Artifact
@@ -95,10 +97,12 @@ _VALUES = {
     "CalibrationError": "calibration.errors",
     "CalibrationTable": "calibration.table",
     "Checkpoint": "deploy.models.checkpoint",
+    "Contract": "deploy.data.contract",
     "Data": "api.data",
     "DeviceOutputs": "api.parity",
     "InputError": "deploy.system.errors",
     "MemoryLimitError": "deploy.system.errors",
+    "OutputContract": "deploy.data.output_contract",
     "Predictor": "api.predictor",
     "Preprocess": "deploy.data.preprocess",
     "Recipe": "training.recipe",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.benchmarks.speed.entries import Entry, RowIdentity
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.onnx_model.artifact import Precision
@@ -119,6 +120,7 @@ class CheckpointSubject:
             logits=self.checkpoint.logits,
             weights=self.checkpoint.weights,
             preprocess=self.checkpoint.preprocess,
+            output=self.checkpoint.output,
         )
 
 
@@ -135,6 +137,7 @@ class CheckpointRequest:
         logits: whether the trained network returned logits.
         weights: its name in a file that holds several; ``None`` where there is one.
         preprocess: the input contract.
+        output: the output contract.
     """
 
     name: str
@@ -145,6 +148,7 @@ class CheckpointRequest:
     logits: bool
     weights: str | None
     preprocess: Preprocess
+    output: OutputContract
 
 
 Subject = FileSubject | CheckpointSubject
@@ -179,5 +183,6 @@ def read_request(request: Request) -> Subject:
         logits=request.logits,
         weights=request.weights,
         preprocess=request.preprocess,
+        output=request.output,
     )
     return CheckpointSubject(name=request.name, checkpoint=checkpoint)

@@ -72,6 +72,8 @@ class OutputContract:
     ignored_index: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", _activation(self.activation))
+        object.__setattr__(self, "classes", tuple(self.classes))
         count = len(self.classes)
         least = 2 if self.exclusive else 1
         if not least <= count <= MOST_CLASSES:
@@ -199,3 +201,16 @@ def _voc_colour(index: int) -> Colour:
         for channel in range(3)
     )
     return red, green, blue
+
+
+def _activation(given: object) -> Activation:
+    """An activation, also by its word, as in a notebook.
+
+    Raises:
+        InputError: no such word.
+    """
+    known = [each.value for each in Activation]
+    if given not in known:
+        found = one_line(repr(given), limit=40)
+        raise InputError(f"activation is {found}; expected {' or '.join(known)}")
+    return Activation(given)

@@ -2,8 +2,9 @@
 
 What the keys cannot tell is stated by the caller or the file, or comes with the project the keys
 belong to: the recurrence ``t``, the input contract, and whether the network the weights were
-trained in returned logits or probabilities. The last makes no difference to the weights, because a
-sigmoid has no parameters: what we run and export always ends in exactly one.
+trained in returned logits or probabilities, and what its channels mean. Whether it returned logits
+makes no difference to the weights, because neither Sigmoid nor Softmax has parameters: what we run
+and export always ends in exactly one of them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from segdeploy.calibration.files import write_atomic
+from segdeploy.deploy.data.output_contract import MOST_CLASSES, Activation, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
-from segdeploy.deploy.models.conventions import ImageSizes, contract_of_family, convention_of
+from segdeploy.deploy.models.conventions import (
+    Convention,
+    ImageSizes,
+    contract_of_family,
+    convention_of,
+    own_labels,
+)
 from segdeploy.deploy.models.families import Detected, describe_misfit, detect
 from segdeploy.deploy.models.networks import Network, architecture_of, build_network
 from segdeploy.deploy.models.r2u_net import R2UNet
@@ -37,15 +45,23 @@ MAX_RECURRENCE = 32
 
 
 class Probability(nn.Module):
-    """A network that ends in logits, followed by the one sigmoid every artefact ends in."""
+    """A network that ends in logits, followed by what every artefact ends in.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: of any kind.
+        activation: what its logits become probabilities by.
+    """
+
+    def __init__(self, network: nn.Module, activation: Activation = Activation.SIGMOID) -> None:
         super().__init__()
         self.network = network
+        self.activation = activation
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) normalised image to (N, 1, H, W) probability of nucleus."""
+        """(N, C, H, W) normalised image to the probability of each channel, (N, K, H, W)."""
         logits: Tensor = self.network(image)
+        if self.activation is Activation.SOFTMAX:
+            return logits.softmax(1)
         return logits.sigmoid()
 
 
@@ -62,6 +78,7 @@ class Checkpoint:
     network: Network
     detected: Detected
     preprocess: Preprocess
+    output: OutputContract
     contract_origin: str
     logits: bool
     recurrence: int | None
@@ -82,7 +99,7 @@ class Checkpoint:
 
     def probability(self) -> Probability:
         """The network as every artefact computes it: normalised image in, probability out."""
-        return Probability(self.network).eval()
+        return Probability(self.network, self.output.activation).eval()
 
 
 def load_checkpoint(
@@ -93,6 +110,7 @@ def load_checkpoint(
     head: int | None = None,
     logits: bool | None = None,
     preprocess: Preprocess | None = None,
+    output: OutputContract | None = None,
     weights: str | None = None,
     image_sizes: ImageSizes | None = None,
 ) -> Checkpoint:
@@ -108,12 +126,13 @@ def load_checkpoint(
         logits: whether the source network returned logits, for the record; ``None`` takes what
             its project does.
         preprocess: the input contract; ``None`` takes the file's, else that of its project.
+        output: the output contract; likewise: the projects train labels of their own.
         weights: which of several networks in the file; ``None`` expects one.
         image_sizes: of the images it is for, where the project's contract depends on them.
 
     Raises:
         InputError: unreadable, not a supported network, does not fit, or holds NaN or Inf; or its
-            project's contract cannot be told.
+            project's contract cannot be told, or a contract is of another number of channels.
         UsageError: flags that contradict the file or each other, or several networks in the file.
     """
     loaded, stated = read_checkpoint_file(path)
@@ -122,6 +141,15 @@ def load_checkpoint(
     own, detected = detect(tensors, source=str(path))
     _check_request(detected, path=path, arch=arch, recurrence=recurrence, head=head)
     convention = convention_of(detected, path)
+    labels = _output(output, stated.get("output"), detected, path)
+    contract, origin = _preprocess(
+        preprocess,
+        stated.get("preprocess"),
+        convention,
+        detected,
+        path,
+        image_sizes=image_sizes,
+    )
     recurrence = _recurrence(
         recurrence, stated.get("recurrence"), default=convention.recurrence, path=path
     )
@@ -129,6 +157,8 @@ def load_checkpoint(
     build = partial(
         build_network,
         detected.arch,
+        in_channels=detected.in_channels,
+        num_classes=detected.num_classes,
         width=detected.width,
         recurrence=recurrence,
         deep_supervision=detected.deep_supervision,
@@ -144,17 +174,11 @@ def load_checkpoint(
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"{path}: tensor {key!r} holds NaN or Inf; the training diverged?")
     network.load_state_dict(own, strict=False)
-    if preprocess is not None:
-        origin = "as given"
-    elif "preprocess" in stated:
-        preprocess = Preprocess.from_json(stated["preprocess"], source=str(path))
-        origin = "stored with the weights"
-    else:
-        preprocess, origin = contract_of_family(convention, detected, path, image_sizes=image_sizes)
     return Checkpoint(
         network=network.eval(),
         detected=detected,
-        preprocess=preprocess,
+        preprocess=contract,
+        output=labels,
         contract_origin=origin,
         logits=convention.logits if logits is None else logits,
         recurrence=recurrence if detected.arch.recurrent else None,
@@ -170,11 +194,13 @@ def save_checkpoint(
     path: Path,
     *,
     preprocess: Preprocess,
+    output: OutputContract | None = None,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a safetensors file that carries its architecture and input contract.
+    """Write a safetensors file that carries its architecture and its contracts.
 
+    An output contract is stated where there is one: without it, each channel is a label of its own.
     The file appears whole or not at all; the same network and metadata give the same bytes.
 
     Raises:
@@ -185,6 +211,8 @@ def save_checkpoint(
         for key, value in network.state_dict().items()
     }
     own = {"arch": architecture_of(network).value, "preprocess": preprocess.to_json()}
+    if output is not None:
+        own["output"] = output.to_json()
     if isinstance(network, R2UNet):
         own["recurrence"] = str(network.recurrence)
     write_atomic(path, _sorted_metadata(save(tensors, metadata=dict(metadata or {}) | own)))
@@ -225,7 +253,7 @@ def _check_request(
     recurrence: int | None,
     head: int | None,
 ) -> None:
-    """Refuse flags that contradict the checkpoint, and networks the pipeline cannot feed."""
+    """Refuse flags that contradict the checkpoint."""
     found = detected.arch
     if arch is not None and arch is not found:
         raise UsageError(f"--arch {arch.value}, but {path} holds {found.value}; drop the flag")
@@ -243,9 +271,67 @@ def _check_request(
         raise UsageError(
             f"--head {head} needs a UNet++ trained with deep supervision; {path} has one head"
         )
-    if detected.in_channels != 3 or detected.num_classes != 1:
+
+
+def _output(
+    given: OutputContract | None, stated: str | None, detected: Detected, path: Path
+) -> OutputContract:
+    """The output contract: what the caller says, else the file, else that of its project.
+
+    Raises:
+        InputError: it is of another number of classes than the weights have.
+    """
+    count = detected.num_classes
+    if count > MOST_CLASSES:
         raise InputError(
-            f"{path} has input channels {detected.in_channels}, classes {detected.num_classes}; "
-            "expected input channels 3 (a colour image), classes 1 (the probability of "
-            "foreground): other counts are not supported yet, train one network for each class"
+            f"{path} has {count} output channels; expected at most {MOST_CLASSES}, as a label map "
+            "of 8 bits has"
         )
+    if given is None and stated is not None:
+        given = OutputContract.from_json(stated, source=str(path))
+    if given is None:
+        return OutputContract() if count == 1 else OutputContract(classes=own_labels(count))
+    if given.channels != count:
+        names = one_line(", ".join(given.classes), limit=100)
+        raise InputError(
+            f"{path} has {count} output channel{'s' * (count > 1)}, the output contract names "
+            f"{given.channels}: {names}; expected a name for each channel: --classes"
+        )
+    return given
+
+
+def _preprocess(
+    given: Preprocess | None,
+    stated: str | None,
+    convention: Convention,
+    detected: Detected,
+    path: Path,
+    *,
+    image_sizes: ImageSizes | None,
+) -> tuple[Preprocess, str]:
+    """The input contract and where it is from: the caller, the file, or the project.
+
+    Raises:
+        InputError: it is of another number of channels than the weights take, or the project's
+            cannot be told.
+    """
+    expected = detected.in_channels
+    takes = f"{path} takes images of {expected} channel{'s' * (expected > 1)}"
+    if given is not None:
+        contract, origin = given, "as given"
+    elif stated is not None:
+        contract = Preprocess.from_json(stated, source=str(path))
+        origin = "stored with the weights"
+    elif expected != len(convention.preprocess.mean):
+        raise InputError(
+            f"{takes}, and {convention.origin} contract is of "
+            f"{len(convention.preprocess.mean)}; state the one it was trained with: --preprocess"
+        )
+    else:
+        return contract_of_family(convention, detected, path, image_sizes=image_sizes)
+    if (found := len(contract.mean)) != expected:
+        raise InputError(
+            f"{takes}, its input contract ({origin}) makes {found}; state the one it was trained "
+            "with: --preprocess"
+        )
+    return contract, origin

@@ -81,6 +81,16 @@ standard deviation here holds. Networks return logits (``val.py``).
 """
 
 
+def own_labels(count: int) -> tuple[str, ...]:
+    """Names of classes where the weights alone are there: by number, from 0.
+
+    All three projects train each channel as a label of its own, under a sigmoid (UNET-ZOO's
+    networks end in one, ``solver.py`` and ``losses.py`` of the others apply it);
+    pytorch-nested-unet calls the folders of their masks ``masks/0``, ``masks/1`` and so on.
+    """
+    return tuple(map(str, range(count)))
+
+
 def convention_of(detected: Detected, path: Path) -> Convention:
     """What the project does that a checkpoint comes from.
 

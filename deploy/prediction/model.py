@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.deploy import __version__
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import contract_of, describe
@@ -82,6 +83,7 @@ class CheckpointModel:
     path: Path
     sha256: str
     preprocess: Preprocess
+    output: OutputContract
     recurrence: int | None
     head: int | None
     weights: str | None = None
@@ -96,6 +98,7 @@ class CheckpointModel:
             path=checkpoint.path,
             sha256=checkpoint.sha256,
             preprocess=checkpoint.preprocess,
+            output=checkpoint.output,
             recurrence=checkpoint.recurrence,
             head=checkpoint.head,
             weights=checkpoint.weights,
@@ -112,6 +115,7 @@ class CheckpointModel:
             "model_sha256": self.sha256,
             "runtime": [PYTORCH, importlib.metadata.version("torch")],
             "preprocess": self.preprocess.to_json(),
+            **({} if self.output == OutputContract() else {"output": self.output.to_json()}),
             "recurrence": self.recurrence,
             "head": self.head,
             "weights": self.weights,
@@ -131,6 +135,7 @@ class CheckpointModel:
             recurrence=self.recurrence,
             head=self.head,
             preprocess=self.preprocess,
+            output=self.output,
             weights=self.weights,
         )
         return PyTorchRuntime(checkpoint, execution=execution, any_size=True)

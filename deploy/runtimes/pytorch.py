@@ -57,13 +57,18 @@ class PyTorchRuntime:
     ) -> None:
         self.name = require_ready(compiled=compiled, device=device)
         height, width = checkpoint.preprocess.size
-        self._image = (3, height, width)
+        channels = len(checkpoint.preprocess.mean)
+        self._image = (channels, height, width)
         sides = ("height", "width") if any_size else (height, width)
         self.inputs: tuple[TensorSpec, ...] = (
-            TensorSpec(name=INPUT_NAME, shape=("batch", 3, *sides), dtype="float32"),
+            TensorSpec(name=INPUT_NAME, shape=("batch", channels, *sides), dtype="float32"),
         )
         self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec(name=OUTPUT_NAME, shape=("batch", 1, *sides), dtype="float32"),
+            TensorSpec(
+                name=OUTPUT_NAME,
+                shape=("batch", checkpoint.output.channels, *sides),
+                dtype="float32",
+            ),
         )
         self.execution = execution
         self._device = torch.device(device)
@@ -86,7 +91,7 @@ class PyTorchRuntime:
         return Executed(layers=layers, requested=Precision.FP32)
 
     def infer(self, feeds: Feeds) -> Results:
-        """Run one batch: ``image`` (N, 3, H, W) to ``probability`` (N, 1, H, W)."""
+        """Run one batch: ``image`` (N, C, H, W) to ``probability`` (N, K, H, W)."""
         require_fit(self._accepted, feeds)
         try:
             output = self._run(torch.from_numpy(np.ascontiguousarray(feeds[INPUT_NAME])))

@@ -21,6 +21,7 @@ from segdeploy.deploy.models.checkpoint import Checkpoint, Probability
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
     describe,
+    output_entries,
     save_model,
     set_metadata,
     strip_debug_info,
@@ -29,7 +30,6 @@ from segdeploy.deploy.onnx_model.interface import INPUT_NAME, OUTPUT_NAME
 from segdeploy.deploy.system.errors import RunError
 
 OPSET = 18
-CLASS_NAMES = ("nucleus",)
 TRACE_BATCH = 2
 """Batch of the traced example; torch.export would specialise on 0 or 1."""
 
@@ -37,8 +37,8 @@ TRACE_BATCH = 2
 def export(checkpoint: Checkpoint, output: Path) -> Artifact:
     """Write the fp32 ONNX file of a checkpoint.
 
-    Input ``image`` float32 (batch, 3, height, width), normalised by the checkpoint's contract;
-    output ``probability`` float32 (batch, 1, height, width).
+    Input ``image`` float32 (batch, channels, height, width), normalised by the checkpoint's
+    contract; output ``probability`` float32 (batch, classes, height, width).
 
     Raises:
         RunError: PyTorch could not export the network.
@@ -46,7 +46,7 @@ def export(checkpoint: Checkpoint, output: Path) -> Artifact:
     """
     network = fold_batch_norm(checkpoint.probability())
     height, width = checkpoint.preprocess.size
-    example = torch.zeros(TRACE_BATCH, 3, height, width)
+    example = torch.zeros(TRACE_BATCH, len(checkpoint.preprocess.mean), height, width)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -130,12 +130,11 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "arch": checkpoint.arch.value,
         "family": checkpoint.detected.family.value,
         "task": "semantic segmentation",
-        "classes": ",".join(CLASS_NAMES),
         "preprocess": checkpoint.preprocess.to_json(),
         "checkpoint_sha256": checkpoint.sha256,
         "source_network_returned": "logits" if checkpoint.logits else "probability",
         "precision": Precision.FP32.value,
-    }
+    } | output_entries(checkpoint.output)
     if checkpoint.head is not None:
         entries["head"] = str(checkpoint.head)
     if checkpoint.recurrence is not None:

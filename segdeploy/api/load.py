@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from segdeploy.api.choices import choice
 from segdeploy.api.data import Data
 from segdeploy.api.outputs import AnyPath
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
@@ -33,6 +34,7 @@ def load(
     head: int | None = None,
     logits: bool | None = None,
     preprocess: Preprocess | AnyPath | None = None,
+    output: OutputContract | AnyPath | None = None,
     weights: str | None = None,
     data: Data | AnyPath | None = None,
 ) -> Checkpoint | Artifact:
@@ -53,6 +55,7 @@ def load(
             what its project does.
         preprocess: the input contract or a JSON file that holds it; ``None`` takes what the file
             states, else that of the project its keys belong to.
+        output: the output contract or a JSON file that holds it; likewise.
         weights: which network of a file that holds several; ``None`` expects one.
         data: images it is for, where the project's contract depends on their aspect.
 
@@ -71,6 +74,7 @@ def load(
             "head": head,
             "logits": logits,
             "preprocess": preprocess,
+            "classes": output,
             "weights": weights,
         }
         for name, value in stated.items():
@@ -84,6 +88,7 @@ def load(
         head=head,
         logits=logits,
         preprocess=preprocess,
+        output=output,
         weights=weights,
         data=data,
     )
@@ -97,6 +102,7 @@ def load_network(
     head: int | None = None,
     logits: bool | None = None,
     preprocess: Preprocess | AnyPath | None = None,
+    output: OutputContract | AnyPath | None = None,
     weights: str | None = None,
     data: Data | AnyPath | None = None,
 ) -> Checkpoint:
@@ -111,6 +117,7 @@ def load_network(
         head=head,
         logits=logits,
         preprocess=read_contract(preprocess),
+        output=read_output_contract(output),
         weights=weights,
         image_sizes=None if data is None else Data.of(data).image_sizes,
     )
@@ -129,3 +136,18 @@ def read_contract(given: Preprocess | AnyPath | None) -> Preprocess | None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--preprocess {given} cannot be read ({error})") from error
     return Preprocess.from_json(text, source=str(given))
+
+
+def read_output_contract(given: OutputContract | AnyPath | None) -> OutputContract | None:
+    """An output contract, read where it is given as a file.
+
+    Raises:
+        InputError: the file cannot be read or is no contract.
+    """
+    if given is None or isinstance(given, OutputContract):
+        return given
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"output contract {given} cannot be read ({error})") from error
+    return OutputContract.from_json(text, source=str(given))

@@ -33,6 +33,7 @@ REWRITES = (
 INTERFACES = ("image-interface", "any-size")
 """Rewrites that change how a model is called, and take one of any precision."""
 
+OUTPUT_KINDS = ("sigmoid", "softmax", "sigmoid-logits", "softmax-logits", "logits", "argmax")
 HINTS = ("latency", "throughput")
 LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive")
 TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")
@@ -61,6 +62,7 @@ def checkpoint_flag(verb: Group, *, required: bool) -> None:
 def checkpoint_details(verb: Group) -> None:
     """What the keys of a checkpoint cannot tell."""
     network_flags(verb)
+    output_contract_flags(verb)
     verb.add_argument(
         "--head", type=int, choices=(1, 2, 3, 4), help="UNet++ head to take (default: deepest)"
     )
@@ -68,7 +70,7 @@ def checkpoint_details(verb: Group) -> None:
         "--logits",
         action=argparse.BooleanOptionalAction,
         help="whether the network the checkpoint was trained in returned logits; recorded only, "
-        "the exported model ends in one sigmoid either way (default: as its project's does)",
+        "the exported model ends in probabilities either way (default: as its project's does)",
     )
 
 
@@ -93,6 +95,46 @@ def network_flags(verb: Group) -> None:
         help="input contract (default: as stored, else that of the project the keys belong to; "
         "published models: 96x96 BGR, mean and std 0.5)",
     )
+
+
+def output_contract_flags(verb: Group) -> None:
+    """What the channels of a network's output mean."""
+    verb.add_argument(
+        "--classes",
+        type=class_names,
+        metavar="NAMES",
+        help="name of each output channel, between commas: background,cell,gland (default: as "
+        "stored, else by number)",
+    )
+    verb.add_argument(
+        "--output-kind",
+        choices=OUTPUT_KINDS,
+        help="what the output holds; sigmoid: each channel a label of its own, which may overlap; "
+        "softmax: each pixel of one class, the first usually the background; the same as logits; "
+        "or numbers of classes (default: as stored or told by the last operator, else sigmoid)",
+    )
+    verb.add_argument(
+        "--ignore-index",
+        type=count,
+        metavar="VALUE",
+        help="of label maps: pixels of this value count nowhere, as 255 (default: all count)",
+    )
+    verb.add_argument(
+        "--output-contract",
+        type=Path,
+        metavar="FILE.json",
+        help="activation, classes, colours and ignored_index in a file, instead of those flags",
+    )
+
+
+def class_names(given: str) -> tuple[str, ...]:
+    """Names between commas.
+
+    Example:
+        >>> class_names("background, cell")
+        ('background', 'cell')
+    """
+    return tuple(name.strip() for name in given.split(","))
 
 
 def output_flag(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
     from segdeploy.api.data import Data
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it do
+    from segdeploy.deploy.data.output_contract import OutputContract
     from segdeploy.deploy.models.checkpoint import Checkpoint
 
 Options = argparse.Namespace
@@ -48,7 +50,51 @@ def model_of(options: Options, path: Path) -> Checkpoint | Artifact:
 def _stated(options: Options) -> dict[str, Any]:
     """What the flags say of a network that its keys cannot tell."""
     names = ("arch", "recurrence", "head", "logits", "preprocess", "weights")
-    return {name: getattr(options, name) for name in names} | {"data": vars(options).get("data")}
+    stated = {name: getattr(options, name) for name in names}
+    return stated | {"output": output_contract_in(options), "data": vars(options).get("data")}
+
+
+def output_contract_in(options: Options) -> OutputContract | None:
+    """What the flags state of a network's channels; ``None`` where they state nothing.
+
+    Raises:
+        UsageError: parts beside the whole, or a kind or an ignored index without classes.
+        InputError: a file that cannot be read or is no contract, or values that no contract has.
+    """
+    from segdeploy.api.load import read_output_contract
+    from segdeploy.deploy.data.output_contract import Activation, OutputContract
+
+    stated = {
+        "--classes": options.classes,
+        "--output-kind": options.output_kind,
+        "--ignore-index": options.ignore_index,
+    }
+    given = [flag for flag, value in stated.items() if value is not None]
+    if options.output_contract is not None:
+        if given:
+            raise UsageError(f"{given[0]} beside --output-contract, which states all; drop one")
+        return read_output_contract(options.output_contract)
+    if not given:
+        return None
+    if options.classes is None:
+        raise UsageError(f"{given[0]} needs the names of the classes: --classes NAME,NAME")
+    return OutputContract(
+        activation=Activation(activation_word(options.output_kind, len(options.classes))),
+        classes=options.classes,
+        ignored_index=options.ignore_index,
+    )
+
+
+def activation_word(kind: str | None, classes: int) -> str:
+    """How channels go together, of an output's kind; labels of their own where none is stated.
+
+    Example:
+        >>> activation_word("logits", 4), activation_word("sigmoid-logits", 4)
+        ('softmax', 'sigmoid')
+    """
+    if kind in ("logits", "argmax"):
+        return "softmax" if classes > 1 else "sigmoid"
+    return (kind or "sigmoid").removesuffix("-logits")
 
 
 def calibration_in(options: Options) -> Data:

@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.architecture import Architecture
@@ -344,10 +346,10 @@ def test_a_folder_that_does_not_exist_is_an_os_error(tiny_r2u: R2UNet, tmp_path:
 # --- files that do not fit ---------------------------------------------------------------------
 
 
-def refused(path: Path) -> str:
+def refused(path: Path, **stated: Any) -> str:
     """The message with which a file is refused; it must name the file."""
     with pytest.raises(InputError) as caught:
-        load_checkpoint(path)
+        load_checkpoint(path, **stated)
     assert caught.value.exit_code == 3
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -438,14 +440,62 @@ def test_not_a_state_dict_of_ours(content: object, message: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("arch", list(Architecture))
-@pytest.mark.parametrize(("channels", "classes"), [(1, 1), (4, 1), (3, 2)])
-def test_other_channel_counts(
-    arch: Architecture, channels: int, classes: int, tmp_path: Path
+@pytest.mark.parametrize("activation", list(Activation))
+def test_any_number_of_classes(arch: Architecture, activation: Activation, tmp_path: Path) -> None:
+    network = build_network(arch, num_classes=3, width=2).eval()
+    path = write(network.state_dict(), tmp_path / "x.pth")
+    stated = OutputContract(activation=activation, classes=("a", "b", "c"))
+    loaded = load_checkpoint(
+        path,
+        preprocess=Preprocess(size=(32, 32)),
+        output=stated,
+        recurrence=DEFAULT_RECURRENCE if arch.recurrent else None,
+    )
+    assert loaded.output == stated
+    with torch.no_grad():
+        logits = network(x := torch.rand(1, 3, 32, 32))
+        expected = logits.softmax(1) if stated.exclusive else logits.sigmoid()
+        assert torch.equal(loaded.probability()(x), expected)
+
+
+def test_classes_that_nothing_names_are_labels_of_their_own_by_number(tmp_path: Path) -> None:
+    network = build_network(Architecture.UNET_PLUS_PLUS, num_classes=3, width=2)
+    loaded = load_checkpoint(write(network.state_dict(), tmp_path / "x.pth"))
+    assert loaded.output == OutputContract(classes=("0", "1", "2"))
+
+
+def test_an_output_contract_is_stored_with_the_weights(tmp_path: Path) -> None:
+    network = build_network(Architecture.U_NET_BILINEAR, num_classes=2, width=2)
+    stated = OutputContract(activation=Activation.SOFTMAX, classes=("sky", "sea"))
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(network, path, preprocess=Preprocess(), output=stated)
+    assert load_checkpoint(path).output == stated
+
+
+@pytest.mark.parametrize("arch", list(Architecture))
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_input_channels_than_those_of_the_contract(
+    arch: Architecture, channels: int, tmp_path: Path
 ) -> None:
-    network = build_network(arch, in_channels=channels, num_classes=classes, width=2)
-    message = refused(write(network.state_dict(), tmp_path / "x.pth"))
-    assert f"has input channels {channels}, classes {classes}; expected input channels 3" in message
-    assert "not supported yet" in message
+    network = build_network(arch, in_channels=channels, width=2)
+    path = write(network.state_dict(), tmp_path / "x.pth")
+    for stated in (None, Preprocess()):
+        message = refused(path, preprocess=stated)
+        assert re.search(
+            f"takes images of {channels} channels?, .* contract .* 3; .*--preprocess", message
+        )
+
+
+def test_other_names_than_classes(tmp_path: Path) -> None:
+    network = build_network(Architecture.UNET_PLUS_PLUS, num_classes=2, width=2)
+    path = write(network.state_dict(), tmp_path / "x.pth")
+    message = refused(path, output=OutputContract(classes=("a", "b", "c")))
+    assert re.search("2 output channels, .* names 3: a, b, c; .*--classes", message)
+
+
+def test_more_classes_than_a_label_map_holds(tmp_path: Path) -> None:
+    network = build_network(Architecture.UNET_PLUS_PLUS, num_classes=256, width=2)
+    assert "at most 255" in refused(write(network.state_dict(), tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -16,10 +16,13 @@ from torch import nn
 
 import segdeploy
 from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
+from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
-from segdeploy.deploy.onnx_model.file import metadata
+from segdeploy.deploy.onnx_model.file import metadata, output_of
 from segdeploy.deploy.stages.export import OPSET, export, fold_batch_norm
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import RunError
@@ -218,3 +221,23 @@ def test_a_network_pytorch_cannot_export_is_a_run_error_that_leaves_no_file(
     with pytest.raises(RunError, match=r"unet\.safetensors: no rule for this operator"):
         export(checkpoint, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("activation", list(Activation))
+def test_every_class_is_a_channel_of_probabilities(activation: Activation, tmp_path: Path) -> None:
+    output = OutputContract(activation=activation, classes=("sky", "sea", "sand"))
+    network = build_network(Architecture.U_NET_BILINEAR, num_classes=3, width=2).eval()
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(network, path, preprocess=TINY, output=output)
+    checkpoint = load_checkpoint(path)
+    artifact = export(checkpoint, tmp_path / "net.onnx")
+    assert artifact.outputs[0].shape == ("batch", 3, 32, 32)
+    assert output_of(artifact) == output
+    image = np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        expected = checkpoint.probability()(torch.from_numpy(image)).numpy()
+    session = onnxruntime.InferenceSession(artifact.path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probability"], {"image": image})
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    if output.exclusive:
+        np.testing.assert_allclose(found.sum(axis=1), 1, rtol=0, atol=1e-5)
