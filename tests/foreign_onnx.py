@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from segdeploy.deploy.adoption.output_end import Meant
+
 Change = Callable[[onnx.ModelProto], None]
 Array = NDArray[np.generic]
 
@@ -24,11 +26,13 @@ class Foreign:
     Attributes:
         change: makes it of a network of ours, in place.
         fed: from our image (1, 3, h, w) to what it takes.
-        read: from its outputs to the probability (h, w).
+        read: from its outputs to the probability (h, w), or (classes, h, w).
         preset: the contract's name.
         options: what must be stated to adopt it.
         notes: what adopting says of it.
         tolerance: of a probability.
+        classes: their names.
+        exclusive: whether they exclude each other.
         save: how the file is written.
     """
 
@@ -39,6 +43,8 @@ class Foreign:
     options: dict[str, object] | None = None
     notes: str = ""
     tolerance: float = 1e-5
+    classes: tuple[str, ...] = ("foreground",)
+    exclusive: bool = False
     save: Callable[[onnx.ModelProto, Path], None] = lambda model, path: onnx.save(model, path)
 
 
@@ -98,6 +104,56 @@ def softmax(model: onnx.ModelProto) -> None:
     two_channels(model)
     model.graph.node.append(helper.make_node("Softmax", ["head"], ["both classes"], axis=1))
     model.graph.output[0].name = "both classes"
+
+
+def several(count: int) -> Change:
+    """Logits of several channels."""
+
+    def change(model: onnx.ModelProto) -> None:
+        logits(model)
+        turn = np.linspace(-1, 1, count, dtype=np.float32)
+        replaced(model, "head.weight", lambda w: np.concatenate([w * t for t in turn]))
+        replaced(model, "head.bias", lambda b: np.concatenate([b * t - t * t for t in turn]))
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = count
+
+    return change
+
+
+def ended(change: Change, operator: str, **attributes: object) -> Change:
+    """Another network with one more operator, whose values are float."""
+
+    def changed(model: onnx.ModelProto) -> None:
+        change(model)
+        source = model.graph.output[0].name
+        made = helper.make_node(operator, [source], [operator], name=operator, **attributes)
+        model.graph.node.append(made)
+        model.graph.output[0].name = operator
+
+    return changed
+
+
+def class_numbers(change: Change, *, axis: int = 1, keepdims: int = 0) -> Change:
+    """Another network with an ArgMax behind it, and 8-bit class numbers."""
+
+    def changed(model: onnx.ModelProto) -> None:
+        ended(ended(change, "ArgMax", axis=axis, keepdims=keepdims), "Cast", to=TensorProto.UINT8)(
+            model
+        )
+        shape: list[int | str] = ["n", SIDE, SIDE]
+        if keepdims:
+            shape.insert(axis, 1)
+        model.graph.output[0].CopyFrom(
+            helper.make_tensor_value_info("Cast", TensorProto.UINT8, shape)
+        )
+
+    return changed
+
+
+def channels_last_of_four(model: onnx.ModelProto) -> None:
+    """Four classes behind height and width, as TensorFlow has them."""
+    ended(several(4), "Transpose", perm=[0, 2, 3, 1])(model)
+    form = helper.make_tensor_value_info("Transpose", TensorProto.FLOAT, ["n", SIDE, SIDE, 4])
+    model.graph.output[0].CopyFrom(form)
 
 
 def foreground_of_softmax(model: onnx.ModelProto) -> None:
@@ -272,7 +328,13 @@ def _second(values: Array) -> Array:
     return _sigmoid(values[1].astype(np.float64) - values[0])
 
 
+def _softmax(values: Array) -> Array:
+    powers = np.exp(values.astype(np.float64))
+    return np.asarray(powers / powers.sum(axis=0))
+
+
 _TURN = (0, 2, 3, 1)
+FOUR = tuple(f"class {k}" for k in range(4))
 
 FOREIGN: dict[str, Foreign] = {
     "no metadata": Foreign(unchanged),
@@ -290,6 +352,53 @@ FOREIGN: dict[str, Foreign] = {
         two_channels,
         read=lambda outputs: _second(outputs[0][0]),
         options={"output_kind": "logits"},
+    ),
+    "softmax, both classes named": Foreign(
+        softmax,
+        read=lambda outputs: outputs[0][0],
+        options={"meant": Meant(classes=("ground", "cell"))},
+        classes=("ground", "cell"),
+        exclusive=True,
+    ),
+    "four classes": Foreign(
+        ended(several(4), "Softmax", axis=1),
+        read=lambda outputs: outputs[0][0],
+        notes="as softmax",
+        classes=FOUR,
+        exclusive=True,
+    ),
+    "logits of four": Foreign(
+        several(4),
+        read=lambda outputs: _softmax(outputs[0][0]),
+        options={"output_kind": "logits"},
+        notes="as logits, Softmax appended",
+        classes=FOUR,
+        exclusive=True,
+    ),
+    "logarithms of four": Foreign(
+        ended(several(4), "LogSoftmax", axis=1),
+        read=lambda outputs: np.exp(outputs[0][0].astype(np.float64)),
+        notes="as logits, Softmax appended",
+        classes=FOUR,
+        exclusive=True,
+    ),
+    "logits of four labels": Foreign(
+        several(4),
+        read=lambda outputs: _sigmoid(outputs[0][0]),
+        options={"output_kind": "sigmoid-logits", "meant": Meant(classes=tuple("abcd"))},
+        notes="as logits, Sigmoid appended",
+        classes=tuple("abcd"),
+    ),
+    "four labels": Foreign(
+        ended(several(4), "Sigmoid"),
+        read=lambda outputs: outputs[0][0],
+        classes=tuple(f"label {k}" for k in range(4)),
+    ),
+    "channels last of four": Foreign(
+        ended(channels_last_of_four, "Softmax", axis=3),
+        read=lambda outputs: outputs[0][0].transpose(2, 0, 1),
+        classes=FOUR,
+        exclusive=True,
     ),
     "foreground of softmax": Foreign(foreground_of_softmax),
     "any size": Foreign(sides_open, options={"size": (SIDE, SIDE)}),

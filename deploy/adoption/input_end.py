@@ -9,11 +9,12 @@ import onnx
 from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.onnx_model.file import specs_of
 from segdeploy.deploy.system.errors import InputError, one_line
 
-CHANNELS = 3
+FEW_CHANNELS = 4
+"""Of an image whose other axis is open: grey, colours, and colours beside opacity or infrared."""
+
 FLOATS = ("float16", "float32", "float64")
 PIXELS = "uint8"
 
@@ -25,6 +26,7 @@ class InputEnd:
     Attributes:
         name: of the tensor.
         dtype: NumPy's name: a float type, or uint8 for a model that normalises by itself.
+        channels: of the image; ``None`` where the file leaves them open.
         channels_last: (N, H, W, C) instead of (N, C, H, W).
         batch: images it takes at once; ``None`` where any number.
         height: ``None`` where the file leaves it open.
@@ -33,6 +35,7 @@ class InputEnd:
 
     name: str
     dtype: str
+    channels: int | None
     channels_last: bool
     batch: int | None
     height: int | None
@@ -67,8 +70,15 @@ class InputEnd:
         """Refuse a contract whose values the input cannot hold.
 
         Raises:
-            InputError: fractions for an input of whole pixels.
+            InputError: other channels than the model's, or fractions for an input of whole pixels.
         """
+        count = len(contract.mean)
+        if self.channels not in (None, count):
+            raise InputError(
+                f"input {self.name!r} takes images of {self.channels} "
+                f"channel{'s' * (self.channels != 1)}, the input contract makes {count}; give a "
+                f"contract of {self.channels} (--preprocess)"
+            )
         whole = contract.scale == 1 and set(contract.mean) == {0} and set(contract.std) == {1}
         if self.dtype == PIXELS and not whole:
             raise InputError(
@@ -80,7 +90,7 @@ class InputEnd:
         """An image of our form as this input takes it, as often as its batch asks.
 
         Args:
-            image: (3, height, width), normalised by the contract.
+            image: (channels, height, width), normalised by the contract.
         """
         turned = image.transpose(1, 2, 0) if self.channels_last else image
         batch = np.repeat(turned[None], self.batch or 1, axis=0)
@@ -94,7 +104,7 @@ def input_end(model: onnx.ModelProto) -> InputEnd:
         model: in the one form of ``normalise``, so that no weight is an input.
 
     Raises:
-        InputError: several inputs, or none that an image of three channels fits.
+        InputError: several inputs, or none that is an image.
     """
     specs = specs_of(model.graph.input)
     if len(specs) != 1:
@@ -102,15 +112,19 @@ def input_end(model: onnx.ModelProto) -> InputEnd:
         raise InputError(f"the model has the inputs {names}; expected one image: export it again")
     (spec,) = specs
     if len(spec.shape) != 4 or spec.dtype not in (*FLOATS, PIXELS):
-        raise _unfit(spec)
+        raise InputError(
+            f"input {one_line(repr(spec.name), limit=80)} is {spec.dtype} "
+            f"{one_line(spec.shape, limit=80)}; expected one image, float or uint8, (batch, "
+            "channels, height, width) or (batch, height, width, channels)"
+        )
     fixed = [axis if isinstance(axis, int) else None for axis in spec.shape]
-    channels_last = fixed[1] != CHANNELS and fixed[3] == CHANNELS
-    if fixed[3 if channels_last else 1] not in (None, CHANNELS):
-        raise _unfit(spec)
+    channels_last = _channels_last(fixed[1], fixed[3])
+    channels = fixed[3] if channels_last else fixed[1]
     height, width = fixed[1:3] if channels_last else fixed[2:]
     return InputEnd(
         name=spec.name,
         dtype=spec.dtype,
+        channels=channels,
         channels_last=channels_last,
         batch=fixed[0],
         height=height,
@@ -118,12 +132,16 @@ def input_end(model: onnx.ModelProto) -> InputEnd:
     )
 
 
-def _unfit(spec: TensorSpec) -> InputError:
-    return InputError(
-        f"input {one_line(repr(spec.name), limit=80)} is {spec.dtype} "
-        f"{one_line(spec.shape, limit=80)}; expected one image of {CHANNELS} channels, float or "
-        "uint8, (batch, 3, height, width) or (batch, height, width, 3)"
-    )
+def _channels_last(second: int | None, last: int | None) -> bool:
+    """Whether the last of four axes holds the channels: it is the shorter one.
+
+    Example:
+        >>> _channels_last(3, 96), _channels_last(96, 3), _channels_last(None, 3)
+        (False, True, True)
+    """
+    if last is None:
+        return False
+    return last <= FEW_CHANNELS if second is None else last < second
 
 
 def _side(length: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Put our ends on a foreign graph: a normalised image in, the foreground's probability out."""
+"""Put our ends on a foreign graph: a normalised image in, probabilities out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy.deploy.adoption.input_end import CHANNELS, PIXELS, InputEnd
-from segdeploy.deploy.adoption.output_end import FOREGROUND, Layout, OutputEnd, OutputKind
+from segdeploy.deploy.adoption.input_end import PIXELS, InputEnd
+from segdeploy.deploy.adoption.output_end import FOREGROUND, Layout, OutputEnd
+from segdeploy.deploy.data.output_contract import Activation
 from segdeploy.deploy.onnx_model.graph import GraphIndex, rebuilt
 from segdeploy.deploy.onnx_model.interface import INPUT_NAME, OUTPUT_NAME
 from segdeploy.deploy.onnx_model.normalise import unused
@@ -25,10 +26,11 @@ def with_our_ends(
     taken: InputEnd,
     given: OutputEnd,
     *,
+    channels: int,
     size: tuple[int, int],
     dynamic_batch: bool,
 ) -> onnx.ModelProto:
-    """A model of float32 (N, 3, h, w) to the probability, float32 (N, 1, h, w).
+    """A model of float32 (N, C, h, w) to the probabilities of K classes, float32 (N, K, h, w).
 
     What only other outputs need is left out. Names of layers stay, apart from commas, which
     separate names in our metadata.
@@ -37,7 +39,8 @@ def with_our_ends(
         model: in the one form of ``normalise``; not changed.
         taken: its input.
         given: its output.
-        size: height and width of the new model's input.
+        channels: of the new model's input.
+        size: its height and width.
         dynamic_batch: whether N is any number; 1 otherwise.
     """
     source = onnx.ModelProto()
@@ -52,8 +55,8 @@ def with_our_ends(
     body = [*graph.node]
     batch: int | str = BATCH_AXIS if dynamic_batch else 1
     ends = {
-        INPUT_NAME: (batch, CHANNELS, *size),
-        OUTPUT_NAME: (batch, 1, *size),
+        INPUT_NAME: (batch, channels, *size),
+        OUTPUT_NAME: (batch, given.contract.channels, *size),
     }
     del graph.input[:], graph.output[:], graph.value_info[:]
     for values, (name, shape) in zip((graph.input, graph.output), ends.items(), strict=True):
@@ -136,7 +139,7 @@ def _casts_to_float(node: onnx.NodeProto) -> bool:
 
 
 def _end(graph: onnx.GraphProto, given: OutputEnd, names: _Names) -> list[onnx.NodeProto]:
-    """Nodes from what the graph gives to our probability; the last one makes it, in place."""
+    """Nodes from what the graph gives to our probabilities; the last one makes it, in place."""
     nodes: list[onnx.NodeProto] = []
     made = given.name
 
@@ -151,12 +154,11 @@ def _end(graph: onnx.GraphProto, given: OutputEnd, names: _Names) -> list[onnx.N
         add("Transpose", perm=TO_CHANNELS_FIRST)
     elif given.layout is Layout.NO_CHANNELS:
         add("Unsqueeze", names.constant(f"{OUTPUT_NAME}/axes", 1))
-    if given.kind is OutputKind.LOGITS:
-        if given.channels == 1:
-            add("Sigmoid")
-        else:
-            add("Softmax", axis=1)
-    if given.channels == 2:
+    if given.kind.appended is Activation.SIGMOID:
+        add("Sigmoid")
+    elif given.kind.appended is Activation.SOFTMAX:
+        add("Softmax", axis=1)
+    if given.foreground:
         where = {"from": FOREGROUND, "to": FOREGROUND + 1, "axis": 1}
         add("Slice", *(names.constant(f"{OUTPUT_NAME}/{k}", v) for k, v in where.items()))
     if nodes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,22 +16,34 @@ from segdeploy.deploy.adoption.foreign_file import load_foreign
 from segdeploy.deploy.adoption.input_end import InputEnd, input_end
 from segdeploy.deploy.adoption.newer_opset import opset_of, raised, require_known_opset
 from segdeploy.deploy.adoption.our_ends import with_our_ends
-from segdeploy.deploy.adoption.output_end import OutputEnd, OutputKind, output_end
+from segdeploy.deploy.adoption.output_end import (
+    FOREGROUND,
+    UNSAID,
+    Meant,
+    OutputEnd,
+    OutputKind,
+    chosen_from,
+    output_end,
+)
 from segdeploy.deploy.adoption.single_precision import holds_half, widen
 from segdeploy.deploy.data.image_set import Sample
-from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_model.file import describe, save_model, set_metadata, strip_debug_info
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    output_entries,
+    save_model,
+    set_metadata,
+    strip_debug_info,
+)
 from segdeploy.deploy.onnx_model.normalise import drop_idle
 from segdeploy.deploy.onnx_model.shapes import infer_shapes, one_image
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, RunError, one_line
-
-CLASS_NAME = "foreground"
 
 TOLERANCE = 1e-5
 """Of a probability that float32 computes twice by the same operators."""
@@ -54,7 +66,7 @@ class Adopted:
     Attributes:
         artifact: the file.
         taken: the input of theirs.
-        given: the output of theirs that became the probability.
+        given: the output of theirs that became the probabilities.
         opset: what theirs is written in.
         widened: whether theirs computes in fp16.
         images: how many were compared.
@@ -74,7 +86,7 @@ class Adopted:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is other than in their file, a line each."""
-        found = [f"output {self.given.name!r} as {self.given.kind.value}"]
+        found = [self.given.note]
         if self.opset != self.artifact.opset:
             found.append(f"opset {self.opset} raised to {self.artifact.opset}")
         if self.widened:
@@ -103,12 +115,13 @@ def adopt(
     size: tuple[int, int] | None = None,
     output_name: str | None = None,
     output_kind: OutputKind | None = None,
+    meant: Meant = UNSAID,
 ) -> Adopted:
     """Write one of our files from an ONNX file of any exporter, and prove that it does the same.
 
     Weights beside the file, local functions, constants in nodes, nodes without names, an older
-    opset, fp16, 8-bit pixels, channels last, several outputs and logits are brought into our form;
-    what cannot be is refused by name. Both files run on the images in ONNX Runtime.
+    opset, fp16, 8-bit pixels, channels last, several outputs, logits and class numbers are brought
+    into our form; what cannot be is refused by name. Both files run on the images in ONNX Runtime.
 
     Args:
         source: their file, of opset 7 or newer.
@@ -117,7 +130,9 @@ def adopt(
         images: to compare on.
         size: height and width, for a preset where their file leaves them open.
         output_name: which of several outputs; ``None`` takes the deepest of several alike.
-        output_kind: what its values mean; ``None`` where a Sigmoid or Softmax at the end tells.
+        output_kind: what its values mean; ``None`` where a Sigmoid, Softmax or ArgMax at the end
+            tells.
+        meant: what is stated of its classes.
 
     Raises:
         InputError: not a valid ONNX file, or one that cannot be brought into our form; the message
@@ -135,6 +150,7 @@ def adopt(
             size=size,
             output_name=output_name,
             output_kind=output_kind,
+            meant=meant,
         )
     except InputError as error:
         if str(source) in str(error):
@@ -151,6 +167,7 @@ def _adopted(
     size: tuple[int, int] | None,
     output_name: str | None,
     output_kind: OutputKind | None,
+    meant: Meant,
 ) -> Adopted:
     theirs = load_foreign(source)
     require_known_opset(theirs)
@@ -160,17 +177,16 @@ def _adopted(
     taken.require_contract(contract)
     _require_bounded(theirs, taken, contract.size)
     prepared = [contract.apply(sample.image()) for sample in images]
-    reference = _reference(source, theirs)
-    names = [value.name for value in theirs.graph.output]
-    values = dict(
-        zip(names, reference.run({taken.name: taken.fed(prepared[0])}, names), strict=True)
+    computed = _computed(source, theirs, taken, prepared)
+    given = output_end(
+        theirs.graph,
+        computed[0],
+        size=contract.size,
+        name=output_name,
+        kind=output_kind,
+        meant=meant,
     )
-    given = output_end(theirs.graph, values, size=contract.size, name=output_name, kind=output_kind)
-    expected = [
-        given.probability(reference.run({taken.name: taken.fed(image)}, [given.name])[0])
-        for image in prepared
-    ]
-    del reference
+    expected = [given.probabilities(values[given.name]) for values in computed]
     model = raised(theirs)
     widened = holds_half(model)
     if widened:
@@ -182,7 +198,6 @@ def _adopted(
         replace(taken, dtype=_wide(taken.dtype)),
         replace(given, dtype=_wide(given.dtype)),
         prepared,
-        size=contract.size,
         tolerance=tolerance,
     )
     difference = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
@@ -192,10 +207,10 @@ def _adopted(
             f"from the original's in ONNX Runtime; expected at most {tolerance:g}: export it with "
             "a newer opset, or report this model"
         )
-    changed = np.mean([_mask(a) != _mask(b) for a, b in zip(expected, found, strict=True)])
+    changed = _changed(given, expected, found, computed)
     opset = opset_of(theirs)
     strip_debug_info(model)
-    set_metadata(model, _metadata(source, contract))
+    set_metadata(model, _metadata(source, contract, given.contract))
     _check(model)
     save_model(model, output)
     return Adopted(
@@ -206,7 +221,7 @@ def _adopted(
         widened=widened,
         images=len(prepared),
         difference=difference,
-        changed=float(changed),
+        changed=changed,
     )
 
 
@@ -249,13 +264,61 @@ def _contract(
     return preprocess
 
 
-def _reference(source: Path, theirs: onnx.ModelProto) -> OrtSession:
-    """Their file in ONNX Runtime; as we read it where the file itself has nodes of one name."""
+def _computed(
+    source: Path,
+    theirs: onnx.ModelProto,
+    taken: InputEnd,
+    prepared: Sequence[NDArray[np.float32]],
+) -> list[dict[str, NDArray[np.generic]]]:
+    """What their file gives for each image: its outputs, and what class numbers are chosen from."""
+    outputs = [value.name for value in theirs.graph.output]
+    inner = sorted(set(chosen_from(theirs.graph).values()).difference(outputs))
+    session = _reference(source, theirs, inner)
+    names = [*outputs, *inner]
+    return [
+        dict(zip(names, session.run({taken.name: taken.fed(image)}, names), strict=True))
+        for image in prepared
+    ]
+
+
+def _reference(source: Path, theirs: onnx.ModelProto, inner: Sequence[str]) -> OrtSession:
+    """Their file in ONNX Runtime, returning inner tensors, too.
+
+    As we read it where it has to return more, or where the file itself has nodes of one name.
+    """
     options = session_options(threads=usable_cores())
-    try:
-        return OrtSession(source, options)
-    except InputError:
-        return OrtSession(theirs.SerializeToString(), options, shown=source)
+    if not inner:
+        try:
+            return OrtSession(source, options)
+        except InputError:
+            pass
+    model = onnx.ModelProto()
+    model.CopyFrom(theirs)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    return OrtSession(model.SerializeToString(), options, shown=source)
+
+
+def _changed(
+    given: OutputEnd,
+    expected: Sequence[NDArray[np.float64]],
+    found: Sequence[NDArray[np.float32]],
+    computed: Sequence[Mapping[str, NDArray[np.generic]]],
+) -> float:
+    """Share of the pixels whose class is another than theirs, 0 to 1.
+
+    With class numbers, theirs are what their file gives.
+    """
+    shares = []
+    for theirs, ours, values in zip(expected, found, computed, strict=True):
+        classes = given.contract.members(ours[None])
+        if given.numbers is None:
+            other = classes != given.contract.members(theirs[None])
+        else:
+            numbers = values[given.numbers][0].reshape(1, 1, *ours.shape[1:])
+            known = FOREGROUND if given.foreground else np.arange(len(ours)).reshape(1, -1, 1, 1)
+            other = classes != (numbers == known)
+        shares.append(other.any(axis=1).mean())
+    return float(np.mean(shares))
 
 
 def _batched(
@@ -264,7 +327,6 @@ def _batched(
     given: OutputEnd,
     prepared: Sequence[NDArray[np.float32]],
     *,
-    size: tuple[int, int],
     tolerance: float,
 ) -> tuple[onnx.ModelProto, list[NDArray[np.float32]]]:
     """The model in our form, for any batch where it takes one, and what it gives for each image.
@@ -272,19 +334,21 @@ def _batched(
     A graph may hold the batch it was traced with, in a Reshape for instance: two images at once
     must give what each gives alone.
     """
-    ours = with_our_ends(model, taken, given, size=size, dynamic_batch=True)
+    channels, height, width = prepared[0].shape
+    form = {"channels": channels, "size": (height, width)}
+    ours = with_our_ends(model, taken, given, **form, dynamic_batch=True)
     pair = np.stack([prepared[0], prepared[-1][:, ::-1, ::-1]])
     try:
         session = OrtSession(ours.SerializeToString(), session_options(threads=usable_cores()))
         together = _run(session, pair)
         alone = [_run(session, image[None]) for image in pair]
         if np.abs(together - np.concatenate(alone)).max() <= tolerance:
-            return ours, [_run(session, image[None])[0, 0] for image in prepared]
+            return ours, [_run(session, image[None])[0] for image in prepared]
     except (InputError, RunError, ValueError):
         pass  # a batch of its own: one by one, below
-    ours = with_our_ends(model, taken, given, size=size, dynamic_batch=False)
+    ours = with_our_ends(model, taken, given, **form, dynamic_batch=False)
     session = OrtSession(ours.SerializeToString(), session_options(threads=usable_cores()))
-    return ours, [_run(session, image[None])[0, 0] for image in prepared]
+    return ours, [_run(session, image[None])[0] for image in prepared]
 
 
 def _run(session: OrtSession, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -295,11 +359,6 @@ def _run(session: OrtSession, batch: NDArray[np.float32]) -> NDArray[np.float32]
 def _wide(dtype: str) -> str:
     """The type of an end once fp16 is widened."""
     return "float32" if dtype == "float16" else dtype
-
-
-def _mask(probability: NDArray[np.floating]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = probability >= FOREGROUND_PROBABILITY
-    return found
 
 
 def _check(model: onnx.ModelProto) -> None:
@@ -313,13 +372,13 @@ def _check(model: onnx.ModelProto) -> None:
         ) from error
 
 
-def _metadata(source: Path, contract: Preprocess) -> dict[str, str]:
+def _metadata(source: Path, contract: Preprocess, given: OutputContract) -> dict[str, str]:
     return {
         "author": "segdeploy",
         "version": __version__,
         "task": "semantic segmentation",
-        "classes": CLASS_NAME,
         "preprocess": contract.to_json(),
         "precision": Precision.FP32.value,
         "parent_sha256": sha256_of(source),
+        **output_entries(given),
     }

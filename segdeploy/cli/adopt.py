@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy.cli.flags import calibration_alone, output_flag, overwrite_flag, positive_int
+from segdeploy.cli.flags import (
+    calibration_alone,
+    output_contract_flags,
+    output_flag,
+    overwrite_flag,
+    positive_int,
+)
 from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, calibration_in, wrote
 from segdeploy.deploy.system.errors import UsageError
@@ -42,11 +48,7 @@ def add_flags(verb: Parser) -> None:
         metavar="NAME",
         help="which output is the mask (default: the only one, the deepest of several alike)",
     )
-    verb.add_argument(
-        "--output-kind",
-        choices=("sigmoid", "softmax", "logits"),
-        help="what the output holds (default: told by the last operator)",
-    )
+    output_contract_flags(verb)
     calibration_alone(verb, count_help="default: 8")
 
 
@@ -73,6 +75,9 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         size=None if options.size is None else tuple(options.size),
         output_name=options.output_name,
         output_kind=options.output_kind,
+        classes=options.classes,
+        ignored_index=options.ignore_index,
+        output=options.output_contract,
         out=options.output,
         overwrite=options.overwrite,
     )
@@ -84,6 +89,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         "file": file,
         "output": found.given.name,
         "output_kind": found.given.kind.value,
+        "classes": list(found.given.contract.classes),
         "notes": found.notes,
         "images": found.images,
         "max_difference": found.difference,

@@ -12,6 +12,7 @@ from foreign_onnx import foreign
 
 import segdeploy as sd
 from segdeploy.cli.main import main
+from segdeploy.deploy.onnx_model.file import describe, output_of
 
 
 @pytest.fixture
@@ -72,6 +73,25 @@ def test_a_size_is_stated_where_the_file_leaves_it_open(folder: Path) -> None:
     assert found.inputs[0].shape == ("batch", 3, 48, 32)
 
 
+def test_classes_are_named_in_parts_or_by_a_contract(folder: Path) -> None:
+    flags = ("--preprocess", "zero-one", "--output-kind", "logits", "--ignore-index", 255)
+    words = adopted(folder, "logits of four", *flags, "--classes", "ground, cell,wall,gap")
+    assert main(words) == 0
+    expected = sd.OutputContract(
+        activation="softmax",  # type: ignore[arg-type]  # also by its word
+        classes=("ground", "cell", "wall", "gap"),
+        ignored_index=255,
+    )
+    assert output_of(describe(folder / "new.onnx")) == expected
+    (folder / "classes.json").write_text(
+        '{"activation": "sigmoid", "classes": ["a", "b", "c", "d"], "colours": null}'
+    )
+    words = adopted(folder, "logits of four", *flags[:4], "--overwrite")
+    assert main([*words, "--output-contract", str(folder / "classes.json")]) == 0
+    found = output_of(describe(folder / "new.onnx"))
+    assert (found.classes, found.exclusive) == (tuple("abcd"), False)
+
+
 def test_the_folder_of_a_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["adopt", str(folder), "--preprocess", "published", "-o", str(folder / "new.onnx")]
     assert main(words) != 0
@@ -87,6 +107,8 @@ def test_the_folder_of_a_run_is_refused(folder: Path, capsys: pytest.CaptureFixt
         ("pixels", "--preprocess imagenet", 3, "8-bit pixels .* --preprocess pixels"),
         ("no metadata", "--preprocess torchvision", 2, "neither a preset nor a file; choose from"),
         ("features beside", "--preprocess zero-one", 3, "which is the mask: --output-name NAME"),
+        ("logits of four", "--preprocess zero-one", 3, "--output-kind logits"),
+        ("four classes", "--preprocess zero-one --classes a,b", 3, "4 channels, and 2 names"),
         ("two heads", "--preprocess zero-one --output-name x", 3, "no output 'x'; it has prob"),
     ],
 )

@@ -13,11 +13,12 @@ import pytest
 from foreign_onnx import FOREIGN, SIDE, Change, foreign
 from onnx import TensorProto, helper
 
-from segdeploy.deploy.adoption.output_end import OutputKind
+from segdeploy.deploy.adoption.output_end import Meant, OutputKind
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.data.presets import PRESETS, preset
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, load_model
+from segdeploy.deploy.onnx_model.file import contract_of, load_model, output_of
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
@@ -81,11 +82,13 @@ def test_computes_what_theirs_did(
         image = contract.apply(sample.image())[None]
         expected = kind.read(run(theirs, kind.fed(image)))
         (found,) = run(result.artifact.path, image)
-        assert found.shape == (1, 1, SIDE, SIDE)
-        np.testing.assert_allclose(found[0, 0], expected, atol=kind.tolerance)
+        assert found.shape == (1, len(kind.classes), SIDE, SIDE)
+        np.testing.assert_allclose(found[0], expected.reshape(found.shape[1:]), atol=kind.tolerance)
     assert result.difference <= kind.tolerance
     assert result.images == len(images)
     assert kind.notes in "; ".join(result.notes)
+    meant = output_of(result.artifact)
+    assert (meant.classes, meant.exclusive) == (kind.classes, kind.exclusive)
 
 
 @every_kind
@@ -172,30 +175,28 @@ def quarter_size(model: onnx.ModelProto) -> None:
     del model.graph.output[1:]
 
 
-def classes(model: onnx.ModelProto) -> None:
-    """Class numbers."""
-    foreign_onnx.two_channels(model)
-    made = helper.make_node("ArgMax", ["head"], ["classes"], axis=1)
-    model.graph.node.append(made)
-    kind = TensorProto.INT64
-    model.graph.output[0].CopyFrom(
-        helper.make_tensor_value_info("classes", kind, ["n", 1, SIDE, SIDE])
-    )
+def thresholded(model: onnx.ModelProto) -> None:
+    """A mask instead of a probability."""
+    foreign_onnx.store(model, "half", np.float32(0.5))
+    model.graph.node.append(helper.make_node("Greater", ["probability", "half"], ["mask"]))
+    form = helper.make_tensor_value_info("mask", TensorProto.BOOL, ["n", 1, SIDE, SIDE])
+    model.graph.output[0].CopyFrom(form)
 
 
-def many_classes(model: onnx.ModelProto) -> None:
-    """21 classes."""
-    foreign_onnx.logits(model)
-    foreign_onnx.replaced(model, "head.weight", lambda w: np.repeat(w, 21, axis=0))
-    foreign_onnx.replaced(model, "head.bias", lambda b: np.repeat(b, 21))
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 21
+def one_of_softmax(model: onnx.ModelProto) -> None:
+    """A Softmax over one channel, which is 1 everywhere."""
+    foreign_onnx.ended(foreign_onnx.logits, "Softmax", axis=1)(model)
 
 
-def labels(model: onnx.ModelProto) -> None:
-    """Two labels that are independent."""
-    foreign_onnx.two_channels(model)
-    model.graph.node.append(helper.make_node("Sigmoid", ["head"], ["labels"]))
-    model.graph.output[0].name = "labels"
+def three_of_four(model: onnx.ModelProto) -> None:
+    """A Softmax without its background."""
+    foreign_onnx.ended(foreign_onnx.several(4), "Softmax", axis=1)(model)
+    for name, value in (("from", 1), ("to", 4), ("on", 1)):
+        foreign_onnx.store(model, name, np.array([value]))
+    taken = helper.make_node("Slice", ["Softmax", "from", "to", "on"], ["objects"])
+    model.graph.node.append(taken)
+    model.graph.output[0].name = "objects"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
 
 
 def softmax_of_rows(model: onnx.ModelProto) -> None:
@@ -264,11 +265,46 @@ REFUSED: dict[str, tuple[Change, dict[str, object], str]] = {
         "'sigmoid' .Sigmoid.: sigmoid, and logits is stated; leave",
     ),
     "a quarter": (quarter_size, {}, "16x16 for images of 32x32|1x8x16x16 for images of 32x32"),
-    "classes": (classes, {}, "int64 1x1x32x32: classes, no probabilities; .*ArgMax"),
-    "21 classes": (many_classes, {}, "21 channels; expected one class"),
-    "two labels": (labels, {}, "2 channels of sigmoid; expected one of sigmoid, or two of softmax"),
+    "a threshold": (thresholded, {}, "bool 1x1x32x32: classes, no probabilities; .*ArgMax"),
+    "four names for 21": (
+        foreign_onnx.several(21),
+        {"output_kind": OutputKind.SOFTMAX_LOGITS, "meant": Meant(classes=tuple("abcd"))},
+        "'head' has 21 channels, and 4 names are given; expected one for each .--classes",
+    ),
+    "one name for four": (
+        foreign_onnx.several(4),
+        {"output_kind": OutputKind.LOGITS, "meant": Meant(classes=("cell",))},
+        "has 4 channels, and 1 name is given",
+    ),
+    "300 classes": (
+        foreign_onnx.several(300),
+        {"output_kind": OutputKind.LOGITS},
+        "300 classes of softmax; expected 2 to 255",
+    ),
+    "one of softmax": (one_of_softmax, {}, "1 channel of softmax; expected two or more, or one"),
+    "labels of a contract of classes": (
+        foreign_onnx.ended(foreign_onnx.several(4), "Sigmoid"),
+        {"meant": Meant(activation=Activation.SOFTMAX, classes=tuple("abcd"))},
+        "output 'Sigmoid' is sigmoid, the output contract says softmax; state the kind",
+    ),
+    "three of four": (three_of_four, {}, "3 channels of output 'objects' do not add up to 1"),
+    "labels as classes": (
+        foreign_onnx.ended(foreign_onnx.several(4), "Sigmoid"),
+        {"output_kind": OutputKind.SOFTMAX},
+        "'Sigmoid' .Sigmoid.: sigmoid, and softmax is stated",
+    ),
+    "numbers as softmax": (
+        foreign_onnx.class_numbers(foreign_onnx.several(4)),
+        {"output_kind": OutputKind.SOFTMAX},
+        "'Cast' comes from an ArgMax: argmax, and softmax is stated; leave",
+    ),
+    "no numbers": (
+        foreign_onnx.several(4),
+        {"output_kind": OutputKind.ARGMAX},
+        "'head' comes from node 'head' .Conv., no ArgMax; state",
+    ),
     "softmax of rows": (softmax_of_rows, {}, "do not add up to 1; expected a Softmax over"),
-    "one channel": (grey, {}, "expected one image of 3 channels"),
+    "one channel": (grey, {}, "images of 1 channel, the input contract makes 3; give a contract"),
     "two inputs": (two_inputs, {}, "inputs .*'prompt'.; expected one image"),
     "no finite values": (infinite, {"output_kind": OutputKind.LOGITS}, "holds NaN or Inf"),
     "integers": (quantized, {}, "node .* computes in integers; expected the float network"),
@@ -322,3 +358,63 @@ def test_imagenet_is_what_torchvision_documents() -> None:
     found = preset("imagenet", (32, 32)).normalise(np.array([[[255, 0, 51]]], np.uint8))
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
     np.testing.assert_allclose(found[:, 0, 0], expected, rtol=1e-5)
+
+
+NUMBERS: dict[str, tuple[Change, dict[str, object], str]] = {
+    "of logits": (foreign_onnx.several(4), {}, "'head' of 'Cast', whose ArgMax is cut off, as log"),
+    "of a softmax": (foreign_onnx.ended(foreign_onnx.several(4), "Softmax", axis=1), {}, "softmax"),
+    "of labels": (foreign_onnx.ended(foreign_onnx.several(4), "Sigmoid"), {}, "'head' of 'Cast'"),
+    "stated": (foreign_onnx.several(4), {"output_kind": OutputKind.ARGMAX}, "Softmax appended"),
+    "of two": (foreign_onnx.two_channels, {}, "the second of two channels"),
+}
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_class_numbers_give_way_to_what_they_are_chosen_from(
+    name: str, keepdims: int, ours: Path, images: SegmentationSet, tmp_path: Path
+) -> None:
+    change, options, note = NUMBERS[name]
+    model = onnx.load(ours)
+    foreign_onnx.class_numbers(change, keepdims=keepdims)(model)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    result = adopt(
+        tmp_path / "theirs.onnx",
+        tmp_path / "ours.onnx",
+        preprocess="zero-one",
+        images=images.samples,
+        **options,  # type: ignore[arg-type]  # options of several types
+    )
+    assert note in "; ".join(result.notes)
+    assert result.changed == 0
+    meant, contract = output_of(result.artifact), contract_of(result.artifact)
+    for sample in images:
+        image = contract.apply(sample.image())[None]
+        theirs = run(tmp_path / "theirs.onnx", image)[0].reshape(1, SIDE, SIDE)
+        found = run(result.artifact.path, image)[0]
+        np.testing.assert_array_equal(meant.label_map(found), theirs)
+        if meant.exclusive:
+            np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_colours_and_the_ignored_index_travel_with_the_model(
+    ours: Path, images: SegmentationSet, tmp_path: Path
+) -> None:
+    model = onnx.load(ours)
+    foreign_onnx.several(3)(model)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    colours = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
+    result = adopt(
+        tmp_path / "theirs.onnx",
+        tmp_path / "ours.onnx",
+        preprocess="zero-one",
+        images=images.samples,
+        output_kind=OutputKind.LOGITS,
+        meant=Meant(classes=("ground", "cell", "wall"), colours=colours, ignored_index=255),
+    )
+    assert output_of(result.artifact) == OutputContract(
+        activation=Activation.SOFTMAX,
+        classes=("ground", "cell", "wall"),
+        colours=colours,
+        ignored_index=255,
+    )
