@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE, Network, build_network
 from segdeploy.deploy.quantize.sharding import WHOLE, Shard
@@ -92,7 +92,8 @@ def train(
     ``history.csv``, ``curves.png`` (with matplotlib) and ``state.pt``.
 
     Raises:
-        InputError: an image, a mask, the pretrained checkpoint or the state cannot be read.
+        InputError: an image, a mask, the pretrained checkpoint or the state cannot be read, or the
+            input contract is not of 8-bit colour images, stretched bilinearly.
         UsageError: the pretrained checkpoint contradicts the recipe, the patch does not fit, or
             the folder holds another training or is written to by another process.
         RunError: the loss is no longer finite (what the epochs before wrote is kept), or the
@@ -103,6 +104,8 @@ def train(
     shard = settings.shard
     if recipe.patch is not None and recipe.patch > min(preprocess.size):
         raise UsageError(f"patch is {recipe.patch}, larger than the input {preprocess.size}")
+    require_multiple(preprocess.size, SIZE_MULTIPLE, network=recipe.arch.value)
+    preprocess.refuse_departures(what="training", advice="train with 8-bit colour images, resized")
     device = _device(settings)
     identity = identity_of(recipe, train_set, val_set, preprocess, processes=shard.size)
     with writing_folder(output) if shard.is_first else nullcontext():

@@ -1,4 +1,4 @@
-"""The input contract: how an RGB image becomes the network's input tensor, and a mask its truth.
+"""The input contract: how an image becomes the network's input tensor, and a mask its truth.
 
 The contract travels with the checkpoint and with every ONNX file; nothing guesses it.
 """
@@ -6,108 +6,359 @@ The contract travels with the checkpoint and with every ONNX file; nothing guess
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Annotated
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from PIL import Image
 
 from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.data.placement import (
+    ANCHORS,
+    ASPECTS,
+    CENTRE,
+    CONSTANT,
+    PADS,
+    STRETCH,
+    Placement,
+)
+from segdeploy.deploy.data.resizing import ANTIALIASED, INTERPOLATIONS, Level, Size, resize
 from segdeploy.deploy.system.errors import InputError, one_line
 
 SIZE_MULTIPLE = 16
-"""Both networks pool four times, so height and width must divide by 2**4."""
+"""Of the published networks: they pool four times, so height and width must divide by 2**4."""
 
 MAX_SIDE = 4096
 """Height and width at most: a file that states more would take gigabytes for one image."""
 
+MAX_BANDS = 256
+"""Channels at most."""
+
 MASK_THRESHOLD = 125
 """A resized grey mask is foreground where it is at least this (the published evaluation)."""
+
+GREY = "GREY"
+RGB = "RGB"
+BGR = "BGR"
+BANDS = "BANDS"
+CHANNELS = {GREY: 1, RGB: 3, BGR: 3, BANDS: None}
+"""How many a channel order has; as many ``BANDS`` as there are values of ``mean``."""
+
+NO_RESIZE = "none"
+
+WHITE = 255
+"""What the top of ``source_range`` becomes before ``scale``: units are those of 8-bit images."""
+
+LEVELS: dict[int, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
+"""The type of a pixel by its bits."""
 
 Number = Annotated[int | float, Meta(description="a number")]
 """A whole one stays whole: a file states the contract in the digits it was given."""
 
+Pixels = NDArray[np.unsignedinteger[Any]]
+"""An image as decoded, (H, W, channels), uint8 or uint16: RGB whatever the network's order is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """From RGB uint8 (H, W, 3) to float32 (3, height, width).
+    """From an image (H, W, channels) of whole levels to float32 (channels, height, width).
 
-    Resize, reorder channels, multiply by ``scale``, subtract ``mean``, divide by ``std``.
-    The defaults are the contract of the published models.
+    Resize, pad or crop to ``size``, bring levels to 0 to 255 where ``source_range`` says so,
+    reorder channels, multiply by ``scale``, subtract ``mean``, divide by ``std``. The defaults
+    are the contract of the published models.
 
     Example:
         A pixel of 255 becomes (255 * 1/255 - 0.5) / 0.5 = 1.0, a pixel of 0 becomes -1.0.
+        Sixteen-bit levels up to 4095, as a 12-bit camera writes them, one channel:
+
+        >>> camera = Preprocess(
+        ...     size=(1, 1), channel_order="GREY", mean=(0.5,), std=(0.5,), source_bits=16,
+        ...     source_range=(0, 4095)
+        ... )
+        >>> camera.apply(np.full((1, 1, 1), 4095, np.uint16)).ravel().tolist()
+        [1.0]
+
+    Attributes:
+        size: height and width of the network's input.
+        channel_order: "RGB", "BGR", "GREY" (one channel; a colour image by ITU-R 601's weights)
+            or "BANDS" (all channels of the file in its order, as many as ``mean`` has).
+        interpolation: one of ``resizing.INTERPOLATIONS``, or "none": nothing is resized.
+        antialias: as ``resizing.resize`` describes it.
+        scale: of levels, first.
+        mean: subtracted then, one for each channel in the network's order.
+        std: divided by at last, likewise.
+        source_bits: of a channel in image files, 8 or 16; others are refused.
+        source_range: levels that become 0 and 255, those beyond them as well; ``None`` takes all
+            levels of the bits, which for 8 changes nothing.
+        source_pages: of files that hold several, from 0; one, or one for each band.
+        resize_to: height and width that resizing aims at, before padding and cropping; ``None``
+            takes ``size``.
+        aspect: one of ``placement.ASPECTS``.
+        anchor: one of ``placement.ANCHORS``.
+        pad: one of ``placement.PADS``.
+        pad_value: level of what is padded with a constant.
 
     Raises:
-        InputError: a size that is not a multiple of 16, an unknown order or interpolation, or a
-            scale, mean or std that is not a number.
+        InputError: a size that no image has, an unknown word, values that contradict each other,
+            or a scale, mean or std that is not a number.
     """
 
-    size: tuple[int, int] = (96, 96)
-    channel_order: str = "BGR"
+    size: Size = (96, 96)
+    channel_order: str = BGR
     interpolation: str = "bilinear"
     antialias: bool = False
     scale: Number = 1.0 / 255.0
-    mean: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
-    std: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
+    mean: tuple[Number, ...] = (0.5, 0.5, 0.5)
+    std: tuple[Number, ...] = (0.5, 0.5, 0.5)
+    source_bits: int = 8
+    source_range: tuple[Number, Number] | None = None
+    source_pages: tuple[int, ...] | None = None
+    resize_to: Size | None = None
+    aspect: str = STRETCH
+    anchor: str = CENTRE
+    pad: str = CONSTANT
+    pad_value: int = 0
 
     def __post_init__(self) -> None:
         require_valid_size(self.size)
-        if self.channel_order not in ("RGB", "BGR"):
-            found = one_line(repr(self.channel_order), limit=60)
-            raise InputError(f"channel_order is {found}; expected 'RGB' or 'BGR'")
-        if self.interpolation != "bilinear":
-            raise InputError(
-                f"interpolation is {one_line(repr(self.interpolation), limit=60)}; only 'bilinear' "
-                "is supported"
-            )
+        for name, words in _WORDS.items():
+            _require_word(name, getattr(self, name), words)
         if not isinstance(self.antialias, bool):
             raise InputError(
                 f"antialias is {one_line(repr(self.antialias), limit=60)}; expected true or false"
             )
-        if len(self.mean) != 3 or len(self.std) != 3:
+        if self.antialias and self.interpolation not in ANTIALIASED:
             raise InputError(
-                f"mean holds {len(self.mean)} values and std {len(self.std)}; they need three "
-                "values each"
+                f"antialias is true for {self.interpolation}; only {', '.join(ANTIALIASED)} have it"
             )
+        self._require_channels()
         _require_single_precision((self.scale, *self.mean, *self.std))
         if not all(np.float32(value) > 0 for value in (self.scale, *self.std)):
             raise InputError(
                 f"scale is {self.scale} and std {self.std}; expected scale and std above zero"
             )
+        self._require_source()
+        self._require_resize()
 
-    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Turn one RGB image (H, W, 3) uint8 into the input (3, height, width) float32."""
+    def _require_channels(self) -> None:
+        if len(self.mean) != len(self.std) or not 1 <= len(self.mean) <= MAX_BANDS:
+            raise InputError(
+                f"mean holds {len(self.mean)} values and std {len(self.std)}; they need one for "
+                f"each channel, {MAX_BANDS} at most"
+            )
+        expected = CHANNELS[self.channel_order]
+        if expected not in (None, len(self.mean)):
+            raise InputError(
+                f"mean holds {len(self.mean)} values and std {len(self.std)}; channel_order "
+                f"{self.channel_order} needs {_count(expected)} each. Other channels are BANDS"
+            )
+
+    def _require_source(self) -> None:
+        if type(self.source_bits) is not int or self.source_bits not in LEVELS:
+            raise InputError(
+                f"source_bits is {one_line(repr(self.source_bits), limit=60)}; expected 8 or 16"
+            )
+        if self.source_range is not None:
+            top = self.levels - 1
+            if len(self.source_range) != 2 or not all(map(_is_number, self.source_range)):
+                raise InputError(
+                    f"source_range is {one_line(self.source_range, limit=60)}; expected two levels"
+                )
+            low, high = self.source_range
+            if not 0 <= low < high <= top:
+                raise InputError(
+                    f"source_range is {low} to {high}; expected levels of {self.source_bits} bits, "
+                    f"0 to {top}, the lower one first"
+                )
+            if (low, high) == (0, top):
+                object.__setattr__(self, "source_range", None)  # one form of one contract
+        pages = self.source_pages
+        if pages is not None and (
+            len(pages) not in {1, self.channels if self.channel_order == BANDS else 1}
+            or any(type(page) is not int or page < 0 for page in pages)
+        ):
+            raise InputError(
+                f"source_pages is {one_line(pages, limit=60)}; expected one page, counted from 0, "
+                "or with BANDS one for each of them"
+            )
+
+    def _require_resize(self) -> None:
+        if self.resize_to is not None:
+            require_valid_size(self.resize_to, what="resize_to")
+        if self.interpolation == NO_RESIZE and (
+            self.resize_to is not None or self.aspect != STRETCH
+        ):
+            raise InputError(
+                "interpolation is none, which resizes nothing, but resize_to or aspect is stated; "
+                "leave them out, or state an interpolation"
+            )
+        if type(self.pad_value) is not int or not 0 <= self.pad_value < self.levels:
+            raise InputError(
+                f"pad_value is {one_line(repr(self.pad_value), limit=60)}; expected a level of "
+                f"{self.source_bits} bits, 0 to {self.levels - 1}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input."""
+        return len(self.mean)
+
+    @property
+    def levels(self) -> int:
+        """How many a channel of an image file has."""
+        return 1 << self.source_bits
+
+    @property
+    def stretches(self) -> bool:
+        """Whether every image fills the input whole and exactly: nothing is padded or cropped."""
+        return (
+            self.aspect == STRETCH
+            and self.interpolation != NO_RESIZE
+            and self.resize_to in (None, self.size)
+        )
+
+    @property
+    def departures(self) -> dict[str, object]:
+        """What makes it more than the contract of 8-bit colour, stretched bilinearly, by key.
+
+        Whatever cannot express one of them refuses the contract with ``refuse_departures``.
+
+        Example:
+            >>> Preprocess(antialias=True).departures
+            {}
+            >>> Preprocess(aspect="longer", interpolation="area").departures
+            {'interpolation': 'area', 'aspect': 'longer'}
+        """
+        plain = {"channel_order": BGR if self.channel_order == RGB else self.channel_order}
+        found = {name: plain.get(name, getattr(self, name)) for name in (*_WORDS, *_ADDED)}
+        return {
+            name: value
+            for name, value in found.items()
+            if value != Preprocess.__dataclass_fields__[name].default
+        }
+
+    def refuse_departures(self, *, what: str, but: Collection[str] = (), advice: str) -> None:
+        """Refuse a contract that states what something cannot express.
+
+        Args:
+            what: what takes another contract, as the subject of "cannot express".
+            but: keys that it can express.
+            advice: what to do instead.
+
+        Raises:
+            InputError: naming the keys and their values.
+        """
+        found = [f"{name} {value}" for name, value in self.departures.items() if name not in but]
+        if found:
+            raise InputError(
+                f"{what} cannot express the input contract's {', '.join(found)}; {advice}"
+            )
+
+    def placement(self, image: Size) -> Placement:
+        """Where an image of a size (height, width) lies in the input."""
+        return Placement.of(
+            image,
+            self.size,
+            target=None if self.interpolation == NO_RESIZE else self.resize_to or self.size,
+            aspect=self.aspect,
+            anchor=self.anchor,
+        )
+
+    def apply(self, image: Pixels) -> NDArray[np.float32]:
+        """Turn one image (H, W, channels) into the input (channels, height, width) float32."""
         return self.normalise(self.resized(image))
 
-    def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """One RGB image (H, W, 3) uint8 at the contract's size, (height, width, 3) uint8."""
-        return resize(image, self.size, antialias=self.antialias)
+    def resized(self, image: NDArray[Level]) -> NDArray[Level]:
+        """One image (H, W, channels) at the contract's size, of its type.
 
-    def normalise(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Channel order, scale, mean and std on an image that already has the right size."""
-        ordered = image[..., ::-1] if self.channel_order == "BGR" else image
+        Raises:
+            InputError: other channels or bits than the contract's.
+        """
+        self._require_pixels(image)
+        place = self.placement(image.shape[:2])
+        scaled = self.rescaled(image, place.scaled)
+        return place.framed(scaled, pad=self.pad, value=self.pad_value)
+
+    def rescaled(self, image: NDArray[Level], size: Size) -> NDArray[Level]:
+        """One image (H, W, channels) at another size, by the contract's filter."""
+        if image.shape[:2] == size:
+            return image
+        return resize(image, size, interpolation=self.interpolation, antialias=self.antialias)
+
+    def normalise(self, image: Pixels) -> NDArray[np.float32]:
+        """Levels, channel order, scale, mean and std on an image that has the right size."""
+        ordered = image[..., ::-1] if self.channel_order == BGR else image
         mean = np.asarray(self.mean, np.float32)
         std = np.asarray(self.std, np.float32)
-        normalised = (ordered.astype(np.float32) * np.float32(self.scale) - mean) / std
+        normalised = (self._eight_bit(ordered) * np.float32(self.scale) - mean) / std
         return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+    def _eight_bit(self, image: Pixels) -> NDArray[np.float32]:
+        """Levels in the units of 8-bit images: real numbers from 0 to 255."""
+        values = image.astype(np.float32)
+        if self.source_range is None and self.source_bits == 8:
+            return values
+        low, high = (np.float32(end) for end in self.source_range or (0, self.levels - 1))
+        stretched: NDArray[np.float32] = (values.clip(low, high) - low) * (
+            np.float32(WHITE) / (high - low)
+        )
+        return stretched
+
+    def _require_pixels(self, image: Pixels) -> None:
+        if image.ndim != 3 or image.shape[2] != self.channels or image.dtype != self.level_type:
+            raise InputError(
+                f"an image is {image.dtype} {image.shape}; the input contract takes (height, "
+                f"width, {self.channels}) of {self.source_bits} bits ({self.channel_order})"
+            )
+
+    @property
+    def level_type(self) -> np.dtype[Any]:
+        """Type of a channel in image files."""
+        return np.dtype(LEVELS[self.source_bits])
 
     def apply_mask(self, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Turn one grey mask (H, W) uint8 into the boolean truth (height, width).
 
-        Resized bilinearly without antialiasing whatever the image's contract says, then
-        thresholded at 125: the published metric is defined on exactly this truth.
+        Resized bilinearly without antialiasing whatever filter the image's contract has, then
+        thresholded at 125: the published metric is defined on exactly this truth. Padded pixels
+        are background, and do not count (``counted``).
         """
-        truth: NDArray[np.bool_] = resize(mask[..., None], self.size)[..., 0] >= MASK_THRESHOLD
-        return truth
+        place = self.placement(mask.shape)
+        truth: NDArray[np.bool_] = resize(mask[..., None], place.scaled)[..., 0] >= MASK_THRESHOLD
+        return place.framed(truth)
+
+    def apply_labels(self, labels: NDArray[np.uint8], *, padding: int = 0) -> NDArray[np.uint8]:
+        """Turn a map of class indices (H, W) into the truth (height, width).
+
+        Args:
+            labels: one class for each pixel; never blended: the nearest pixel's, by its centre.
+            padding: of padded pixels, which do not count (``counted``).
+        """
+        place = self.placement(labels.shape)
+        near = resize(labels[..., None], place.scaled, interpolation="nearest-exact")[..., 0]
+        return place.framed(near, value=padding)
+
+    def counted(self, image: Size) -> NDArray[np.bool_] | None:
+        """The pixels of the input that show an image of a size: bool (height, width).
+
+        ``None`` where nothing is padded.
+        """
+        place = self.placement(image)
+        return place.inside() if place.pads else None
 
     def to_json(self) -> str:
-        """The contract as one line of JSON, the form stored in model metadata."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The contract as one line of JSON, the form stored in model metadata.
+
+        What the published models have no use for stands there only where it says something.
+        """
+        stated = asdict(self)
+        for name, default in _ADDED.items():
+            if stated[name] == default:
+                del stated[name]
+        return json.dumps(stated, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Preprocess:
@@ -121,13 +372,47 @@ class Preprocess:
             InputError: not JSON, unknown or missing keys, or values out of range.
         """
         try:
-            return record_of(parse_json(text), cls, complete=True)
+            value = parse_json(text)
+            whole = {**_ADDED, **value} if isinstance(value, dict) else value
+            return record_of(whole, cls, complete=True)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
         except ValueError as error:
             raise InputError(
                 f"{source} does not hold a preprocessing contract ({one_line(error)})"
             ) from error
+
+
+_WORDS: dict[str, tuple[str, ...]] = {
+    "channel_order": tuple(CHANNELS),
+    "interpolation": (*INTERPOLATIONS, NO_RESIZE),
+    "aspect": ASPECTS,
+    "anchor": ANCHORS,
+    "pad": PADS,
+}
+
+_FIRST = frozenset({"size", "channel_order", "interpolation", "antialias", "scale", "mean", "std"})
+"""Keys that every contract states."""
+
+_ADDED: dict[str, Any] = {
+    field.name: field.default for field in fields(Preprocess) if field.name not in _FIRST
+}
+"""Keys that may be left out, with what that means."""
+
+
+def _require_word(name: str, found: object, words: tuple[str, ...]) -> None:
+    if found not in words:
+        raise InputError(
+            f"{name} is {one_line(repr(found), limit=60)}; expected one of {', '.join(words)}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count(channels: int | None) -> str:
+    return "one value" if channels == 1 else "three values"
 
 
 def _require_single_precision(values: Iterable[float]) -> None:
@@ -143,67 +428,42 @@ def _require_single_precision(values: Iterable[float]) -> None:
             )
 
 
-def require_valid_size(size: tuple[int, int]) -> None:
-    """Refuse a (height, width) the networks cannot pool four times.
+def require_valid_size(size: Size, *, what: str = "input size") -> None:
+    """Refuse a (height, width) that no input may have.
+
+    Raises:
+        InputError: naming it.
+    """
+    if len(size) != 2 or not all(type(side) is int for side in size):
+        raise InputError(
+            f"{what} {one_line(size, limit=60)} is not a height and a width in whole pixels"
+        )
+    if max(size) > MAX_SIDE:
+        raise InputError(
+            f"{what} {size[0]}x{size[1]} (height x width) is beyond {MAX_SIDE}; larger images "
+            "are cut into tiles (predict --fit tile)"
+        )
+    if min(size) < 1:
+        raise InputError(
+            f"{what} {size[0]}x{size[1]} (height x width) holds no pixel; expected 1 or more each"
+        )
+
+
+def require_multiple(size: Size, multiple: int, *, network: str) -> None:
+    """Refuse a (height, width) that a network cannot pool and bring back.
+
+    Args:
+        size: of its input.
+        multiple: what height and width must divide by.
+        network: what to call it.
 
     Raises:
         InputError: naming the nearest valid size.
     """
-    if len(size) != 2 or not all(type(side) is int for side in size):
-        raise InputError(
-            f"input size {one_line(size, limit=60)} is not a height and a width in whole pixels"
-        )
-    if max(size) > MAX_SIDE:
-        raise InputError(
-            f"input size {size[0]}x{size[1]} (height x width) is beyond {MAX_SIDE}; larger images "
-            "are cut into tiles (predict --fit tile)"
-        )
-    if all(side > 0 and side % SIZE_MULTIPLE == 0 for side in size):
+    if all(side % multiple == 0 for side in size):
         return
-    nearest = tuple(max(SIZE_MULTIPLE, round(s / SIZE_MULTIPLE) * SIZE_MULTIPLE) for s in size)
+    nearest = tuple(max(multiple, round(side / multiple) * multiple) for side in size)
     raise InputError(
-        f"input size {size[0]}x{size[1]} (height x width) is not a multiple of {SIZE_MULTIPLE}, "
-        f"which four poolings need; the nearest valid size is {nearest[0]}x{nearest[1]}"
+        f"input size {size[0]}x{size[1]} (height x width) is not a multiple of {multiple}, which "
+        f"{network} needs; the nearest valid size is {nearest[0]}x{nearest[1]}"
     )
-
-
-def resize(
-    image: NDArray[np.uint8], size: tuple[int, int], *, antialias: bool = False
-) -> NDArray[np.uint8]:
-    """Bilinear resize of (H, W, C) uint8 to (*size, C) uint8, half-pixel centres, rounded.
-
-    Without antialiasing this is the convention of ``cv2.resize(..., INTER_LINEAR)`` (within one
-    grey level: OpenCV rounds its weights to 11 bits) and of PyTorch's ``interpolate``. With it,
-    Pillow's bilinear filter, whose support grows with the reduction.
-
-    Example:
-        >>> row = np.array([[[0], [100]]], np.uint8)  # one row of two pixels
-        >>> resize(row, (1, 4))[0, :, 0]  # centres at -0.25, 0.25, 0.75, 1.25
-        array([  0,  25,  75, 100], dtype=uint8)
-    """
-    if image.shape[:2] == size:
-        return image
-    if antialias:
-        planes = [
-            np.asarray(Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.BILINEAR))
-            for c in range(image.shape[2])
-        ]
-        return np.stack(planes, axis=-1)
-    top, bottom, down = _taps(image.shape[0], size[0])
-    left, right, across = _taps(image.shape[1], size[1])
-    upper, lower = image[top].astype(np.float32), image[bottom].astype(np.float32)
-    rows = upper + (lower - upper) * down[:, None, None]
-    start, end = rows[:, left], rows[:, right]
-    blended = start + (end - start) * across[None, :, None]
-    return np.rint(blended).astype(np.uint8)
-
-
-def _taps(
-    length: int, target: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """For each target position: the two source indices and the weight of the second."""
-    centre = ((np.arange(target, dtype=np.float64) + 0.5) * length / target - 0.5).clip(
-        0, length - 1
-    )
-    first = np.floor(centre).astype(np.intp)
-    return first, np.minimum(first + 1, length - 1), (centre - first).astype(np.float32)

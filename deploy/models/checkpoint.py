@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.data.output_contract import MOST_CLASSES, Activation, OutputContract
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
 from segdeploy.deploy.models.conventions import (
@@ -334,4 +334,8 @@ def _preprocess(
             f"{takes}, its input contract ({origin}) makes {found}; state the one it was trained "
             "with: --preprocess"
         )
+    try:
+        require_multiple(contract.size, SIZE_MULTIPLE, network=detected.arch.value)
+    except InputError as error:
+        raise InputError(f"{path}, its input contract ({origin}): {error}") from error
     return contract, origin

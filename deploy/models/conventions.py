@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.families import Detected, Family
 from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE
@@ -201,6 +201,7 @@ def _of_config(convention: Convention, detected: Detected, config: Path) -> tupl
     sides: Any = (stated.get("input_h"), stated.get("input_w"))
     try:
         contract = replace(convention.preprocess, size=sides)
+        require_multiple(contract.size, SIZE_MULTIPLE, network=detected.arch.value)
     except InputError as error:
         raise InputError(
             f"{config}, input_h and input_w: {error}; or state the contract with --preprocess"

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, resize
+from segdeploy.deploy.data.placement import resized_values
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE
+from segdeploy.deploy.data.resizing import Size, resize
 from segdeploy.deploy.prediction.settings import Fit, Settings
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,20 +129,7 @@ class Canvas:
         smooth.
         """
         height, width = self.plan.scaled
-        return resized(self._sum[:height, :width], self.plan.image)
-
-
-def resized(probability: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """A probability (h, w) at another size, bilinear.
-
-    Example:
-        >>> resized(np.array([[0.0, 1.0]], np.float32), (1, 4)).tolist()
-        [[0.0, 0.25, 0.75, 1.0]]
-    """
-    if probability.shape == size:
-        return probability
-    image = Image.fromarray(np.ascontiguousarray(probability))
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+        return resized_values(self._sum[:height, :width], self.plan.image)
 
 
 def _upward(side: int) -> int:

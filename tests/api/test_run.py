@@ -16,7 +16,7 @@ import pytest
 import segdeploy as sd
 from segdeploy.benchmarks.report.verdict import verdict_text, word_of
 from segdeploy.calibration.table import CalibrationTable
-from segdeploy.deploy.data.preprocess import resize
+from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.system.checksums import sha256_of
 
 NAME = "unet_plus_plus_l1"

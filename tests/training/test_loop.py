@@ -17,7 +17,7 @@ from tiny import TINY
 from torch import Generator, Tensor, nn
 
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import resize
+from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.networks import Network, build_network

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import PackagedModel
 from segdeploy.deploy.packaging.forms import served_name, sides

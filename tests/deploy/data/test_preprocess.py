@@ -18,8 +18,7 @@ from segdeploy.deploy.data.preprocess import (
     MASK_THRESHOLD,
     SIZE_MULTIPLE,
     Preprocess,
-    require_valid_size,
-    resize,
+    require_multiple,
 )
 from segdeploy.deploy.system.errors import InputError
 
@@ -38,63 +37,6 @@ CONTRACTS = st.builds(
     mean=st.tuples(*[st.floats(-200, 200)] * 3),
     std=st.tuples(*[st.floats(1e-3, 200)] * 3),
 )
-
-
-def torch_resize(image: Pixels, size: tuple[int, int], *, antialias: bool) -> NDArray[np.float64]:
-    planes = torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None]
-    resized = functional.interpolate(
-        planes, size=size, mode="bilinear", align_corners=False, antialias=antialias
-    )
-    values: NDArray[np.float64] = resized[0].permute(1, 2, 0).numpy()
-    return values
-
-
-# --- resize ------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(IMAGES, SIZES)
-def test_resize_is_torchs_bilinear(image: Pixels, size: tuple[int, int]) -> None:
-    resized = resize(image, size)
-    assert resized.dtype == np.uint8
-    assert resized.shape == (*size, 3)
-    expected = torch_resize(image, size, antialias=False)
-    assert np.abs(resized - expected).max() <= 0.51  # rounding, and float32 weights
-
-
-@settings(max_examples=30, deadline=None)
-@given(IMAGES, st.tuples(SIDES, st.integers(2, 40)))
-def test_antialiased_resize_is_torchs(image: Pixels, size: tuple[int, int]) -> None:
-    # To width 1, torch 2.13 repeats the first row: (3, 0, 0) to height 2 gives (1.875, 1.875).
-    expected = torch_resize(image, size, antialias=True)
-    # Pillow rounds to a grey level after each of its two directions.
-    assert np.abs(resize(image, size, antialias=True) - expected).max() <= 1.51
-
-
-@given(IMAGES, st.booleans())
-def test_equal_size_is_the_identity(image: Pixels, antialias: bool) -> None:
-    assert np.array_equal(
-        resize(image, (image.shape[0], image.shape[1]), antialias=antialias), image
-    )
-
-
-@given(IMAGES, SIZES)
-def test_resize_stays_between_the_extremes_and_commutes_with_mirrors(
-    image: Pixels, size: tuple[int, int]
-) -> None:
-    resized = resize(image, size)
-    assert resized.min() >= image.min()
-    assert resized.max() <= image.max()
-    for mirror in (np.flipud, np.fliplr):
-        difference = resize(mirror(image), size).astype(int) - mirror(resized)
-        assert np.abs(difference).max() <= 1
-
-
-def test_antialiasing_averages_what_bilinear_skips() -> None:
-    image = np.zeros((64, 64, 1), np.uint8)
-    image[::4] = 200
-    assert resize(image, (16, 16)).max() == 0
-    assert resize(image, (16, 16), antialias=True).min() > 30
 
 
 # --- the contract ------------------------------------------------------------------------------
@@ -164,7 +106,9 @@ def test_truth_depends_on_nothing_but_the_size(
     mask: NDArray[np.bool_], contract: Preprocess
 ) -> None:
     grey = np.where(mask, np.uint8(255), np.uint8(0))
-    expected = np.rint(torch_resize(grey[..., None], contract.size, antialias=False))[..., 0]
+    plane = torch.from_numpy(grey.astype(np.float64))[None, None]
+    blended = functional.interpolate(plane, size=contract.size, mode="bilinear")
+    expected = np.rint(blended[0, 0].numpy())
     clear = np.abs(expected - MASK_THRESHOLD) > 1
     truth = contract.apply_mask(grey)
     assert np.array_equal(truth, Preprocess(size=contract.size).apply_mask(grey))
@@ -179,16 +123,16 @@ def test_truth_depends_on_nothing_but_the_size(
 @example(0, 16)
 def test_sizes_are_multiples_of_16_or_the_nearest_is_named(height: int, width: int) -> None:
     sides = (height, width)
-    if all(side > 0 and side % 16 == 0 for side in sides):
-        require_valid_size(sides)
+    if all(side % 16 == 0 for side in sides):
+        require_multiple(sides, 16, network="u_net")
         return
-    with pytest.raises(InputError, match="not a multiple of 16") as caught:
-        Preprocess(size=sides)
+    with pytest.raises(InputError, match="not a multiple of 16, which u_net needs") as caught:
+        require_multiple(sides, 16, network="u_net")
     assert f"{height}x{width} (height x width)" in str(caught.value)
     named = re.search(r"nearest valid size is (\d+)x(\d+)$", str(caught.value))
     assert named is not None
     nearest = (int(named[1]), int(named[2]))
-    require_valid_size(nearest)
+    require_multiple(nearest, 16, network="u_net")
     for side, best in zip(sides, nearest, strict=True):
         assert abs(side - best) == min(abs(side - 16 * n) for n in range(1, 30))
 
@@ -201,12 +145,34 @@ def test_sizes_are_multiples_of_16_or_the_nearest_is_named(height: int, width: i
         ({"size": (95,)}, "not a height and a width"),
         ({"size": (96, 96, 96)}, "not a height and a width"),
         ({"size": (96.0, 96.0)}, "not a height and a width"),
-        ({"size": (100, 96)}, "nearest valid size is 96x96"),
-        ({"channel_order": "GBR"}, "'GBR'; expected 'RGB' or 'BGR'"),
-        ({"interpolation": "nearest"}, "'nearest'; only 'bilinear'"),
+        ({"size": (0, 96)}, "0x96 .* holds no pixel"),
+        ({"size": (96, -4)}, "holds no pixel"),
+        ({"size": (96, 4097)}, "beyond 4096"),
+        ({"channel_order": "GBR"}, "'GBR'; expected one of GREY, RGB, BGR, BANDS"),
+        ({"interpolation": "quadratic"}, "'quadratic'; expected one of nearest, .*, none"),
+        ({"interpolation": "area", "antialias": True}, "antialias is true for area"),
+        ({"interpolation": "none", "aspect": "longer"}, "resizes nothing, but"),
+        ({"interpolation": "none", "resize_to": (8, 8)}, "resizes nothing, but"),
+        ({"resize_to": (8, 0)}, "resize_to 8x0 .* holds no pixel"),
+        ({"aspect": "keep"}, "'keep'; expected one of stretch, longer, shorter"),
+        ({"anchor": "end"}, "'end'; expected one of centre, start"),
+        ({"pad": "wrap"}, "'wrap'; expected one of constant, reflect"),
+        ({"pad_value": 256}, "256; expected a level of 8 bits, 0 to 255"),
+        ({"pad_value": True}, "expected a level of 8 bits"),
+        ({"source_bits": 12}, "12; expected 8 or 16"),
+        ({"source_bits": True}, "True; expected 8 or 16"),
+        ({"source_range": (0, 4095)}, "0 to 4095; expected levels of 8 bits, 0 to 255"),
+        ({"source_range": (9, 9)}, "9 to 9; expected levels"),
+        ({"source_range": (math.nan, 9)}, "nan to 9; expected levels"),
+        ({"source_range": (1,)}, "expected two levels"),
+        ({"source_pages": ()}, "expected one page"),
+        ({"source_pages": (0, 1)}, "expected one page"),
+        ({"source_pages": (-1,)}, "expected one page"),
+        ({"channel_order": "GREY"}, "GREY needs one value each. Other channels are BANDS"),
+        ({"channel_order": "BANDS", "mean": (), "std": ()}, "one for each channel"),
         ({"antialias": "no"}, "'no'; expected true or false"),
-        ({"mean": (0.5, 0.5)}, "three values each"),
-        ({"std": (0.5, 0.5, 0.5, 0.5)}, "three values each"),
+        ({"mean": (0.5, 0.5)}, "one for each channel"),
+        ({"std": (0.5, 0.5, 0.5, 0.5)}, "one for each channel"),
         ({"std": (0.5, 0.0, 0.5)}, "std above zero"),
         ({"std": (0.5, math.nan, 0.5)}, "finite"),
         ({"mean": (0.5, math.inf, 0.5)}, "finite"),
@@ -219,7 +185,7 @@ def test_a_contract_that_makes_no_sense(fields: dict[str, object], message: str)
 
 
 def altered(**fields: object) -> str:
-    return json.dumps(asdict(Preprocess()) | fields)
+    return json.dumps(json.loads(Preprocess().to_json()) | fields)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +202,7 @@ def altered(**fields: object) -> str:
         altered(size="96x96"),
         altered(size=None),
         altered(size=[96]),
-        altered(size=[100, 96]),
+        altered(size=[0, 96]),
         altered(scale=float("nan")),
         altered(mean=["a", "b", "c"]),
         altered(std=["a", "b", "c"]),
@@ -251,7 +217,7 @@ def test_text_that_is_not_a_contract_names_its_source(text: str) -> None:
 
 
 def test_missing_keys_are_named() -> None:
-    fields = asdict(Preprocess())
+    fields = json.loads(Preprocess().to_json())
     del fields["mean"], fields["antialias"]
     with pytest.raises(InputError, match="lacks 'antialias', 'mean'"):
         Preprocess.from_json(json.dumps(fields), source="contract.json")
@@ -261,3 +227,11 @@ def test_whole_numbers_stay_whole_so_that_the_contract_is_written_as_it_was_read
     text = altered(mean=[0, 0.5, 1], scale=1, std=[1, 1, 0.5])
     written = Preprocess.from_json(text, source="contract.json").to_json()
     assert written == json.dumps(json.loads(text), sort_keys=True)
+
+
+def test_the_published_contract_is_written_as_ever() -> None:
+    assert Preprocess().to_json() == (
+        '{"antialias": false, "channel_order": "BGR", "interpolation": "bilinear", '
+        '"mean": [0.5, 0.5, 0.5], "scale": 0.00392156862745098, "size": [96, 96], '
+        '"std": [0.5, 0.5, 0.5]}'
+    )

@@ -22,7 +22,8 @@ from tiny import TINY
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,

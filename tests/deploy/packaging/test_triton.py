@@ -19,7 +19,7 @@ from tiny import TINY
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.preprocess import resize
+from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.packaging.base import Package, PackagedModel, Request
 from segdeploy.deploy.packaging.openvino import models as openvino_models

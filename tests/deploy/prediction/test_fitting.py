@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segdeploy.deploy.data.placement import resized_values
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.prediction.fitting import (
     Canvas,
     Plan,
     plan_of,
-    resized,
     tile_starts,
     tile_weights,
 )
@@ -97,7 +97,7 @@ class TestPlans:
             canvas.add(piece[..., 0].astype(np.float32) / 255)
         assert canvas.full
         height, width = plan.scaled
-        expected = resized(filled[:height, :width, 0].astype(np.float32) / 255, plan.image)
+        expected = resized_values(filled[:height, :width, 0].astype(np.float32) / 255, plan.image)
         found = canvas.probability()
         assert (found.shape, found.dtype) == (plan.image, np.float32)
         assert np.allclose(found, expected, atol=1e-5)
@@ -145,11 +145,11 @@ class TestResized:
         columns = (np.arange(width) + 0.5) * 8 / width - 0.5
         across = np.stack([np.interp(columns, np.arange(8), row) for row in probability])
         expected = np.stack([np.interp(rows, np.arange(9), column) for column in across.T]).T
-        assert np.allclose(resized(probability, (height, width)), expected, atol=1e-5)
+        assert np.allclose(resized_values(probability, (height, width)), expected, atol=1e-5)
 
     @pytest.mark.parametrize("size", [(3, 2), (40, 50)])
     def test_a_constant_stays_constant(self, size: tuple[int, int]) -> None:
-        assert np.allclose(resized(np.full((8, 8), 0.3, np.float32), size), 0.3)
+        assert np.allclose(resized_values(np.full((8, 8), 0.3, np.float32), size), 0.3)
 
 
 class TestSettings:

@@ -22,7 +22,8 @@ from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import entries_for
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.data.output_contract import Activation, OutputContract
-from segdeploy.deploy.data.preprocess import Preprocess, resize
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.file import (
