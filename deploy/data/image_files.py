@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.deploy.data.image_opening import opened_image
-from segdeploy.deploy.data.preprocess import MASK_THRESHOLD
+from segdeploy.deploy.data.orientation import orientation_in
 from segdeploy.deploy.system.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-EXIF_ORIENTATION = 274
-"""The EXIF tag that says how a viewer should turn an image; no pixel here is ever turned by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +42,7 @@ def decode_image(content: bytes, *, path: Path) -> Decoded:
     """
     with opened_image(path, content) as image:
         pixels = _pixels(image, "RGB", path)
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    known = isinstance(orientation, int) and 1 <= orientation <= 8
-    return Decoded(pixels=pixels, orientation=orientation if known else 1)
+        return Decoded(pixels=pixels, orientation=orientation_in(image))
 
 
 def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
@@ -62,51 +58,6 @@ def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
     """
     with opened_image(path) as image:
         return _pixels(image, mode, path)
-
-
-def read_mask(
-    path: Path, *, image_path: Path, size: tuple[int, int], kind: str = "mask"
-) -> NDArray[np.uint8]:
-    """Decode the mask of an image: grey uint8 (H, W), foreground from 125 on.
-
-    Args:
-        path: the mask.
-        image_path: its image, for the message.
-        size: (H, W) of that image.
-        kind: what to call the mask in messages.
-
-    Raises:
-        InputError: naming the file, when it cannot be decoded, has another size, or holds small
-            values only, such as a mask of 0 and 1.
-    """
-    mask = read_image(path, "L")
-    require_size(mask, size, path=path, image_path=image_path, kind=kind)
-    if 0 < mask.max() < MASK_THRESHOLD:
-        raise InputError(
-            f"{kind} {path} holds values up to {mask.max()} only; foreground is "
-            f"{MASK_THRESHOLD} to 255. Multiply a mask of 0 and 1 by 255"
-        )
-    return mask
-
-
-def require_size(
-    mask: NDArray[np.uint8],
-    size: tuple[int, int],
-    *,
-    path: Path,
-    image_path: Path,
-    kind: str = "mask",
-) -> None:
-    """Refuse a mask that has not its image's size.
-
-    Raises:
-        InputError: naming both files and sizes.
-    """
-    if mask.shape != size:
-        raise InputError(
-            f"{kind} {path} is {mask.shape[1]}x{mask.shape[0]} but its image {image_path.name} is "
-            f"{size[1]}x{size[0]} (width x height); masks must have their image's size"
-        )
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -132,17 +83,28 @@ def image_files(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> 
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by name without suffix.
+    """Image files of a folder by name without suffix; accents composed, as most tools write them.
 
     Raises:
         InputError: two files that differ only in their suffix.
     """
     found: dict[str, Path] = {}
     for path in image_files(folder):
-        if path.stem in found:
-            raise InputError(f"{found[path.stem]} and {path} share a name; keep one of them")
-        found[path.stem] = path
+        name = composed(path.stem)
+        if name in found:
+            raise InputError(f"{found[name]} and {path} share a name; keep one of them")
+        found[name] = path
     return found
+
+
+def composed(name: str) -> str:
+    r"""A name with each accent in one code point with its letter (NFC): macOS stores two.
+
+    Example:
+        >>> len("e\u0301"), len(composed("e\u0301"))
+        (2, 1)
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def _pixels(image: Image.Image, mode: str, path: Path) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,20 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.image_files import (
     IMAGE_SUFFIXES,
     by_stem,
+    image_files,
     image_size,
     read_image,
-    read_mask,
 )
 from segdeploy.deploy.data.image_opening import image_bytes
+from segdeploy.deploy.data.mask_files import (
+    BinaryMask,
+    read_binary,
+    read_field,
+    read_label_map,
+    read_mask,
+)
+from segdeploy.deploy.data.orientation import require_upright
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Preprocess
 from segdeploy.deploy.data.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
 from segdeploy.deploy.system.errors import InputError
@@ -28,6 +38,7 @@ __all__ = [
     "SPLITS",
     "Sample",
     "SegmentationSet",
+    "Truth",
     "open_set",
     "read_image",
     "read_splits",
@@ -35,13 +46,28 @@ __all__ = [
 ]
 
 
+Truth = NDArray[np.bool_] | NDArray[np.uint8]
+"""What an output contract is judged by: bool (h, w) of one label, bool (classes, h, w) of labels
+that may overlap, uint8 (h, w) of classes that exclude each other, their indices."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image, its mask and, where the set has them, its field of view, paired by name."""
+    """One image, its mask and, where the set has them, its field of view, paired by name.
+
+    Attributes:
+        name: without suffix.
+        image_path: the image.
+        mask_path: its mask; of a set with a folder of masks for each class that of the first.
+        class_paths: name of the folder and mask for each class, in name order of the folders;
+            none where the masks lie in one folder.
+        field_path: its field of view.
+    """
 
     name: str
     image_path: Path
     mask_path: Path
+    class_paths: tuple[tuple[str, Path], ...] = ()
     field_path: Path | None = None
 
     def image(self) -> NDArray[np.uint8]:
@@ -53,14 +79,43 @@ class Sample:
         return read_image(self.image_path, "RGB")
 
     def mask(self) -> NDArray[np.uint8]:
-        """Grey uint8 (H, W), the size of the image.
+        """Uint8 (H, W), the size of the image, foreground from 125 on.
 
         Raises:
-            InputError: mask or image cannot be decoded, their sizes differ, or the mask holds
-                small values only, such as 0 and 1.
+            InputError: mask or image cannot be decoded, their sizes differ, EXIF turns the image,
+                the mask's values may mean several things, or there are masks of several classes.
         """
-        size = image_size(self.image_path)
-        return read_mask(self.mask_path, image_path=self.image_path, size=size)
+        return self.binary().grey
+
+    def binary(self) -> BinaryMask:
+        """As ``mask``, with what its values were taken for."""
+        require_one_label(self)
+        size = self._size(self.mask_path)
+        return read_binary(self.mask_path, image_path=self.image_path, size=size)
+
+    def truth(self, preprocess: Preprocess, output: OutputContract) -> Truth:
+        """What the network's output is judged by, at the size of its input.
+
+        A mask of one label is resized as ever; a label map takes the nearest pixel.
+
+        Raises:
+            InputError: as ``mask``, or the masks do not fit the output contract.
+        """
+        if output.binary:
+            return preprocess.apply_mask(self.mask())
+        if output.exclusive:
+            labels = read_label_map(
+                require_label_map(self, output),
+                image_path=self.image_path,
+                size=self._size(self.mask_path),
+                output=output,
+            )
+            return preprocess.apply_labels(labels, padding=output.ignored_index or 0)
+        masks = (
+            read_mask(path, image_path=self.image_path, size=self._size(path))
+            for path in masks_of_classes(self, output)
+        )
+        return np.stack([preprocess.apply_mask(mask) for mask in masks])
 
     def field(self) -> NDArray[np.bool_]:
         """The pixels that count, bool (H, W): all of them where there is no field of view.
@@ -68,16 +123,73 @@ class Sample:
         Raises:
             InputError: as for ``mask``, or no pixel lies inside the field.
         """
-        size = image_size(self.image_path)
         if self.field_path is None:
-            return np.ones(size, np.bool_)
-        grey = read_mask(
-            self.field_path, image_path=self.image_path, size=size, kind="field of view"
-        )
+            return np.ones(image_size(self.image_path), np.bool_)
+        size = self._size(self.field_path)
+        grey = read_field(self.field_path, image_path=self.image_path, size=size)
         if not grey.any():
             raise InputError(f"field of view {self.field_path} is empty; no pixel would count")
         inside: NDArray[np.bool_] = grey >= MASK_THRESHOLD
         return inside
+
+    def _size(self, drawn: Path) -> tuple[int, int]:
+        """(H, W) of the image; a mask or field that may have been drawn on it turned is refused."""
+        size = image_size(self.image_path)
+        require_upright(self.image_path, drawn=drawn, size=size)
+        return size
+
+
+def require_one_label(sample: Sample) -> None:
+    """Refuse masks of several classes where there is one label.
+
+    Raises:
+        InputError: naming the folders.
+    """
+    if len(sample.class_paths) > 1:
+        folder = sample.class_paths[0][1].parent.parent
+        raise InputError(
+            f"{folder} holds the folders {_names(sample)} of several classes, and the network has "
+            f"one; expected {folder / 'NAME.png'}, or one folder"
+        )
+
+
+def require_label_map(sample: Sample, output: OutputContract) -> Path:
+    """The label map of an image.
+
+    Raises:
+        InputError: there is a folder of masks for each class.
+    """
+    if sample.class_paths:
+        folder = sample.class_paths[0][1].parent.parent
+        raise InputError(
+            f"{folder} holds the folders {_names(sample)}, a mask for each class, and the "
+            f"network's {output.channels} classes exclude each other; expected label maps "
+            f"{folder / 'NAME.png'}, the index of its class at each pixel"
+        )
+    return sample.mask_path
+
+
+def masks_of_classes(sample: Sample, output: OutputContract) -> tuple[Path, ...]:
+    """The mask of each label that may overlap with the others, in the contract's order.
+
+    Raises:
+        InputError: there is not one folder for each class, by its name or its index.
+    """
+    found = dict(sample.class_paths)
+    for names in (output.classes, tuple(map(str, range(output.channels)))):
+        if found.keys() == set(names):
+            return tuple(found[name] for name in names)
+    folder = (sample.class_paths[0][1].parent if found else sample.mask_path).parent
+    holds = f"holds the folders {_names(sample)}" if found else "holds no folders"
+    last = output.channels - 1
+    raise InputError(
+        f"{folder} {holds}; the network's {output.channels} labels may overlap, so a folder of "
+        f"masks is expected for each: {', '.join(output.classes)}, or 0 to {last}"
+    )
+
+
+def _names(sample: Sample) -> str:
+    return ", ".join(name for name, _ in sample.class_paths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +235,31 @@ class SegmentationSet:
         """Every image resized, as a model that takes pixels wants it: (N, height, width, 3)."""
         return np.stack([preprocess.resized(sample.image()) for sample in self.samples])
 
-    def truths(self, preprocess: Preprocess) -> NDArray[np.bool_]:
-        """Every mask through the contract: bool (N, height, width)."""
-        return np.stack([preprocess.apply_mask(sample.mask()) for sample in self.samples])
+    @overload
+    def truths(self, preprocess: Preprocess) -> NDArray[np.bool_]: ...
+
+    @overload
+    def truths(self, preprocess: Preprocess, output: OutputContract) -> Truth: ...
+
+    def truths(self, preprocess: Preprocess, output: OutputContract | None = None) -> Truth:
+        """Every mask through the contracts: (N, ...), see ``Truth``; of one label by default."""
+        output = OutputContract() if output is None else output
+        truths: Truth = np.stack([sample.truth(preprocess, output) for sample in self.samples])  # type: ignore[assignment]  # all of one kind
+        return truths
+
+    def require_fits(self, output: OutputContract) -> None:
+        """Refuse, before anything is decoded, masks that lie otherwise than a contract needs.
+
+        Raises:
+            InputError: naming the folders.
+        """
+        first = self.samples[0]
+        if output.binary:
+            require_one_label(first)
+        elif output.exclusive:
+            require_label_map(first, output)
+        else:
+            masks_of_classes(first, output)
 
     def fields(self, preprocess: Preprocess) -> NDArray[np.bool_] | None:
         """Every field of view, resized as a mask is: bool (N, height, width).
@@ -155,7 +289,8 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
 
     Args:
         root: a folder with ``images/``, ``masks/``, to tell splits apart ``splits.csv``, and
-            where only a part of each image counts ``fov/``.
+            where only a part of each image counts ``fov/``. Where ``masks/`` holds no images but
+            folders, each has the masks of one class.
         split: "train", "val" or "test"; ``None`` takes every image of the folder.
 
     Returns:
@@ -169,7 +304,8 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
     if not (root / "images").is_dir():
         raise InputError(f"{root} holds no images/ folder; {LAYOUT_HELP}")
     images = by_stem(root / "images")
-    masks = by_stem(root / "masks")
+    classes = class_folders(root / "masks")
+    masks = {folder.name: by_stem(folder) for folder in classes or [root / "masks"]}
     fields = by_stem(root / "fov") if (root / "fov").is_dir() else None
     if split is None:
         names = sorted(images)
@@ -182,8 +318,9 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
             raise InputError(
                 f"{root / 'splits.csv'} lists {name!r}, but {root / 'images'} has no such image"
             )
-        if name not in masks:
-            raise InputError(f"image {images[name]} has no mask {root / 'masks' / name}.png")
+        for folder, found in zip(classes or [root / "masks"], masks.values(), strict=True):
+            if name not in found:
+                raise InputError(f"image {images[name]} has no mask {folder / name}.png")
         if fields is not None and name not in fields:
             raise InputError(
                 f"image {images[name]} has no field of view {root / 'fov' / name}.png; a set has "
@@ -193,12 +330,22 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
         Sample(
             name=name,
             image_path=images[name],
-            mask_path=masks[name],
+            mask_path=next(iter(masks.values()))[name],
+            class_paths=tuple((folder.name, masks[folder.name][name]) for folder in classes),
             field_path=None if fields is None else fields[name],
         )
         for name in names
     )
     return SegmentationSet(root=root, split=split or "all", samples=samples)
+
+
+def class_folders(masks: Path) -> list[Path]:
+    """The folders of classes in a folder of masks, by name; none where it holds images itself."""
+    if not masks.is_dir() or image_files(masks):
+        return []
+    return sorted(
+        path for path in masks.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def require_disjoint(calibration: SegmentationSet, evaluation: SegmentationSet) -> None:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.calibration.files import atomic_writer, write_atomic
-from segdeploy.deploy.data.image_files import read_image, read_mask, require_size
+from segdeploy.deploy.data.image_files import read_image
 from segdeploy.deploy.data.layouts.base import RawSample
+from segdeploy.deploy.data.mask_files import read_field, read_mask, require_size
 
 COPIED_SUFFIXES = (".jpg", ".jpeg")
 
@@ -62,7 +63,7 @@ def write_image(source: RawSample, image: NDArray[np.uint8], output: Path) -> No
     paths = {folder: output / folder / file for folder, file in targets(source).items()}
     _write_png(_mask(source, size), paths["masks"])
     if source.field is not None:
-        field = read_mask(source.field, image_path=source.image, size=size, kind="field of view")
+        field = read_field(source.field, image_path=source.image, size=size)
         _write_png(field, paths["fov"])
     if paths["images"].suffix not in COPIED_SUFFIXES:
         _write_png(image, paths["images"])
@@ -88,7 +89,7 @@ def _mask(source: RawSample, size: tuple[int, int]) -> NDArray[np.uint8] | NDArr
     merged = np.zeros(size, np.bool_)
     for path in source.masks:
         mask = read_image(path, "L")
-        require_size(mask, size, path=path, image_path=source.image)
+        require_size(mask.shape, size, path=path, image_path=source.image)
         merged |= mask > 0
     return merged
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from pathlib import Path
 
 from segdeploy.deploy.system.errors import InputError
@@ -20,7 +21,7 @@ NOT_PLAIN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """Read ``splits.csv``: image name to split.
+    """Read ``splits.csv``: image name, its accents composed, to split.
 
     Raises:
         InputError: missing file or columns, no text, an unknown split, no name, or one listed
@@ -38,7 +39,7 @@ def read_splits(path: Path) -> dict[str, str]:
         raise InputError(f"{path} has columns {columns}; expected image_id and split")
     assignment: dict[str, str] = {}
     for number, row in enumerate(listed, start=2):
-        name, split = row["image_id"], row["split"]
+        name, split = unicodedata.normalize("NFC", row["image_id"] or ""), row["split"]
         if split not in SPLITS:
             raise InputError(f"{path}:{number}: split {split!r} is not one of {', '.join(SPLITS)}")
         if not name:

@@ -13,9 +13,7 @@ from PIL import Image
 from segdeploy.deploy.data.image_files import (
     by_stem,
     image_files,
-    image_size,
     read_image,
-    read_mask,
 )
 from segdeploy.deploy.system.errors import InputError
 
@@ -78,46 +76,6 @@ def test_16_bits_a_channel_are_refused_in_colour_too(tmp_path: Path, name: str, 
     with pytest.raises(InputError, match="has 16 bits a channel or more") as caught:
         read_image(path, mode)
     assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp", ".tif"])
-@pytest.mark.parametrize("mode", ["1", "L", "P"])
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_mask_reads_the_same_however_it_is_stored(
-    tmp_path: Path, suffix: str, mode: str, turned: bool
-) -> None:
-    mask = np.zeros((6, 7), np.uint8)
-    mask[1:4, 2:6] = 255
-    image = Image.fromarray(mask).convert(mode)
-    if mode == "P" and turned:  # index 0 is white: the indices say the opposite of the colours
-        image = Image.fromarray((mask == 0).astype(np.uint8))
-        image.putpalette([255, 255, 255, 0, 0, 0])
-    path = tmp_path / f"mask{suffix}"
-    image.save(path)
-    found = read_mask(path, image_path=tmp_path / "image.png", size=(6, 7))
-    assert np.array_equal(found, mask)
-
-
-def test_transparency_neither_hides_nor_shows(tmp_path: Path) -> None:
-    mask = np.zeros((4, 4), np.uint8)
-    mask[1:3] = 255
-    clear = Image.merge("LA", [Image.fromarray(mask), Image.new("L", (4, 4), 0)])
-    clear.save(tmp_path / "clear.png")
-    Image.fromarray(mask).save(tmp_path / "keyed.png", transparency=255)
-    Image.fromarray(mask).convert("P").save(tmp_path / "keyed.gif", transparency=0)
-    for name in ("clear.png", "keyed.png", "keyed.gif"):
-        found = read_mask(tmp_path / name, image_path=tmp_path / "image.png", size=(4, 4))
-        assert np.array_equal(found, mask)
-
-
-def test_a_mask_of_another_size_names_both_files_and_sizes(
-    tmp_path: Path, write_png: WritePng
-) -> None:
-    path = write_png(tmp_path / "mask.png", np.zeros((3, 5), np.uint8))
-    image = write_png(tmp_path / "image.png", np.zeros((5, 3, 3), np.uint8))
-    assert image_size(image) == (5, 3)
-    with pytest.raises(InputError, match=r"mask .*mask.png is 5x3 .* image.png is 3x5 \(width x"):
-        read_mask(path, image_path=image, size=image_size(image))
 
 
 def test_hidden_and_other_files_are_no_images(tmp_path: Path, write_png: WritePng) -> None:

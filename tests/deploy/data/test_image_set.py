@@ -22,6 +22,7 @@ from segdeploy.deploy.data.image_set import (
     read_splits,
     require_disjoint,
 )
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.system.errors import InputError
 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
@@ -171,7 +172,7 @@ def test_an_empty_folder_of_fields_is_one_that_lacks_them(image_set: Path) -> No
         (lambda field: field[:-1], "masks must have their image's size"),
         (lambda field: field // 255, "holds values up to 1 only"),
         (lambda field: field * 0, "is empty; no pixel would count"),
-        (lambda field: field.astype(np.uint16), "16 bits"),
+        (lambda field: field.astype(np.uint16), "expected 0 outside and 255 inside"),
     ],
 )
 def test_bad_fields_of_view(
@@ -191,6 +192,136 @@ def test_a_field_that_is_cut_off(image_set: Path, write_png: WritePng) -> None:
     assert sample.field_path is not None
     sample.field_path.write_bytes(sample.field_path.read_bytes()[:50])
     assert "cannot be read" in refused(sample.field, sample.field_path)
+
+
+# --- classes -----------------------------------------------------------------------------------
+
+SOFTMAX = OutputContract(activation=Activation.SOFTMAX, classes=("ground", "a", "b"))
+OVERLAP = OutputContract(classes=("cell", "nucleus"))
+
+
+def with_label_maps(image_set: Path, write_png: WritePng) -> Path:
+    for sample in open_set(image_set, None):
+        mask = sample.mask() >= 125
+        labels = mask.astype(np.uint8)
+        labels[: len(labels) // 2] *= 2
+        write_png(sample.mask_path, labels)
+    return image_set
+
+
+def with_class_folders(image_set: Path, write_png: WritePng, *names: str) -> Path:
+    """The masks in a folder for each class; those of the second have the upper half alone."""
+    for index, name in enumerate(names):
+        for path in sorted((image_set / "masks").glob("*.png")):
+            mask = read_image(path, "L").copy()
+            if index == 1:
+                mask[len(mask) // 2 :] = 0
+            write_png(image_set / "masks" / name / path.name, mask)
+    for path in (image_set / "masks").glob("*.png"):
+        path.unlink()
+    return image_set
+
+
+def test_label_maps_take_the_nearest_pixel(image_set: Path, write_png: WritePng) -> None:
+    images = open_set(with_label_maps(image_set, write_png), "test")
+    images.require_fits(SOFTMAX)
+    truths = images.truths(TINY, SOFTMAX)
+    assert truths.shape == (4, 32, 32)
+    assert truths.dtype == np.uint8
+    for truth, sample in zip(truths, images, strict=True):
+        stored = read_image(sample.mask_path, "L")
+        expected = Image.fromarray(stored).resize((32, 32), Image.Resampling.NEAREST)
+        assert np.array_equal(truth, np.asarray(expected))
+    assert set(np.unique(truths)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("names", [("cell", "nucleus"), ("0", "1")])
+def test_labels_that_overlap_have_a_folder_each(
+    image_set: Path, write_png: WritePng, names: tuple[str, str]
+) -> None:
+    binary = open_set(image_set, "test").truths(TINY)
+    images = open_set(with_class_folders(image_set, write_png, *names), "test")
+    images.require_fits(OVERLAP)
+    truths = images.truths(TINY, OVERLAP)
+    assert truths.shape == (4, 2, 32, 32)
+    assert truths.dtype == np.bool_
+    assert np.array_equal(truths[:, 0], binary)
+    assert np.array_equal(truths[:, 1, :15], binary[:, :15])
+    assert not truths[:, 1, 17:].any()
+    order = OutputContract(classes=("nucleus", "cell"))
+    if names == ("cell", "nucleus"):  # by name: the contract's order, not the folders'
+        assert np.array_equal(images.truths(TINY, order), truths[:, ::-1])
+
+
+def test_the_one_folder_of_4uiiurz1_is_one_label(image_set: Path, write_png: WritePng) -> None:
+    binary = open_set(image_set, "test").truths(TINY)
+    images = open_set(with_class_folders(image_set, write_png, "0"), "test")
+    images.require_fits(OutputContract())
+    assert np.array_equal(images.truths(TINY), binary)
+    assert images.samples[0].mask_path.parent.name == "0"
+
+
+def test_masks_that_lie_otherwise_than_the_contract_needs(
+    image_set: Path, write_png: WritePng
+) -> None:
+    flat = open_set(image_set, "test")
+    message = refused(lambda: flat.require_fits(OVERLAP), image_set / "masks", "holds no folders")
+    assert "cell, nucleus, or 0 to 1" in message
+    folders = open_set(with_class_folders(image_set, write_png, "0", "1", "2"), "test")
+    for output, words in (
+        (OutputContract(), "the network has one"),
+        (SOFTMAX, "expected label maps"),
+        (OVERLAP, "holds the folders 0, 1, 2; the network's 2 labels"),
+    ):
+        assert words in refused(lambda: folders.require_fits(output), image_set / "masks")  # noqa: B023
+        assert words in refused(lambda: folders.truths(TINY, output))  # noqa: B023
+
+
+def test_a_mask_that_one_class_lacks(image_set: Path, write_png: WritePng) -> None:
+    with_class_folders(image_set, write_png, "0", "1")
+    (image_set / "masks" / "1" / "cells_11.png").unlink()
+    refused(lambda: open_set(image_set, "test"), image_set / "masks" / "1" / "cells_11.png")
+
+
+# --- images that EXIF turns --------------------------------------------------------------------
+
+
+def turned(image_set: Path, orientation: int) -> Sample:
+    """The first image of the test split with an orientation."""
+    sample = open_set(image_set, "test").samples[0]
+    exif = Image.Exif()
+    exif[274] = orientation
+    with Image.open(sample.image_path) as image:
+        image.save(sample.image_path, exif=exif)
+    return sample
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_an_image_that_is_shown_turned_may_have_a_mask_that_is(
+    image_set: Path, orientation: int
+) -> None:
+    sample = turned(image_set, orientation)
+    message = refused(sample.mask, sample.image_path, sample.mask_path.name)
+    assert f"EXIF orientation {orientation}" in message
+    assert "auto-orient" in message
+    assert "-Orientation=" in message
+    refused(lambda: sample.truth(TINY, SOFTMAX), "EXIF orientation")
+
+
+def test_a_quarter_turn_is_told_by_the_sizes(image_set: Path, write_png: WritePng) -> None:
+    sample = turned(image_set, 6)
+    height, width = sample.image().shape[:2]
+    assert height != width
+    assert sample.mask().shape == (height, width)  # it can only lie on the pixels as stored
+    write_png(sample.mask_path, np.zeros((width, height), np.uint8))
+    assert "shown turned (EXIF orientation 6)" in refused(sample.mask, sample.image_path.name)
+
+
+def test_names_pair_however_their_accents_are_stored(tmp_path: Path, write_png: WritePng) -> None:
+    write_png(tmp_path / "images" / "Ze\u0301ro.png", np.zeros((4, 4, 3), np.uint8))
+    write_png(tmp_path / "masks" / "Z\u00e9ro.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "splits.csv").write_text("image_id,split\nZe\u0301ro,test\n", encoding="utf-8")
+    assert [sample.name for sample in open_set(tmp_path, "test")] == ["Z\u00e9ro"]
 
 
 # --- subsets and digests -----------------------------------------------------------------------
@@ -277,7 +408,7 @@ def test_no_masks_folder(image_set: Path) -> None:
     refused(lambda: open_set(image_set, None), image_set / "images" / "cells_00.png", "no mask")
 
 
-def test_a_mask_of_zeros_and_ones_is_refused_not_read_as_all_background(
+def test_a_mask_of_zeros_and_ones_is_not_read_as_all_background(
     image_set: Path, write_png: WritePng
 ) -> None:
     sample = next(iter(open_set(image_set, "test")))
@@ -286,8 +417,7 @@ def test_a_mask_of_zeros_and_ones_is_refused_not_read_as_all_background(
     assert not sample.mask().any()  # truly empty is fine
     ones[:2] = 1
     write_png(sample.mask_path, ones)
-    with pytest.raises(InputError, match=rf"{sample.mask_path.name} holds values up to 1 only"):
-        sample.mask()
+    assert np.array_equal(sample.mask(), ones * 255)
 
 
 def test_a_mask_of_another_size(image_set: Path, write_png: WritePng) -> None:

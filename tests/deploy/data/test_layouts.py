@@ -287,11 +287,21 @@ def test_a_mask_of_another_size(paired: tuple[Path, Path, Path]) -> None:
 
 
 def test_a_mask_of_zeros_and_ones(paired: tuple[Path, Path, Path]) -> None:
-    raw, _, mask = paired
+    raw, image, mask = paired
     ones = np.zeros((13, 15), np.uint8)
     ones[3] = 1
     save(mask, ones)
-    assert "Multiply a mask of 0 and 1 by 255" in refused(raw, mask)
+    rows = prepare_raw(raw, raw.parent / "set")
+    name = next(row.image_id for row in rows if row.image_id in image.stem)
+    assert np.array_equal(read_image(raw.parent / "set" / "masks" / f"{name}.png", "L"), ones * 255)
+
+
+def test_a_mask_of_two_greys(paired: tuple[Path, Path, Path]) -> None:
+    raw, _, mask = paired
+    greys = np.zeros((13, 15), np.uint8)
+    greys[3], greys[5] = 100, 200
+    save(mask, greys)
+    assert "0, 100 and 200" in refused(raw, mask)
 
 
 def test_an_image_of_16_bits(tmp_path: Path) -> None:
