@@ -20,6 +20,7 @@ from segdeploy.deploy.data.image_files import (
 )
 from segdeploy.deploy.data.image_opening import image_bytes
 from segdeploy.deploy.data.mask_files import (
+    WHITE,
     BinaryMask,
     read_binary,
     read_field,
@@ -131,6 +132,19 @@ class Sample:
             raise InputError(f"field of view {self.field_path} is empty; no pixel would count")
         inside: NDArray[np.bool_] = grey >= MASK_THRESHOLD
         return inside
+
+    def counted(self, preprocess: Preprocess) -> NDArray[np.bool_] | None:
+        """The pixels of the network's input that count: bool (height, width).
+
+        Those that show the field of view, resized as a mask is, and where there is none those
+        that were not padded; ``None`` where all do.
+
+        Raises:
+            InputError: as ``field``.
+        """
+        if self.field_path is not None:
+            return preprocess.apply_mask(self.field() * np.uint8(WHITE))
+        return None if preprocess.stretches else preprocess.counted(image_size(self.image_path))
 
     def _size(self, drawn: Path) -> tuple[int, int]:
         """(H, W) of the image; a mask or field that may have been drawn on it turned is refused."""
@@ -262,14 +276,15 @@ class SegmentationSet:
             masks_of_classes(first, output)
 
     def fields(self, preprocess: Preprocess) -> NDArray[np.bool_] | None:
-        """Every field of view, resized as a mask is: bool (N, height, width).
+        """The pixels of each input that count (``Sample.counted``): bool (N, height, width).
 
-        ``None`` where no sample has one; a sample without one counts as a whole.
+        ``None`` where every pixel of every image does.
         """
-        if all(sample.field_path is None for sample in self.samples):
+        counted = [sample.counted(preprocess) for sample in self.samples]
+        if all(each is None for each in counted):
             return None
-        white = np.uint8(255)
-        return np.stack([preprocess.apply_mask(sample.field() * white) for sample in self.samples])
+        whole = np.ones(preprocess.size, np.bool_)
+        return np.stack([whole if each is None else each for each in counted])
 
     def sha256(self) -> str:
         """Digest over the names and bytes of all images, in name order.

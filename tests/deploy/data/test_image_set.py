@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,20 @@ def test_in_a_mixed_set_a_sample_without_a_field_counts_whole(
     fields = SegmentationSet(root=image_set, split="x", samples=(bare[0], fitted[1])).fields(TINY)
     assert fields is not None
     assert [field.all() for field in fields] == [True, False]
+
+
+def test_padded_pixels_do_not_count(image_set: Path, write_png: WritePng) -> None:
+    kept = replace(TINY, aspect="longer")
+    images = open_set(with_label_maps(image_set, write_png), "test")
+    fields = images.fields(kept)
+    assert fields is not None
+    for field, sample in zip(fields, images, strict=True):
+        shown = kept.apply_mask(np.full(sample.image().shape[:2], 255, np.uint8))
+        assert np.array_equal(field, shown)
+        assert 0 < field.mean() < 1
+        labels = sample.truth(kept, replace(SOFTMAX, ignored_index=9))
+        assert (labels[~field] == 9).all()
+        assert not (labels[field] == 9).any()
 
 
 def test_the_field_does_not_change_the_digest(image_set: Path, write_png: WritePng) -> None:
