@@ -113,12 +113,15 @@ class ParityRow(RowIdentity):
             for skipped rows. In older reports, which have no verdict: the delta itself within the
             budget, and no collapse.
         verdict: kept: the interval's lower end within the budget. lost: its upper end beyond. not
-            proven: the budget lies inside the interval. collapsed: some image lost all its
+            proven: the budget lies inside the interval. not proven for fp16 arithmetic: kept, but
+            in fp32 alone, and beyond what fp16 holds. collapsed: some image lost all its
             foreground, whatever the interval. failed: the runtime crashed, hung or failed, and
             skipped holds the reason. ``None`` for the reference and for skipped rows, and in older
             reports.
         failures: why the row did not pass, and what would prove it, one sentence each; empty where
             it passed or was not judged, and in older reports.
+        cautions: what its scores here do not show of another device, or what this one adds to
+            them, one sentence each; empty in older reports.
         collapsed_images: foreground collapse: images on which the candidate predicts only
             background while truth and reference hold foreground. Empty in older reports.
         reference_iou_kept_percent: the candidate's IoU over the reference's; above 100 is a gain.
@@ -146,6 +149,7 @@ class ParityRow(RowIdentity):
     passed: bool | None
     verdict: Verdict | None = None
     failures: tuple[Text, ...] = ()
+    cautions: tuple[Text, ...] = ()
     collapsed_images: tuple[Text, ...] = ()
     reference_iou_kept_percent: NotNegative | None = None
     mlperf_lines_reached_percent: (

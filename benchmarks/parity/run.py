@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.parity.evidence import compare
 from segdeploy.benchmarks.parity.predictions import Predictions
+from segdeploy.benchmarks.parity.proof import Proof
 from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
 from segdeploy.benchmarks.parity.rows import (
     candidate_row,
@@ -98,6 +99,7 @@ def parity_section(
         return candidate_row(identity, executed, report, scores, ranks=ranks)
 
     rows = [_reference_row(reference, reference_name, expected, truths, fields)]
+    proof = Proof(threads=execution.threads, time_limit_s=time_limit_s)
     for entry in entries:
         try:
             with ExitStack() as stack:
@@ -106,8 +108,10 @@ def parity_section(
                     rows.append(skipped_row(entry.identity(), runtime))
                     continue
                 found = _foreground(runtime, entry.name, inputs, progress)
-                executed, ranks = runtime.executed.words, _ranks(runtime)
-            rows.append(judged(entry.identity(), found, executed=executed, ranks=ranks))
+                executed, ranks = runtime.executed, _ranks(runtime)
+                fed = inputs[interface_of(runtime.inputs, runtime.outputs)]
+            row = judged(entry.identity(), found, executed=executed.words, ranks=ranks)
+            rows.append(row if fed is None else proof.of(row, entry, executed, fed))
         except RunError as error:
             rows.append(failed_row(entry.identity(), shown_text(str(error))))
     for given in predictions:

@@ -23,6 +23,8 @@ class Verdict(str, Enum):
     Attributes:
         KEPT: the lower end of the interval is within the budget.
         NOT_PROVEN: the budget lies inside the interval; these images cannot tell.
+        NOT_PROVEN_FP16: an fp16 file kept the budget where it was computed in fp32, and its values
+            do not hold in fp16 arithmetic, or were not seen to.
         LOST: the upper end of the interval is beyond the budget.
         COLLAPSED: some image lost all its foreground, whatever the interval says.
         FAILED: the runtime crashed, hung or failed, so that nothing could be scored.
@@ -30,6 +32,7 @@ class Verdict(str, Enum):
 
     KEPT = "kept"
     NOT_PROVEN = "not proven"
+    NOT_PROVEN_FP16 = "not proven for fp16 arithmetic"
     LOST = "lost"
     COLLAPSED = "collapsed"
     FAILED = "failed"

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from segdeploy.benchmarks.peers.models import Made, Model, SpeedSubject, native_ort_profile
+from segdeploy.benchmarks.peers.models import Made, Model, SpeedSubject
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.targets.profiles import native_profile_here
 
 
 class Group(str, Enum):
@@ -102,10 +103,15 @@ def contenders(*, pruned: bool = False) -> tuple[Contender, ...]:
     return (*_whole_network(), *(_pruned() if pruned else ()))
 
 
+def _target(runtime: RuntimeName) -> str:
+    """Name of our target for a runtime of this machine."""
+    return native_profile_here(runtime).name
+
+
 def _pruned() -> tuple[Contender, ...]:
     rows = (
-        (f"segdeploy L3 {native_ort_profile().name}, ONNX Runtime", Model.PRUNED_ORT),
-        ("segdeploy L3 openvino-cpu, OpenVINO", Model.PRUNED_OPENVINO),
+        (f"segdeploy L3 {_target(RuntimeName.ONNXRUNTIME)}, ONNX Runtime", Model.PRUNED_ORT),
+        (f"segdeploy L3 {_target(RuntimeName.OPENVINO)}, OpenVINO", Model.PRUNED_OPENVINO),
     )
     runtimes = (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
     return tuple(
@@ -134,14 +140,16 @@ def _whole_network() -> tuple[Contender, ...]:
         _file("NNCF performance, OpenVINO", Group.NNCF, Model.NNCF_PERFORMANCE, openvino),
         _file("NNCF mixed, OpenVINO", Group.NNCF, Model.NNCF_MIXED, openvino),
         _file(
-            f"segdeploy {native_ort_profile().name}, ONNX Runtime",
+            f"segdeploy {_target(ort)}, ONNX Runtime",
             Group.OURS,
             Model.OURS_ORT,
             ort,
         ),
-        _file("segdeploy openvino-cpu, OpenVINO", Group.OURS, Model.OURS_OPENVINO, openvino),
         _file(
-            "segdeploy openvino-cpu, OpenVINO + bf16",
+            f"segdeploy {_target(openvino)}, OpenVINO", Group.OURS, Model.OURS_OPENVINO, openvino
+        ),
+        _file(
+            f"segdeploy {_target(openvino)}, OpenVINO + bf16",
             Group.OURS,
             Model.OURS_OPENVINO,
             openvino,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.benchmarks.peers.quantize import Recipe, Request, write
-from segdeploy.benchmarks.speed.environment import describe as describe_machine
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -25,7 +23,7 @@ from segdeploy.deploy.system.errors import RunError, SegdeployError
 from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.deploy.system.shown_command import shown_text
 from segdeploy.deploy.system.worker_process import call_alone
-from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TargetProfile, native_profile
+from segdeploy.deploy.targets.profiles import native_profile_here
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from segdeploy.deploy.models.checkpoint import Checkpoint
@@ -89,13 +87,6 @@ class SpeedSubject:
         return self.checkpoint.preprocess
 
 
-def native_ort_profile() -> TargetProfile:
-    """Our ONNX Runtime profile for this machine."""
-    return native_profile(
-        RuntimeName.ONNXRUNTIME, machine=platform.machine(), isa=describe_machine().isa
-    )
-
-
 def make_models(
     subject: SpeedSubject,
     folder: Path,
@@ -144,7 +135,8 @@ def _ours(
     table = calibrate(rewritten, images, preprocess=preprocess, threads=threads)
     table_path = folder / f"{models[0].value}.calib.json"
     table.write(table_path)
-    profiles = dict(zip(models, (native_ort_profile(), OPENVINO_CPU), strict=True))
+    runtimes = (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
+    profiles = dict(zip(models, map(native_profile_here, runtimes), strict=True))
     return {
         model: Made(
             artifact=to_int8(
@@ -167,7 +159,7 @@ def _theirs(recipe: Recipe, subject: SpeedSubject, folder: Path) -> Made:
     if missing:
         return Made(skipped=missing)
     output = folder / f"{recipe.value}.{'xml' if is_nncf else 'onnx'}"
-    profile = native_ort_profile()
+    profile = native_profile_here(RuntimeName.ONNXRUNTIME)
     request = Request(
         recipe=recipe,
         model=subject.model.path,

@@ -41,7 +41,7 @@ class ComparedRow:
     @property
     def tone(self) -> str:
         """How the verdict is coloured; empty for a row that was not judged."""
-        if self.row.verdict is Verdict.NOT_PROVEN:
+        if self.row.verdict in (Verdict.NOT_PROVEN, Verdict.NOT_PROVEN_FP16):
             return "open"
         return {True: "pass", False: "fail", None: ""}[self.row.passed]
 

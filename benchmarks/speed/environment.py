@@ -6,23 +6,9 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 from segdeploy.calibration.json_record import Count, Text
-
-CPUINFO = Path("/proc/cpuinfo")
-
-# fmt: off
-ISA_FLAGS = (
-    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_int8", "amx_bf16", "amx_fp16",
-    "asimdhp", "asimddp", "i8mm", "bf16", "sve",
-)
-# fmt: on
-"""Instruction sets that matter for low precision, by the names the Linux kernel gives them.
-
-The last row is Arm's: half precision, int8 dot product, int8 and bf16 matrix product, SVE.
-"""
+from segdeploy.deploy.system.isa import processor
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxsim", "openvino", "numpy")
 
@@ -37,7 +23,7 @@ class Environment:
         cpu: model name; ``None`` where nothing tells it.
         cores: those this process may use; ``None`` where the system does not tell.
         memory_bytes: physical memory; ``None`` where the system does not tell.
-        isa: instruction sets that matter for low precision, of ``ISA_FLAGS``; empty where only
+        isa: instruction sets that matter for low precision, of ``isa.ISA_FLAGS``; empty where only
             ``platform`` can be asked.
         versions: package to installed version, ``None`` when absent.
     """
@@ -53,8 +39,7 @@ class Environment:
 
 def describe() -> Environment:
     """Look at this machine."""
-    cpuinfo = CPUINFO.read_text("utf-8", errors="replace") if CPUINFO.is_file() else ""
-    model, isa = parse_cpuinfo(cpuinfo)
+    model, isa = processor()
     return Environment(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -64,27 +49,6 @@ def describe() -> Environment:
         isa=isa,
         versions={package: _version(package) for package in PACKAGES},
     )
-
-
-def parse_cpuinfo(text: str) -> tuple[str | None, tuple[str, ...]]:
-    r"""Model name and instruction sets of the first processor that ``/proc/cpuinfo`` tells them of.
-
-    Example:
-        >>> parse_cpuinfo("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512f\n")
-        ('Some CPU', ('avx2', 'avx512f'))
-
-    Args:
-        text: the file's text; x86 lists ``flags``, Arm ``Features``.
-
-    Returns:
-        The model, ``None`` where it is not told (Arm), and those of ``ISA_FLAGS`` found.
-    """
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    present = fields.get("flags", fields.get("Features", "")).split()
-    return fields.get("model name"), tuple(flag for flag in ISA_FLAGS if flag in present)
 
 
 def _cores() -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,12 +154,12 @@ class Request:
                     "input contracts or networks; a package holds one model in several precisions"
                 )
 
-    def only(self, *precisions: Precision, target: str | None = None) -> Request:
+    def only(self, *precisions: Precision, targets: Collection[str] = ()) -> Request:
         """This request, refused where a model is none a target can take.
 
         Args:
             precisions: what the target takes.
-            target: of int8 models, the profile they must have been made for.
+            targets: of int8 models, the profiles they may have been made for; empty for any.
 
         Raises:
             InputError: another precision, an int8 model of another profile, an image interface,
@@ -171,11 +171,12 @@ class Request:
             if precision not in precisions:
                 expected = ", ".join(p.value for p in precisions)
                 raise InputError(f"{path} is {precision.value}; this package takes {expected}")
-            if precision is Precision.INT8 and target not in (None, source.artifact.target):
+            if precision is Precision.INT8 and targets and source.artifact.target not in targets:
+                expected = " or ".join(targets)
                 raise InputError(
                     f"{path} is int8 for {source.artifact.target or 'an unnamed target'}; this "
-                    f"package takes int8 for {target}. Make it with "
-                    f"`segdeploy quantize --target {target}`"
+                    f"package takes int8 for {expected}. Make it with "
+                    f"`segdeploy quantize --target {next(iter(targets))}`"
                 )
             if source.interface is Interface.IMAGE:
                 raise InputError(

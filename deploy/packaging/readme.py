@@ -17,6 +17,7 @@ from segdeploy.deploy.packaging.base import (
     PackageTarget,
     Request,
 )
+from segdeploy.deploy.targets.profiles import made_for
 
 SCHEMA_VERSION = 1
 
@@ -95,10 +96,16 @@ def _model(source: PackagedModel) -> dict[str, Any]:
     }
 
 
+def _precision(model: dict[str, Any]) -> str:
+    """Of a model, and of an int8 one the processors that compute it right."""
+    processors = made_for(model["target"])
+    return f"{model['precision']} for {processors}" if processors else str(model["precision"])
+
+
 def _facts(content: dict[str, Any]) -> list[tuple[str, object]]:
     contract = content["preprocess"]
     rows: list[tuple[str, object]] = [
-        (f"`{model['name']}`", f"{model['precision']}, sha256 `{model['sha256'][:16]}...`")
+        (f"`{model['name']}`", f"{_precision(model)}, sha256 `{model['sha256'][:16]}...`")
         for model in content["models"]
     ]
     ends = content["models"][0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,6 @@ from segdeploy.api.parity import MAX_DROP
 from segdeploy.api.run import Run
 from segdeploy.api.runtimes import AUTO, Runtimes, runtimes_of
 from segdeploy.api.targets import profile_of
-from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -34,7 +32,7 @@ from segdeploy.deploy.runtimes.registry import (
 )
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.shown_command import shown_path
-from segdeploy.deploy.targets.profiles import TargetProfile, native_profile
+from segdeploy.deploy.targets.profiles import TargetProfile, native_profile_here
 from segdeploy.pipeline.run import run as run_stages
 from segdeploy.pipeline.run_config import RunConfig
 
@@ -147,11 +145,8 @@ def name_of(checkpoint: Checkpoint) -> str:
 
 def native_targets() -> tuple[TargetProfile, ...]:
     """The target of each runtime for the CPU that is here."""
-    machine = describe_environment()
     return tuple(
-        native_profile(runtime, machine=platform.machine(), isa=machine.isa)
-        for runtime in CPU_RUNTIMES
-        if availability(runtime).ready
+        native_profile_here(runtime) for runtime in CPU_RUNTIMES if availability(runtime).ready
     )
 
 

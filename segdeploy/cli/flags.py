@@ -36,7 +36,14 @@ INTERFACES = ("image-interface", "any-size")
 OUTPUT_KINDS = ("sigmoid", "softmax", "sigmoid-logits", "softmax-logits", "logits", "argmax")
 HINTS = ("latency", "throughput")
 LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive")
-TARGETS = ("openvino-cpu", "ort-arm", "ort-x86", "ort-x86-no-vnni", "tensorrt")
+TARGETS = (
+    "openvino-cpu",
+    "openvino-cpu-no-vnni",
+    "ort-arm",
+    "ort-x86",
+    "ort-x86-no-vnni",
+    "tensorrt",
+)
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
 

@@ -131,8 +131,8 @@ def _say(section: ParitySection) -> None:
 
     for shown in compared_rows(section):
         log.info("%s", _line(shown))
-        for failure in shown.row.failures:
-            log.info("  %s", failure)
+        for sentence in (*shown.row.failures, *shown.row.cautions):
+            log.info("  %s", sentence)
         lost = [image for image in shown.row.worst_images if image.change < 0][:WORST]
         if lost:
             named = ", ".join(f"{image.name} {image.change:+.2f}" for image in lost)

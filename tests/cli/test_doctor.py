@@ -11,12 +11,11 @@ from dataclasses import replace
 import pytest
 
 from segdeploy.api.doctor import default_precision
-from segdeploy.benchmarks.speed.environment import ISA_FLAGS
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.cli import doctor as cli_doctor
 from segdeploy.deploy.runtimes.pytorch_ready import pytorch_availability
 from segdeploy.deploy.runtimes.registry import RuntimeName
-from segdeploy.deploy.system.isa import ARM, X86, findings
+from segdeploy.deploy.system.isa import ARM, ISA_FLAGS, X86, findings
 
 
 @pytest.mark.parametrize(("machine", "known"), [("x86_64", X86), ("AMD64", X86), ("aarch64", ARM)])

@@ -24,7 +24,7 @@ from segdeploy.deploy.packaging.openvino.models import (
 )
 from segdeploy.deploy.packaging.readme import EXAMPLE, write_example
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.targets.profiles import OPENVINO_CPU
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU, OPENVINO_CPU_NO_VNNI
 
 SERVER_CONFIG = "config.json"
 MOUNT = "/models"
@@ -46,7 +46,9 @@ def write(request: Request, folder: Path) -> Contents:
             f"{half.artifact.path} is fp16; give the fp32 model, which OpenVINO itself stores in "
             "fp16, too"
         )
-    request.only(Precision.FP32, Precision.INT8, target=OPENVINO_CPU.name)
+    request.only(
+        Precision.FP32, Precision.INT8, targets=(OPENVINO_CPU.name, OPENVINO_CPU_NO_VNNI.name)
+    )
     batch = fixed_batch(request)
     models = list(_models(request))
     check = mask_check(request, batch=batch or 1)

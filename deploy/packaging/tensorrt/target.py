@@ -47,7 +47,7 @@ def write(request: Request, folder: Path) -> Contents:
         UsageError: neither an int8 nor an fp32 or fp16 model, or a table without its model.
     """
     request.takes("evaluation", "table", "exclude")
-    request.only(Precision.FP32, Precision.FP16, Precision.INT8, target=PROFILE.name)
+    request.only(Precision.FP32, Precision.FP16, Precision.INT8, targets=(PROFILE.name,))
     models = _models(request, folder)
     advice = []
     for source in models:

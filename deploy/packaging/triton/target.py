@@ -40,7 +40,7 @@ from segdeploy.deploy.packaging.triton.model import (
 )
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.targets.profiles import OPENVINO_CPU, PROFILES
+from segdeploy.deploy.targets.profiles import PROFILES, TENSORRT
 
 REPOSITORY = "models"
 IMAGE_OF_SERVER = "nvcr.io/nvidia/tritonserver:25.08-py3"
@@ -130,15 +130,16 @@ def _backends(source: PackagedModel) -> tuple[str, ...]:
     if artifact.precision is Precision.FP32:
         ready = availability(RuntimeName.OPENVINO).ready
         return (ONNXRUNTIME, OPENVINO) if ready else (ONNXRUNTIME,)
-    if artifact.target == OPENVINO_CPU.name:
+    profile = PROFILES.get(artifact.target or "")
+    if profile is not None and profile.runtime is RuntimeName.OPENVINO:
         require_openvino()
         return (OPENVINO,)
-    served = [name for name in PROFILES if name.startswith("ort-")]
-    if artifact.target in served:
+    if profile is not None and profile is not TENSORRT:
         return (ONNXRUNTIME,)
+    served = [name for name in PROFILES if name != TENSORRT.name]
     raise InputError(
         f"{artifact.path} is int8 for {artifact.target or 'an unnamed target'}; Triton's backends "
-        f"here take int8 for {', '.join([*served, OPENVINO_CPU.name])}"
+        f"here take int8 for {', '.join(served)}"
     )
 
 

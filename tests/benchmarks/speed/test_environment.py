@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from segdeploy.benchmarks.speed import environment
-from segdeploy.benchmarks.speed.environment import ISA_FLAGS, describe, parse_cpuinfo
+from segdeploy.benchmarks.speed.environment import describe
+from segdeploy.deploy.system import isa as processor_isa
+from segdeploy.deploy.system.isa import ISA_FLAGS, parse_cpuinfo
 
 X86 = """\
 processor\t: 0
@@ -84,7 +86,7 @@ def test_nothing_names_the_machine_or_its_user(monkeypatch: pytest.MonkeyPatch) 
 def test_without_proc_the_platform_is_asked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(environment, "CPUINFO", tmp_path / "absent")
+    monkeypatch.setattr(processor_isa, "CPUINFO", tmp_path / "absent")
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     found = describe()

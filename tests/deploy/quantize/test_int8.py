@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segdeploy.benchmarks.literature.torch_cost import torch_cost
 from segdeploy.benchmarks.parity.evidence import stage_check
 from segdeploy.calibration.estimate import Method
-from segdeploy.calibration.qparams import dequantize
+from segdeploy.calibration.qparams import QuantType, dequantize
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet, open_set
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -52,9 +52,11 @@ from segdeploy.deploy.targets.profiles import (
     ORT_X86,
     PROFILES,
     TargetProfile,
+    made_for,
     native_profile,
     profile_named,
 )
+from segdeploy.deploy.targets.saturation import weights_of_8_bits
 
 NETWORKS = ("unet", "r2u")
 Values = NDArray[Any]
@@ -817,20 +819,38 @@ class TestProfiles:
         assert all(in_float) if target == "tensorrt" else not any(in_float)
 
     @pytest.mark.parametrize(
-        ("machine", "isa", "expected"),
+        ("machine", "isa", "ort", "openvino"),
         [
-            ("x86_64", ["avx2", "avx512_vnni"], "ort-x86"),
-            ("x86_64", ["avx2"], "ort-x86-no-vnni"),
-            ("AMD64", [], "ort-x86"),
-            ("aarch64", ["asimddp"], "ort-arm"),
+            ("x86_64", ["avx2", "avx512_vnni"], "ort-x86", "openvino-cpu"),
+            ("x86_64", ["avx2"], "ort-x86-no-vnni", "openvino-cpu-no-vnni"),
+            ("AMD64", [], "ort-x86", "openvino-cpu"),
+            ("aarch64", ["asimddp"], "ort-arm", "openvino-cpu"),
         ],
     )
     def test_the_native_profile_follows_the_processor(
-        self, machine: str, isa: list[str], expected: str
+        self, machine: str, isa: list[str], ort: str, openvino: str
     ) -> None:
-        found = native_profile(RuntimeName.ONNXRUNTIME, machine=machine, isa=isa)
-        assert found.name == expected
-        assert native_profile(RuntimeName.OPENVINO, machine=machine, isa=isa) is OPENVINO_CPU
+        for runtime, expected in ((RuntimeName.ONNXRUNTIME, ort), (RuntimeName.OPENVINO, openvino)):
+            assert native_profile(runtime, machine=machine, isa=isa).name == expected
+
+    def test_every_profile_that_can_saturate_names_the_one_that_cannot(self) -> None:
+        for profile in PROFILES.values():
+            saturates = profile.activation_type is QuantType.U8 and not profile.reduce_range
+            assert saturates is (profile.without_vnni is not None)
+            if profile.without_vnni is not None:
+                narrow = profile_named(profile.without_vnni)
+                assert narrow.reduce_range
+                assert narrow.runtime is profile.runtime
+                assert profile.without_vnni in str(made_for(profile.name))
+
+    def test_7_bit_weights_are_what_the_narrow_profiles_write(
+        self, chains: dict[str, Chain], tmp_path: Path
+    ) -> None:
+        chain = chains["unet"]
+        for name in ("openvino-cpu", "openvino-cpu-no-vnni"):
+            path = tmp_path / f"{name}.onnx"
+            quantized(chain.source, path, chain.table, profile=profile_named(name))
+            assert weights_of_8_bits(path) is (name == "openvino-cpu")
 
     @pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
     def test_a_profile_decides_the_arithmetic(

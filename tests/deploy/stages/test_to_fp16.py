@@ -26,6 +26,7 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
+from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import FP16_MAX, to_fp16
@@ -244,6 +245,63 @@ class TestToFp16:
                 to_fp16(beyond, tmp_path / "beyond.fp16.onnx")
         assert not (tmp_path / "beyond.fp16.onnx").exists()
 
+    @pytest.mark.parametrize(
+        ("operator", "value", "kept"),
+        [
+            ("Add", 1e-8, 2.0**-24),
+            ("Max", 1e-12, 2.0**-24),
+            ("Sub", -1e-9, -(2.0**-24)),
+            ("Add", 1e9, FP16_MAX),
+            ("Min", -1e9, -FP16_MAX),
+            ("Add", 1e-7, float(np.float16(1e-7))),
+            ("Add", 0.0, 0.0),
+            ("Add", -np.inf, -np.inf),
+        ],
+    )
+    @pytest.mark.parametrize("stored", ["initializer", "node"])
+    def test_a_guard_stays_on_its_side_of_zero_and_finite(
+        self,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        operator: str,
+        value: float,
+        kept: float,
+        stored: str,
+    ) -> None:
+        guard = numpy_helper.from_array(np.float32(value), "guard")
+        nodes = [helper.make_node(operator, ["x", "guard"], ["y"], name="on guard")]
+        if stored == "node":
+            nodes.insert(0, helper.make_node("Constant", [], ["guard"], value=guard))
+        source = foreign(nodes, tmp_path / "foreign.onnx", *[guard] * (stored == "initializer"))
+        with caplog.at_level(logging.WARNING):
+            made = to_fp16(source, tmp_path / "made.onnx")
+        held = GraphIndex(load_model(made.path).graph).stored["guard"]
+        assert numpy_helper.to_array(held) == np.float16(kept)
+        changed = value != kept and abs(value) not in (0, 1e-7)
+        assert ("'guard' of on guard" in caplog.text) is changed
+
+    def test_a_factor_that_vanishes_is_named(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        factor = numpy_helper.from_array(np.float32(1e-9), "factor")
+        nodes = [helper.make_node("Mul", ["x", "factor"], ["y"], name="scale")]
+        with caplog.at_level(logging.WARNING):
+            to_fp16(foreign(nodes, tmp_path / "foreign.onnx", factor), tmp_path / "made.onnx")
+        assert "constant 'factor' is 1e-09, which is 0 in fp16, read by scale (Mul)" in caplog.text
+
+    def test_small_weights_round_without_a_word(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        weight = numpy_helper.from_array(np.array([[1e-9, 0.5]], np.float32), "weight")
+        nodes = [
+            helper.make_node("Add", ["x", "weight"], ["sum"]),
+            helper.make_node("ReduceMax", ["sum"], ["y"], axes=[1]),
+        ]
+        source = foreign(nodes, tmp_path / "foreign.onnx", weight, opset=17)
+        with caplog.at_level(logging.WARNING):
+            to_fp16(source, tmp_path / "made.onnx")
+        assert not caplog.text
+
     def test_the_source_stays_as_it_was_and_must_be_fp32(
         self, simplified: Artifact, half: Artifact, tmp_path: Path
     ) -> None:
@@ -274,11 +332,13 @@ class TestToFp16:
             to_fp16(source, tmp_path / "made.onnx")
 
 
-def foreign(nodes: list[onnx.NodeProto], path: Path) -> Artifact:
+def foreign(
+    nodes: list[onnx.NodeProto], path: Path, *stored: TensorProto, opset: int = 18
+) -> Artifact:
     """A graph from x to y, both float32 (1, 1), in a file that no export of ours wrote."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy"]
-    graph = helper.make_graph(nodes, "foreign", ends[:1], ends[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph = helper.make_graph(nodes, "foreign", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     set_metadata(model, {"precision": "fp32"})
     save_model(model, path)
     return describe(path)
