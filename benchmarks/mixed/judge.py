@@ -53,7 +53,8 @@ class Judge:
         self._truths = images.truths(preprocess)
         self._fields = images.fields(preprocess)
         self._progress = progress
-        self._expected = infer_each(reference, progress(self._inputs, f"reference {self.split}"))
+        inputs = progress(self._inputs, f"reference {self.split}")
+        self._expected = infer_each(reference, inputs)[:, 0]
 
     def report(self, artifact: Artifact, *, max_drop: float) -> ParityReport:
         """A model beside the reference.
@@ -65,7 +66,7 @@ class Judge:
         with open_runtime(self.runtime, artifact, execution=self.execution) as opened:
             found: NDArray[np.float32] = infer_each(
                 opened, self._progress(self._inputs, f"int8 {self.split}")
-            )
+            )[:, 0]
         return compare(
             "reference",
             artifact.path.name,

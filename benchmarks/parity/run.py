@@ -141,7 +141,7 @@ def _foreground(
             f"{name} takes 8-bit pixels and this comparison holds normalised images only; give "
             "the file it was made from"
         )
-    return infer_each(runtime, progress(images, name))
+    return infer_each(runtime, progress(images, name))[:, 0]
 
 
 def _opened(

@@ -107,7 +107,7 @@ def worst_images(
     shown = replace(images, samples=tuple(samples[found.image] for found in chosen))
     pixels, truths = shown.pixels(preprocess), shown.truths(preprocess)
     inputs = shown.inputs(preprocess)
-    expected = classify(infer_each(reference, inputs), truths.shape)
+    expected = classify(infer_each(reference, inputs)[:, 0], truths.shape)
     drawn: dict[int, Mask] = {}
     for name in dict.fromkeys(found.candidate for found in chosen):
         which = [index for index, found in enumerate(chosen) if found.candidate == name]
@@ -118,7 +118,8 @@ def worst_images(
             with open_isolated(
                 entry.runtime, entry.artifact, execution=execution, time_limit_s=time_limit_s
             ) as runtime:
-                masks = classify(infer_each(runtime, fed), (len(which), *truths.shape[1:]))
+                shape = (len(which), *truths.shape[1:])
+                masks = classify(infer_each(runtime, fed)[:, 0], shape)
         except RunError as error:
             log.warning("worst images of %s are not drawn: %s", name, error)
             continue

@@ -197,4 +197,4 @@ def _iou(
 ) -> float:
     execution = Execution(threads=threads)
     with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
-        return score(infer_each(runtime, images), truths, fields).iou
+        return score(infer_each(runtime, images)[:, 0], truths, fields).iou

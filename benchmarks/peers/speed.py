@@ -140,7 +140,7 @@ def _lap(
     predicted: dict[str, Pixels] = {}
     if setting.execution.hint is Hint.LATENCY:
         for name in bar(list(opened), "predict"):
-            predicted[name] = infer_each(opened[name], images)
+            predicted[name] = infer_each(opened[name], images)[:, 0]
     with share_bar(setting.key) as progress:
         timed = time_in_turn(
             list(opened.values()),

@@ -11,8 +11,9 @@ from scipy.stats import rankdata
 from segdeploy.benchmarks.scores.confusion import Confusion
 from segdeploy.benchmarks.scores.definitions import DEFINITIONS
 from segdeploy.calibration.json_record import Percent
-from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY, OutputContract
+from segdeploy.deploy.onnx_model.probabilities import require_probabilities
+from segdeploy.deploy.system.errors import InputError
 
 __all__ = [
     "DEFINITIONS",
@@ -22,9 +23,6 @@ __all__ = [
     "iou_per_image",
     "score",
 ]
-
-PROBABILITY_SLACK = 0.01
-"""How far a quantized sigmoid may step outside [0, 1] and still count as a probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +105,7 @@ def classify(probability: NDArray[np.float32], shape: tuple[int, ...]) -> NDArra
             f"predictions have shape {probability.shape}, what they are compared with {shape}; "
             "expected the same (images, height, width), none of them zero"
         )
-    broken = probability.size - int(np.count_nonzero(np.isfinite(probability)))
-    if broken:
-        raise RunError(
-            f"{broken} of {probability.size} predicted values are NaN or infinite: the model "
-            "overflowed, as fp16 can; keep the overflowing layers in fp32"
-        )
-    low, high = float(probability.min()), float(probability.max())
-    if low < -PROBABILITY_SLACK or high > 1 + PROBABILITY_SLACK:
-        raise InputError(
-            f"predictions range from {low:.3g} to {high:.3g}; expected probabilities in 0 to 1. "
-            "A model that ends in logits needs its sigmoid: export it with --logits"
-        )
+    require_probabilities(probability[:, None], OutputContract())
     return probability >= FOREGROUND_PROBABILITY
 
 

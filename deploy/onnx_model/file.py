@@ -17,6 +17,7 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.onnx_model.guard import MOST_BYTES, require_inference, require_plain
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.onnx_model.normalise import normalise
+from segdeploy.deploy.onnx_model.output_check import require_output_of
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.regular_file import require_regular_file
@@ -137,14 +138,45 @@ def describe(path: Path, *, model: onnx.ModelProto | None = None) -> Artifact:
     )
 
 
+def opened(path: Path) -> Artifact:
+    """Describe a file that somebody gives; one that carries contracts must keep them.
+
+    Raises:
+        InputError: not a valid ONNX file, or its ends are not what its contracts say.
+    """
+    model = load_model(path)
+    artifact = describe(path, model=model)
+    if "preprocess" in metadata(model):
+        require_contracts(artifact, model)
+    return artifact
+
+
 def contract_of(artifact: Artifact) -> Preprocess:
     """The input contract a model file carries.
 
     Raises:
-        InputError: it carries none, or its input is not what the contract makes of an image.
+        InputError: it carries none, or its ends are not what its contracts say.
     """
-    contract = contract_in(load_model(artifact.path), source=str(artifact.path))
+    return require_contracts(artifact, load_model(artifact.path))
+
+
+def require_contracts(artifact: Artifact, model: onnx.ModelProto) -> Preprocess:
+    """Refuse a model whose ends are not what its contracts say.
+
+    Args:
+        artifact: the file.
+        model: its content.
+
+    Returns:
+        Its input contract.
+
+    Raises:
+        InputError: it carries none, its input is not what that makes of an image, or its output
+            not what its output contract says (``deploy.onnx_model.output_check``).
+    """
+    contract = contract_in(model, source=str(artifact.path))
     require_input_of(contract, artifact)
+    require_output_of(output_in(model, source=str(artifact.path)), artifact, model)
     return contract
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
+from segdeploy.deploy.onnx_model.probabilities import require_probabilities
 from segdeploy.deploy.system.errors import InputError, one_line
 
 INPUT_NAME = "image"
@@ -25,8 +27,9 @@ class Interface(str, Enum):
     """What a model takes and gives, by the words of ``metadata_props``.
 
     Attributes:
-        TENSOR: float32 (N, 3, h, w), normalised, to the probability, float32 (N, 1, h, w).
-        IMAGE: uint8 RGB (N, h, w, 3), resized, to the mask, uint8 (N, h, w) of 0 and 1.
+        TENSOR: float32 (N, 3, h, w), normalised, to probabilities, float32 (N, classes, h, w).
+        IMAGE: uint8 RGB (N, h, w, 3), resized, to the mask, uint8 (N, h, w) of 0 and 1, or of the
+            class of each pixel.
     """
 
     TENSOR = "tensor-probability"
@@ -57,9 +60,38 @@ class Interface(str, Enum):
 
         Args:
             output: what the model gave for one batch.
+
+        Raises:
+            InputError: values that are no probabilities, or of several classes.
+            RunError: values that are not finite.
         """
-        probability = output[:, 0] if self is Interface.TENSOR else output
-        return probability.astype(np.float32, copy=False)
+        return self.probability(output, OutputContract())[:, 0]
+
+    def probability(self, output: NDArray[Any], contract: OutputContract) -> NDArray[np.float32]:
+        """The probability of each class, (N, classes, h, w); of a mask, 0 or 1.
+
+        Example:
+            >>> one = Interface.IMAGE.probability(np.array([[[0, 1]]], np.uint8), OutputContract())
+            >>> one.shape, one.tolist()
+            ((1, 1, 1, 2), [[[[0.0, 1.0]]]])
+
+        Args:
+            output: what the model gave for one batch.
+            contract: the model's.
+
+        Raises:
+            InputError: values that are no probabilities of the contract's classes.
+            RunError: values that are not finite.
+        """
+        if self is Interface.TENSOR:
+            probability = output.astype(np.float32, copy=False)
+        elif contract.exclusive:
+            classes = np.arange(contract.channels).reshape(1, -1, 1, 1)
+            probability = (output[:, None] == classes).astype(np.float32)
+        else:
+            probability = output[:, None].astype(np.float32)
+        require_probabilities(probability, contract)
+        return probability
 
 
 def interface_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Interface:
@@ -76,8 +108,8 @@ def interface_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
             return Interface.TENSOR
     raise InputError(
         f"the model has inputs {_shown(inputs)} and outputs {_shown(outputs)}; expected one image "
-        "and one probability, float32 (batch, 1, height, width), or one 8-bit image (batch, "
-        "height, width, 3) and one mask (batch, height, width)"
+        "and one probability for each class, float32 (batch, classes, height, width), or one 8-bit "
+        "image (batch, height, width, 3) and one mask (batch, height, width)"
     )
 
 

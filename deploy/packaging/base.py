@@ -15,11 +15,10 @@ from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
-    contract_in,
     describe,
     load_model,
     metadata,
-    require_input_of,
+    require_contracts,
 )
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
@@ -64,15 +63,14 @@ class PackagedModel:
         """Read a model file and what it carries.
 
         Raises:
-            InputError: no ONNX file, no input contract, or ends of an unknown form.
+            InputError: no ONNX file, no input contract, or ends that are not what the contracts
+                say.
         """
         model = load_model(path)
         artifact = describe(path, model=model)
-        preprocess = contract_in(model, source=str(path))
-        require_input_of(preprocess, artifact)
         return cls(
             artifact=artifact,
-            preprocess=preprocess,
+            preprocess=require_contracts(artifact, model),
             interface=interface_of(artifact.inputs, artifact.outputs),
             metadata=metadata(model),
         )

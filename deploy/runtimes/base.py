@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
-from segdeploy.deploy.onnx_model.interface import interface_of
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.runtimes.executed import Executed, Layer
 from segdeploy.deploy.runtimes.execution import Execution, Hint
-from segdeploy.deploy.system.errors import RunError
+from segdeploy.deploy.system.errors import InputError, RunError
 from segdeploy.deploy.system.look_ahead import run_ahead
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Results",
     "Runtime",
     "infer_each",
+    "infer_in_turn",
     "infer_threaded",
     "require_fit",
 ]
@@ -152,21 +154,43 @@ def infer_threaded(
     return run_ahead(infer, batches, workers=streams, ahead=BATCHES_AHEAD * streams)
 
 
-def infer_each(runtime: Runtime, images: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+def infer_each(
+    runtime: Runtime,
+    images: Iterable[NDArray[Any]],
+    output: OutputContract = OutputContract(),  # noqa: B008 (frozen)
+) -> NDArray[np.float32]:
+    """``infer_in_turn`` of all images, float32 (N, classes, H, W)."""
+    return np.stack(list(infer_in_turn(runtime, images, output)))
+
+
+def infer_in_turn(
+    runtime: Runtime, images: Iterable[NDArray[Any]], output: OutputContract
+) -> Iterator[NDArray[np.float32]]:
     """Run images one by one, so that no result depends on how images are batched.
 
     Args:
-        runtime: with one image as input and one probability or mask as output.
-        images: each as its ``Interface.prepared`` gives it, without the batch axis.
+        runtime: with one image as input and probabilities or a mask as output.
+        images: each as its ``Interface.prepared`` gives it, without the batch axis; taken lazily.
+        output: the model's output contract.
 
-    Returns:
-        Probability of the foreground, float32 (N, H, W); 0 or 1 from a model that gives masks.
+    Yields:
+        The probability of each class, float32 (classes, H, W); 0 or 1 from a model that gives
+        masks.
 
     Raises:
-        InputError: the model has other inputs or outputs.
-        RunError: the runtime failed, or the images are not what it takes.
+        InputError: the model has other inputs or outputs, or gives other channels, another size
+            than the image's, or what are no probabilities.
+        RunError: the runtime failed, the images are not what it takes, or values are not finite.
     """
     interface = interface_of(runtime.inputs, runtime.outputs)
     (source,), (result,) = runtime.inputs, runtime.outputs
-    answers = (runtime.infer({source.name: image[None]})[result.name] for image in images)
-    return np.stack([interface.foreground(answer)[0] for answer in answers])
+    for image in images:
+        answer = runtime.infer({source.name: image[None]})[result.name]
+        size = image.shape[1:] if interface is Interface.TENSOR else image.shape[:2]
+        if answer.shape[-2:] != size:
+            found, expected = ("x".join(map(str, sides)) for sides in (answer.shape[-2:], size))
+            raise InputError(
+                f"the model gives {found} for images of {expected}; expected the same size: export "
+                "the network with its last upsampling"
+            )
+        yield interface.probability(answer, output)[0]

@@ -11,7 +11,7 @@ from segdeploy.api.outputs import AnyPath
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.onnx_model.file import opened
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes seconds; an ONNX file does not need it
@@ -80,7 +80,7 @@ def load(
         for name, value in stated.items():
             if value is not None:
                 raise UsageError(f"--{name} is for a checkpoint; {given} states its own")
-        return describe(given)
+        return opened(given)
     return load_network(
         given,
         arch=arch,

@@ -14,7 +14,7 @@ from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, describe
+from segdeploy.deploy.onnx_model.file import contract_of, opened
 from segdeploy.deploy.system.errors import UsageError
 
 AnyOnnx = Recommended | Artifact | AnyPath
@@ -39,7 +39,7 @@ def artifact_of(model: AnyOnnx) -> Artifact:
     """The ONNX file that is meant.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or its ends are not what its contracts say.
         UsageError: a checkpoint, or what is no model.
     """
     if isinstance(model, Artifact):
@@ -48,7 +48,7 @@ def artifact_of(model: AnyOnnx) -> Artifact:
         return model.artifact
     if is_checkpoint(model):
         raise UsageError(f"{model.path} is a checkpoint; export it first, this takes ONNX files")
-    return describe(_path(model))
+    return opened(_path(model))
 
 
 def checkpoint_of(model: AnyCheckpoint, *, data: Data | None = None) -> Checkpoint:

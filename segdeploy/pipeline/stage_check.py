@@ -71,7 +71,7 @@ class StageChecks:
         """
         before = self.outputs.get(parent.sha256) if parent else None
         if before is None:  # of a parent that could not be checked, what it was made from
-            before = infer_each(self.reference, self.images)
+            before = infer_each(self.reference, self.images)[:, 0]
         runtime = _check_runtime(artifact)
         try:
             with open_isolated(
@@ -80,7 +80,7 @@ class StageChecks:
                 execution=self.execution,
                 time_limit_s=self.time_limit_s,
             ) as loaded:
-                after = infer_each(loaded, self.images)
+                after = infer_each(loaded, self.images)[:, 0]
         except RunError as error:
             return None, shown_text(f"not checked, {runtime.value} failed: {error}")
         self.outputs[artifact.sha256] = after

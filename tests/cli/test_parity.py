@@ -53,7 +53,7 @@ def outputs(model: Path, image_set: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     images = open_set(image_set, "test")
     with open_runtime(RuntimeName.ONNXRUNTIME, describe(model), execution=ONE_THREAD) as runtime:
-        found = infer_each(runtime, images.inputs(TINY))
+        found = infer_each(runtime, images.inputs(TINY))[:, 0]
     for sample, probability in zip(images, found, strict=True):
         np.savez(folder / f"{sample.name}.npz", output_0=probability[None, None])
     return folder

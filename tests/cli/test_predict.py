@@ -97,7 +97,9 @@ class TestEveryArtefact:
         }
         execution = Execution(threads=1)
         with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
-            found = infer_each(runtime, (interface.prepared(i, TINY) for i in images.values()))
+            found = infer_each(runtime, (interface.prepared(i, TINY) for i in images.values()))[
+                :, 0
+            ]
         expected = {
             file: np.where(resized(one, image.shape[:2]) >= 0.5, 255, 0).astype(np.uint8)
             for (file, image), one in zip(images.items(), found, strict=True)
@@ -169,7 +171,7 @@ class TestFoldedPreprocessing:
         with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
             for path in sorted((image_set / "images").iterdir()):
                 image = read_image(path, "RGB")
-                cut = infer_each(runtime, [TINY.apply(image)])[0] >= 0.5
+                cut = infer_each(runtime, [TINY.apply(image)])[:, 0][0] >= 0.5
                 enlarged = resized(cut.astype(np.float32), image.shape[:2])
                 assert np.array_equal(found[path.name] == 255, enlarged >= 0.5)
 

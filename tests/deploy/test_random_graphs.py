@@ -48,7 +48,7 @@ def probabilities(
     images: list[np.ndarray],  # type: ignore[type-arg]  # of float32
 ) -> np.ndarray:  # type: ignore[type-arg]  # of float32
     with open_runtime(runtime, artifact, execution=Execution(threads=1)) as opened:
-        return infer_each(opened, images)
+        return infer_each(opened, images)[:, 0]
 
 
 def require_every_step(
