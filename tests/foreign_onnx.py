@@ -241,15 +241,49 @@ def other_outputs(model: onnx.ModelProto) -> None:
     model.graph.output.insert(0, value)
 
 
-def one_image(model: onnx.ModelProto) -> None:
-    """The batch it was traced with, in a Reshape."""
-    store(model, "form", np.array([1, 4, SIDE, SIDE]))
-    node(model, "head").input[0] = "reshaped"
+def before_head(model: onnx.ModelProto, operator: str, *constants: str) -> None:
+    """One more operator between the body and the head."""
+    node(model, "head").input[0] = "between"
     place = [each.name for each in model.graph.node].index("head")
-    reshaped = helper.make_node("Reshape", ["merge/Relu", "form"], ["reshaped"])
-    model.graph.node.insert(place, reshaped)
+    between = helper.make_node(operator, ["merge/Relu", *constants], ["between"])
+    model.graph.node.insert(place, between)
+
+
+def one_image(model: onnx.ModelProto) -> None:
+    """The first of a batch alone."""
+    for name, value in (("from", 0), ("to", 1), ("on", 0)):
+        store(model, name, np.array([value]))
+    before_head(model, "Slice", "from", "to", "on")
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def traced_with_one(model: onnx.ModelProto) -> None:
+    """The batch it was traced with, in a Reshape and a Resize."""
+    store(model, "form", np.array([1, 4, SIDE, SIDE]))
+    before_head(model, "Reshape", "form")
+    store(model, "sizes", np.array([1, 8, SIDE, SIDE]))
+    node(model, "up").input[:] = ["low/Relu", "", "", "sizes"]
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def sizes_computed(model: onnx.ModelProto) -> None:
+    """Any batch, height and width, computed while it runs, as the exporter of before writes it."""
+    sides_open(model)
+    for name, values in (("lead", [0, 1]), ("sides", [2, 3])):
+        store(model, name, np.array(values))
+    made = [
+        helper.make_node("Shape", ["low/Relu"], ["small"]),
+        helper.make_node("Gather", ["small", "lead"], ["same"]),
+        helper.make_node("Shape", ["high/Relu"], ["large"]),
+        helper.make_node("Gather", ["large", "sides"], ["wanted"]),
+        helper.make_node("Concat", ["same", "wanted"], ["sizes"], axis=0),
+    ]
+    place = [each.name for each in model.graph.node].index("up")
+    for offset, each in enumerate(made):
+        model.graph.node.insert(place + offset, each)
+    node(model, "up").input[:] = ["low/Relu", "", "", "sizes"]
 
 
 def batch_of_4(model: onnx.ModelProto) -> None:
@@ -426,6 +460,8 @@ FOREIGN: dict[str, Foreign] = {
         options={"output_name": "probability"},
     ),
     "one image": Foreign(one_image, notes="one image at a time"),
+    "traced with one": Foreign(traced_with_one),
+    "sizes computed": Foreign(sizes_computed, options={"size": (SIDE, SIDE)}),
     "batch of 4": Foreign(batch_of_4, fed=lambda image: np.repeat(image, 4, axis=0)),
     "our names inside": Foreign(our_names_inside),
     **{f"opset {n}": Foreign(old(n), notes=f"opset {n} raised") for n in (7, 8, 9, 10, 11, 12)},

@@ -29,7 +29,8 @@ class Rows:
     """One tensor of one image in its variants.
 
     Attributes:
-        values: (1 + variants, ...): in float, then for each layer with that layer alone in int8.
+        values: (1 + variants, ...), a tensor each as one image makes it: in float, then for each
+            layer with that layer alone in int8.
         layers: index of the layer of each variant, ascending.
         rounded: (1, ...): in float up to the last convolution, rounded as in int8 since.
     """
@@ -103,7 +104,8 @@ class OneLayerNetwork:
         wanted = frozenset(layers)
         waiting = Counter(name for step in self._steps for name in step.inputs)
         waiting[self._view.output] += 1
-        known = {self._view.input: Rows(values=image, layers=(), rounded=image)}
+        fed = image[None]
+        known = {self._view.input: Rows(values=fed, layers=(), rounded=fed)}
         noise: dict[int, Noise] = {}
         for step in self._steps:
             if step.node.op_type == "Conv":
@@ -116,10 +118,10 @@ class OneLayerNetwork:
                     del known[name]
         rows = known[self._view.output]
         values = self._last_rounded(self._int8.output, rows.values, rows.layers)
-        found = {layer: values[i : i + 1] for i, layer in enumerate(rows.layers, start=1)}
+        found = dict(zip(rows.layers, values[1:], strict=True))
         return OneLayerOutputs(
-            output=values[:1],
-            outputs={layer: found.get(layer, values[:1]) for layer in wanted},
+            output=values[0],
+            outputs={layer: found.get(layer, values[0]) for layer in wanted},
             inputs=noise,
         )
 
@@ -134,7 +136,7 @@ class OneLayerNetwork:
             rounded = self._rounded(pair.twin.input[0], rows.rounded)
             shift = shift_of(self._int8, pair.twin.input[0])
             noise[index] = Noise.between(rows.values[:1], rounded - np.float32(shift))
-            (own,) = self._parts[f"{step.output} in int8"](rounded)
+            own = np.stack(self._parts[f"{step.output} in int8"](rounded[0]))
             own = np.maximum(own, 0) if pair.rectified else own
             values, layers = np.concatenate([values, own]), (*layers, index)
         return Rows(values=values, layers=layers, rounded=values[:1])
@@ -146,7 +148,7 @@ class OneLayerNetwork:
         rounded = [rows.rounded for rows in sources]
         twin = self._twins.get(layer_name(step.node))
         if twin is not None:
-            names = [twin.input[place] for place in step.places]
+            names = ["" if place is None else twin.input[place] for place in step.places]
             rounded = [self._rounded(*each) for each in zip(names, rounded, strict=True)]
             if step.output in self._ends:
                 feeds = [
@@ -173,11 +175,13 @@ class OneLayerNetwork:
         return values
 
     def _call(self, part: GraphPart, *feeds: Values) -> Values:
-        """One output of a part, whatever batch it takes."""
+        """One output of a part, for each row of what it takes."""
+        count = len(feeds[0])
         if self._batched:
-            return part(*feeds)[0]
-        rows = [part(*(feed[i : i + 1] for feed in feeds))[0] for i in range(len(feeds[0]))]
-        return np.concatenate(rows)
+            together = [feed.reshape(-1, *feed.shape[2:]) for feed in feeds]
+            (made,) = part(*together)
+            return np.reshape(made, (count, -1, *made.shape[1:]))
+        return np.stack([part(*(feed[i] for feed in feeds))[0] for i in range(count)])
 
     def _prepare(self) -> None:
         """A session for each step, one for all convolutions of the same weights."""

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from segdeploy.deploy import __version__
+from segdeploy.deploy.adoption.any_batch import for_any_batch
 from segdeploy.deploy.adoption.foreign_file import load_foreign
 from segdeploy.deploy.adoption.input_end import InputEnd, input_end
 from segdeploy.deploy.adoption.newer_opset import opset_of, raised, require_known_opset
@@ -335,19 +336,25 @@ def _batched(
     must give what each gives alone.
     """
     channels, height, width = prepared[0].shape
-    form = {"channels": channels, "size": (height, width)}
-    ours = with_our_ends(model, taken, given, **form, dynamic_batch=True)
+    options = session_options(threads=usable_cores())
+
+    def ended(*, dynamic_batch: bool) -> onnx.ModelProto:
+        ends = {"channels": channels, "size": (height, width), "dynamic_batch": dynamic_batch}
+        return with_our_ends(model, taken, given, **ends)
+
     pair = np.stack([prepared[0], prepared[-1][:, ::-1, ::-1]])
-    try:
-        session = OrtSession(ours.SerializeToString(), session_options(threads=usable_cores()))
-        together = _run(session, pair)
-        alone = [_run(session, image[None]) for image in pair]
-        if np.abs(together - np.concatenate(alone)).max() <= tolerance:
-            return ours, [_run(session, image[None])[0] for image in prepared]
-    except (InputError, RunError, ValueError):
-        pass  # a batch of its own: one by one, below
-    ours = with_our_ends(model, taken, given, **form, dynamic_batch=False)
-    session = OrtSession(ours.SerializeToString(), session_options(threads=usable_cores()))
+    for change in (for_any_batch, lambda whole: whole):
+        try:
+            ours = change(ended(dynamic_batch=True))
+            session = OrtSession(ours.SerializeToString(), options)
+            together = _run(session, pair)
+            alone = [_run(session, image[None]) for image in pair]
+            if np.abs(together - np.concatenate(alone)).max() <= tolerance:
+                return ours, [_run(session, image[None])[0] for image in prepared]
+        except (InputError, RunError, ValueError):
+            continue  # a batch of its own
+    ours = ended(dynamic_batch=False)
+    session = OrtSession(ours.SerializeToString(), options)
     return ours, [_run(session, image[None])[0] for image in prepared]
 
 

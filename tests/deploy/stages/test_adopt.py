@@ -151,8 +151,17 @@ def test_the_same_file_gives_the_same_bytes(
 def test_takes_any_batch_where_the_graph_does(
     adopted: Callable[[str], tuple[Path, Adopted]],
 ) -> None:
-    assert adopted("batch of 4")[1].artifact.inputs[0].shape[0] == "batch"
+    for name in ("batch of 4", "traced with one", "sizes computed"):
+        assert adopted(name)[1].artifact.inputs[0].shape[0] == "batch"
     assert adopted("one image")[1].artifact.inputs[0].shape[0] == 1
+
+
+def test_sizes_that_were_computed_are_constants(
+    adopted: Callable[[str], tuple[Path, Adopted]],
+) -> None:
+    graph = load_model(adopted("sizes computed")[1].artifact.path).graph
+    assert {"Shape", "Gather"}.isdisjoint(node.op_type for node in graph.node)
+    assert len([node for node in graph.node if node.op_type == "Resize"]) == 1
 
 
 def test_leaves_out_what_only_other_outputs_need(
