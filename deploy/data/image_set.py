@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from segdeploy.deploy.data.image_files import (
     read_image,
 )
 from segdeploy.deploy.data.image_opening import image_bytes
+from segdeploy.deploy.data.layouts.registry import layout_of
 from segdeploy.deploy.data.mask_files import (
     WHITE,
     BinaryMask,
@@ -317,7 +319,7 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
             message names the file.
     """
     if not (root / "images").is_dir():
-        raise InputError(f"{root} holds no images/ folder; {LAYOUT_HELP}")
+        raise InputError(f"{root} holds no images/ folder; {_how_to_prepare(root)}")
     images = by_stem(root / "images")
     classes = class_folders(root / "masks")
     masks = {folder.name: by_stem(folder) for folder in classes or [root / "masks"]}
@@ -325,6 +327,8 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
     if split is None:
         names = sorted(images)
     else:
+        if not (root / "splits.csv").exists():
+            raise InputError(f"{root / 'splits.csv'} does not exist; {_how_to_prepare(root)}")
         assignment = read_splits(root / "splits.csv")
         names = sorted(name for name, assigned in assignment.items() if assigned == split)
     for name in names:
@@ -352,6 +356,18 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
         for name in names
     )
     return SegmentationSet(root=root, split=split or "all", samples=samples)
+
+
+def _how_to_prepare(root: Path) -> str:
+    """What makes a set of a folder: the very command where its layout is known."""
+    try:
+        layout = layout_of(root)
+    except InputError:
+        return LAYOUT_HELP
+    return (
+        f"it is laid out as {layout.name}, which `segdeploy data prepare {shlex.quote(str(root))} "
+        "-o DIR` makes a set of"
+    )
 
 
 def class_folders(masks: Path) -> list[Path]:

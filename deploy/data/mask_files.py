@@ -42,6 +42,12 @@ RIM_SHARE = 0.02
 """Of the foreground: more pixels between background and foreground, away from edges, are a class
 or an object of their own."""
 
+LEAST_ALIKE = 2
+"""Neighbours of the same value that a pixel away from edges has at least."""
+
+POINTS_SHARE = 0.5
+"""Of the foreground: objects of single pixels, which edges could be, are most of it."""
+
 CLEAR_OBJECTS = 8
 """So many numbers, each in one place, are objects; fewer may be classes."""
 
@@ -141,6 +147,8 @@ class Foreground:
 
     def of(self, stored: _Stored) -> NDArray[np.bool_]:
         """Where a mask is foreground."""
+        if stored.alpha is not None and len(_levels(stored.values)) == 1:
+            return np.asarray(stored.alpha >= MASK_THRESHOLD)
         if not self.values and not self.colours:
             return np.asarray(stored.values > 0)
         chosen = self.colours if stored.coloured else self.values
@@ -394,19 +402,20 @@ def _understood(stored: _Stored) -> BinaryMask | None:
             return opaque if _is_plain(stored.alpha) else None
         if not stored.keyed and not _same_foreground(stored):
             return None
-    if stored.grey is not None and _is_plain(stored.grey):
-        return BinaryMask(grey=stored.grey, reading=Reading.GREY)
-    if stored.lossy:
-        return None
     levels = _levels(stored.values)
     numbers = levels[levels > 0]
+    deep = not stored.coloured and stored.grey is None
+    many = len(numbers) >= CLEAR_OBJECTS or (deep and numbers.max(initial=0) > WHITE)
+    if stored.grey is not None and _is_plain(stored.grey):
+        points = many and _between(stored.grey, 0) > POINTS_SHARE and _may_be_objects(stored)
+        return _objects(stored) if points else BinaryMask(grey=stored.grey, reading=Reading.GREY)
+    if stored.lossy:
+        return None
     if len(numbers) == 1:
         full = numbers[0] in (1, WHITE, (1 << 16) - 1)
         if len(levels) == 1 and not (full and not stored.coloured):
             return None
         return BinaryMask(grey=_white(stored.values > 0), reading=Reading.VALUE)
-    deep = not stored.coloured and stored.grey is None
-    many = len(numbers) >= CLEAR_OBJECTS or (deep and numbers[-1] > WHITE)
     return _objects(stored) if many and _may_be_objects(stored) else None
 
 
@@ -419,30 +428,35 @@ def _same_foreground(stored: _Stored) -> bool:
 
 
 def _is_plain(grey: NDArray[np.uint8]) -> bool:
-    """Whether grey levels are background, foreground and soft edges between them alone.
+    """Whether grey levels are background, foreground and soft edges between them alone."""
+    top = int(grey.max())
+    return top == 0 or (top >= MASK_THRESHOLD and _between(grey, LEAST_ALIKE) <= RIM_SHARE)
+
+
+def _between(grey: NDArray[np.uint8], least: int) -> float:
+    """Share of the foreground that is neither background, foreground nor a soft edge.
 
     A pixel of a soft edge has neighbours of other values that are not background; one of a class
-    or an object that is neither has neighbours like itself.
+    or an object of its own has neighbours like itself.
+
+    Args:
+        grey: with foreground.
+        least: neighbours of the same value that a pixel has, which no edge happens to have.
     """
     counts = np.bincount(grey.ravel(), minlength=WHITE + 1)
     levels = np.flatnonzero(counts)
-    top = int(levels[-1])
-    if top < MASK_THRESHOLD:
-        return top == 0
     low = NOISE if len(levels) > MOST_EXACT else 0
-    high = top - NEAR
-    if not counts[low + 1 : high].any():
-        return True
-    between = (grey > low) & (grey < high)
+    high = int(levels[-1]) - NEAR
+    if not counts[low + 1 : max(high, 0)].any():
+        return 0.0
     padded = np.pad(grey, 1)
-    alike, same = between.copy(), np.zeros(grey.shape, np.bool_)
+    alike, same = (grey > low) & (grey < high), np.zeros(grey.shape, np.uint8)
     for down, across in AROUND:
         near = padded[down : down + grey.shape[0], across : across + grey.shape[1]]
         equal = near == grey
         alike &= equal | (near <= low)
-        same |= equal
-    foreground = int(counts[low + 1 :].sum())
-    return int((alike & same).sum()) <= RIM_SHARE * foreground
+        same += equal
+    return int((alike & (same >= least)).sum()) / int(counts[low + 1 :].sum())
 
 
 def _may_be_objects(stored: _Stored) -> bool:

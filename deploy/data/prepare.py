@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ from segdeploy.calibration.files import remove_partial
 from segdeploy.deploy.data.image_files import image_files, read_image
 from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, divide, require_shares
-from segdeploy.deploy.data.layouts.registry import AUTO, layout_of
+from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, files_below
+from segdeploy.deploy.data.layouts.registry import AUTO, SHOWN_ENTRIES, layout_of
+from segdeploy.deploy.data.mask_files import BinaryMask, Foreground, Reading
 from segdeploy.deploy.data.prepared_files import Prepared, targets, write_image, write_splits
+from segdeploy.deploy.data.preprocess import Pixels
 from segdeploy.deploy.data.splits import require_plain_name
-from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import InputError, UsageError, one_line
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.system.progress import ItemProgress
 
@@ -36,9 +40,11 @@ def prepare_raw(
     raw: Path,
     output: Path,
     *,
-    layout: str = AUTO,
+    layout: str | Layout = AUTO,
     seed: int = 0,
     ratios: Ratios | None = None,
+    foreground: Foreground | None = None,
+    label_maps: bool = False,
     progress: ItemProgress[RawSample] = iter,
 ) -> tuple[Prepared, ...]:
     """Write ``images/``, ``masks/``, ``splits.csv`` and where the layout has them ``fov/``.
@@ -49,10 +55,12 @@ def prepare_raw(
     Args:
         raw: the folder of the dataset.
         output: where to write; files of the same name are replaced.
-        layout: one of ``LAYOUT_NAMES``; "auto" recognises it.
+        layout: one of ``LAYOUT_NAMES``, "auto" recognises it; or a layout.
         seed: of the split.
         ratios: shares of train, val and test for the images whose split is drawn; the layout's
             own for ``None``.
+        foreground: which values of masks are; ``None`` tells from the values.
+        label_maps: masks hold the class of each pixel, and stay what they are.
         progress: wraps the images, for a progress bar.
 
     Returns:
@@ -70,17 +78,25 @@ def prepare_raw(
     """
     if ratios is not None:
         require_shares(ratios)
-    chosen = layout_of(raw, layout)
+    if foreground is not None and label_maps:
+        raise UsageError("label maps keep their values, so nothing of them is made foreground")
+    chosen = layout if isinstance(layout, Layout) else layout_of(raw, layout)
     sources = chosen.sources(raw, ratios)
     _require_consistent(raw, sources, ratios)
+    if label_maps and not all(source.masks and not source.instances for source in sources):
+        raise UsageError(
+            f"{raw} holds several masks for an image, one for each object or class: no label maps"
+        )
     _require_own_folder(raw, output, sources)
     log.info("%s: %d images laid out as %s", raw, len(sources), chosen.name)
+    _say_left_out(raw, sources)
     with writing_folder(output):
         for folder in _written(sources):
-            (output / folder).mkdir(exist_ok=True)
+            (output / folder).mkdir(parents=True, exist_ok=True)
             remove_partial(output / folder)
         (output / "splits.csv").unlink(missing_ok=True)
-        found, twins = _convert(progress(sources), output, chosen)
+        write = partial(write_image, output=output, foreground=foreground, label_maps=label_maps)
+        found, twins = _convert(progress(sources), write, chosen)
         shares = chosen.ratios if ratios is None else ratios
         rows = _with_splits(found, chosen, seed=seed, ratios=shares, twins=twins)
         write_splits(rows, output / "splits.csv")
@@ -89,7 +105,7 @@ def prepare_raw(
 
 def _require_consistent(raw: Path, sources: Sequence[RawSample], ratios: Ratios | None) -> None:
     if not sources:
-        raise InputError(f"{raw} holds no images; its folders are empty")
+        _require_images(raw)
     first: dict[str, RawSample] = {}
     for source in sources:
         require_plain_name(source.name, where=str(raw))
@@ -104,19 +120,54 @@ def _require_consistent(raw: Path, sources: Sequence[RawSample], ratios: Ratios 
         raise UsageError(f"ratios {ratios} have nothing to divide: {raw} says each image's split")
 
 
+def _require_images(raw: Path) -> None:
+    """Say why a folder that was recognised gave no images."""
+    files = [path.relative_to(raw).as_posix() for path in files_below(raw)]
+    images = [name for name in files if name.lower().endswith(SOURCE_SUFFIXES)]
+    if not files:
+        raise InputError(f"{raw} holds no images; its folders are empty")
+    if not images:
+        raise InputError(
+            f"{raw} holds no images ({', '.join(SOURCE_SUFFIXES)}), but {_some(files)}"
+        )
+    raise InputError(
+        f"{raw} holds {len(images)} images, but none where its layout has them: {_some(images)}. "
+        "Say where they are with --images and --masks"
+    )
+
+
+def _say_left_out(raw: Path, sources: Sequence[RawSample]) -> None:
+    """Name the images of a folder that no sample has, and what was not taken for an image."""
+    used = {path for source in sources for path in source.files}
+    rest = [path for path in files_below(raw) if path not in used]
+    left = [
+        path.relative_to(raw).as_posix()
+        for path in rest
+        if path.suffix.lower() not in (".csv", ".txt", ".md", ".json")
+    ]
+    if left:
+        log.warning("%d files of %s are left out: %s", len(left), raw, _some(left))
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of many names."""
+    more = f" and {len(names) - SHOWN_ENTRIES} more" if len(names) > SHOWN_ENTRIES else ""
+    return one_line(", ".join(names[:SHOWN_ENTRIES]) + more)
+
+
 def _require_own_folder(raw: Path, output: Path, sources: Sequence[RawSample]) -> None:
     """Refuse an output whose own images would mix with the new ones, or that is the source."""
     if os.path.realpath(output) == os.path.realpath(raw):
         raise UsageError(f"-o {output} is the raw folder itself; choose another")
     written = _written(sources)
-    parents = {path.parent for source in sources for path in (source.image, *source.masks)}
+    parents = {path.parent for source in sources for path in source.files}
     read = {os.path.realpath(parent) for parent in parents}
     for folder in written:
         if os.path.realpath(output / folder) in read:
             raise UsageError(
                 f"-o {output}: {output / folder} is a folder of {raw} itself; choose another"
             )
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, *(name for name in written if name not in FOLDERS)):
         for path in image_files(output / folder):
             if path.name not in written.get(folder, ()):
                 raise UsageError(f"-o {output} holds {path}, which is not of {raw}; choose another")
@@ -132,7 +183,9 @@ def _written(sources: Sequence[RawSample]) -> dict[str, set[str]]:
 
 
 def _convert(
-    sources: Iterable[RawSample], output: Path, layout: Layout
+    sources: Iterable[RawSample],
+    write: Callable[[RawSample, Pixels], BinaryMask | None],
+    layout: Layout,
 ) -> tuple[list[Prepared], list[list[str]]]:
     """Write every image.
 
@@ -142,29 +195,47 @@ def _convert(
     """
     rows: list[Prepared] = []
     groups: dict[bytes, list[RawSample]] = defaultdict(list)
+    readings: Counter[Reading] = Counter()
+    empty = 0
     for source in sources:
-        row, digest = _convert_one(source, output, layout)
-        rows.append(row)
+        image = read_image(source.image, "RGB")
+        mask = write(source, image)
+        if mask is not None:
+            readings[mask.reading] += 1
+            empty += not mask.grey.any()
+        rows.append(_row(source, image, mask, layout))
+        digest = _digest(image)
         groups[digest].append(source)
         _require_one_split(groups[digest][0], source)
+    _say_masks(readings, empty, instances=any(row.nuclei is not None for row in rows))
     return rows, [[twin.name for twin in group] for group in groups.values() if len(group) > 1]
 
 
-def _convert_one(source: RawSample, output: Path, layout: Layout) -> tuple[Prepared, bytes]:
-    """Write one image; its row, and a digest of its pixels."""
-    image = read_image(source.image, "RGB")
-    write_image(source, image, output)
-    digest = hashlib.sha256(str(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    row = Prepared(
+def _row(source: RawSample, image: Pixels, mask: BinaryMask | None, layout: Layout) -> Prepared:
+    return Prepared(
         image_id=source.name,
         split=source.split or "",
         width=image.shape[1],
         height=image.shape[0],
-        nuclei=len(source.masks) if source.instances else None,
+        nuclei=None if mask is None else mask.objects,
         modality=layout.stratum(image),
     )
-    return row, digest.digest()
+
+
+def _digest(image: Pixels) -> bytes:
+    """Of an image's pixels."""
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+def _say_masks(readings: Counter[Reading], empty: int, *, instances: bool) -> None:
+    """What masks were taken for, where they are not plainly background and foreground."""
+    for reading, count in sorted(readings.items()):
+        if reading is not Reading.GREY and not (reading is Reading.OBJECTS and instances):
+            log.info("%d masks hold %s: foreground is what that marks", count, reading.value)
+    if empty:
+        log.info("%d images hold no object: their masks are empty", empty)
 
 
 def _require_one_split(first: RawSample, second: RawSample) -> None:

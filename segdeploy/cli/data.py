@@ -28,6 +28,31 @@ def add_flags(verb: Group) -> None:
         default="auto",
         help="how the folder is laid out (default: auto, told from its folders)",
     )
+    verb.add_argument(
+        "--images",
+        metavar="PATTERN",
+        help="of any other layout: the images inside RAW, in quotes; * and ? stand for parts of a "
+        "name, **/ for folders ('scans/*/t1.png'); with --masks",
+    )
+    verb.add_argument(
+        "--masks",
+        metavar="PATTERN",
+        help="the masks, with as many wildcards; what they match pairs masks with images "
+        "('scans/*/seg.tif')",
+    )
+    verb.add_argument(
+        "--foreground",
+        nargs="+",
+        metavar="VALUE",
+        help="which values of masks are foreground: any (all but 0), numbers, or colours such as "
+        "ff0000 (default: told from the values; what may mean several things is refused)",
+    )
+    verb.add_argument(
+        "--label-maps",
+        action="store_true",
+        help="masks hold the class of each pixel, for a network of several classes: kept as they "
+        "are",
+    )
     output_flag(
         verb,
         "folder to write images/, masks/, splits.csv and, for DRIVE, fov/ to",
@@ -56,6 +81,10 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         layout=options.layout,
         seed=options.seed,
         ratios=None if options.ratios is None else tuple(options.ratios),
+        images=options.images,
+        masks=options.masks,
+        foreground=options.foreground,
+        label_maps=options.label_maps,
         overwrite=options.overwrite,
     )
     found = list(read_splits(prepared.root / "splits.csv").values())

@@ -35,7 +35,7 @@ INTERFACES = ("image-interface", "any-size")
 
 OUTPUT_KINDS = ("sigmoid", "softmax", "sigmoid-logits", "softmax-logits", "logits", "argmax")
 HINTS = ("latency", "throughput")
-LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive")
+LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive", "paired")
 TARGETS = (
     "openvino-cpu",
     "openvino-cpu-no-vnni",

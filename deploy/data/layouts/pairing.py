@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES, image_files
+from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES, composed, image_files
 from segdeploy.deploy.system.errors import InputError
 
 SOURCE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+
+MASK_WORDS = (
+    "mask",
+    "masks",
+    "segmentation",
+    "segmentations",
+    "label",
+    "labels",
+    "seg",
+    "annotation",
+    "annotations",
+    "gt",
+    "groundtruth",
+)
+"""What the name of a mask, or of a folder of masks, has more than that of its image."""
 
 
 def keyed(folder: Path, pattern: str, *, example: str) -> dict[str, Path]:
@@ -30,10 +46,46 @@ def keyed(folder: Path, pattern: str, *, example: str) -> dict[str, Path]:
         match = re.fullmatch(pattern, path.stem, re.IGNORECASE | re.DOTALL)
         if match is None:
             raise InputError(f"{path} is not named like {example}; rename it or move it away")
-        if match[1] in found:
-            raise InputError(f"{found[match[1]]} and {path} are the same item; keep one of them")
-        found[match[1]] = path
+        _add(found, match[1], path)
     return found
+
+
+def mask_key(name: str) -> str:
+    """The name of an image by that of its mask.
+
+    Example:
+        >>> mask_key("a_mask"), mask_key("b-Segmentation"), mask_key("mask"), mask_key("c")
+        ('a', 'b', 'mask', 'c')
+    """
+    words = "|".join(sorted(MASK_WORDS, key=len, reverse=True))
+    match = re.fullmatch(rf"(.+?)[ _.-](?:{words})", name, re.IGNORECASE | re.DOTALL)
+    return name if match is None else match[1]
+
+
+def masks_of(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The masks in a folder by the key of their image: its very name, or with a suffix.
+
+    Raises:
+        InputError: no such folder, or two masks of one image.
+    """
+    found: dict[str, Path] = {}
+    for name, path in keyed(folder, "(.+)", example="<name>.png").items():
+        _add(found, name if name in images else mask_key(name), path)
+    return found
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file of a folder and all folders in it, by name; hidden ones are left out."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _add(found: dict[str, Path], name: str, path: Path) -> None:
+    name = composed(name)
+    if name in found:
+        raise InputError(f"{found[name]} and {path} are the same item; keep one of them")
+    found[name] = path
 
 
 def require_paired(

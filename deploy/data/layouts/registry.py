@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.deploy.data.layouts import drive, dsb2018, isic2018, split_folders
+from segdeploy.deploy.data.layouts import drive, dsb2018, isic2018, paired, split_folders
 from segdeploy.deploy.data.layouts.base import Layout
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 AUTO = "auto"
 LAYOUTS = {
     layout.name: layout
-    for layout in (dsb2018.LAYOUT, isic2018.LAYOUT, split_folders.LAYOUT, drive.LAYOUT)
+    for layout in (
+        dsb2018.LAYOUT,
+        isic2018.LAYOUT,
+        split_folders.LAYOUT,
+        drive.LAYOUT,
+        paired.LAYOUT,
+    )
 }
 LAYOUT_NAMES = (AUTO, *LAYOUTS)
 """What ``--layout`` takes."""
@@ -31,6 +37,7 @@ def layout_of(raw: Path, name: str = AUTO) -> Layout:
     if name not in LAYOUT_NAMES:
         raise UsageError(f"layout {name!r} is not one of {', '.join(LAYOUT_NAMES)}")
     fitting = [layout for layout in LAYOUTS.values() if layout.recognises(raw)]
+    fitting = [layout for layout in fitting if not layout.fallback] or fitting
     asked = [layout for layout in fitting if name in (AUTO, layout.name)]
     if len(asked) == 1:
         return asked[0]

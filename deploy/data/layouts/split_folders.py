@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, floored
-from segdeploy.deploy.data.layouts.pairing import keyed, require_paired
+from segdeploy.deploy.data.layouts.pairing import keyed, masks_of, require_paired
 
 FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 """Folder to split."""
@@ -34,7 +34,7 @@ def _sources(raw: Path, ratios: Ratios | None) -> tuple[RawSample, ...]:
 def _split(raw: Path, folder: str, split: str) -> list[RawSample]:
     images = keyed(raw / folder, "(.+)", example="<name>.jpg")
     truth = raw / f"{folder}_GT"
-    masks = keyed(truth, "(.+?)(?:_segmentation)?", example="<name>_segmentation.png")
+    masks = masks_of(images, truth)
     require_paired(images, masks, kind="mask", folder=truth)
     return [
         RawSample(name=name, image=images[name], masks=(masks[name],), split=split)

@@ -517,6 +517,20 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     assert "segdeploy data prepare" in message
 
 
+def test_a_set_as_it_is_downloaded_names_the_command_that_mends_it(
+    raw_set: Path, image_set: Path, tmp_path: Path, write_png: WritePng
+) -> None:
+    command = "which `segdeploy data prepare {} -o DIR` makes a set of"
+    message = refused(lambda: open_set(raw_set, "test"), command.format(raw_set))
+    assert "laid out as dsb2018" in message
+    (image_set / "splits.csv").unlink()
+    refused(lambda: open_set(image_set, "test"), "splits.csv", command.format(image_set))
+    for name in ("a.png", "a_mask.png"):
+        write_png(tmp_path / "my set" / name, np.zeros((4, 4), np.uint8))
+    quoted = f"'{tmp_path / 'my set'}'"
+    assert "as paired" in refused(lambda: open_set(tmp_path / "my set", None), quoted)
+
+
 @pytest.mark.parametrize("split", [None, "test"])
 def test_an_empty_set(tmp_path: Path, split: str | None) -> None:
     (tmp_path / "images").mkdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +16,9 @@ from PIL import Image
 
 from segdeploy.deploy.data.image_set import SPLITS, open_set, read_image, read_splits
 from segdeploy.deploy.data.layouts.division import Ratios
+from segdeploy.deploy.data.layouts.pattern import pattern_layout
 from segdeploy.deploy.data.layouts.registry import LAYOUTS, layout_of
+from segdeploy.deploy.data.mask_files import Foreground
 from segdeploy.deploy.data.prepare import Prepared, prepare_raw
 from segdeploy.deploy.system.errors import InputError, UsageError
 
@@ -141,7 +145,8 @@ def counts_of(rows: tuple[Prepared, ...]) -> tuple[int, ...]:
 def test_it_is_recognised_and_no_other_is(form: str, raw: Path) -> None:
     name = WRITERS[form][0]
     assert layout_of(raw).name == name
-    assert [layout.name for layout in LAYOUTS.values() if layout.recognises(raw)] == [name]
+    strict = [layout for layout in LAYOUTS.values() if not layout.fallback]
+    assert [layout.name for layout in strict if layout.recognises(raw)] == [name]
 
 
 def test_pixels_are_those_of_the_source(form: str, raw: Path, tmp_path: Path) -> None:
@@ -320,10 +325,15 @@ def test_empty_folders(tmp_path: Path) -> None:
 # --- DSB2018, merged ---------------------------------------------------------------------------
 
 
-def test_several_classes_are_refused(tmp_path: Path) -> None:
+def test_the_folders_of_several_classes_stay_apart(tmp_path: Path) -> None:
     write_merged_class(tmp_path / "raw")
     shutil.copytree(tmp_path / "raw" / "masks" / "0", tmp_path / "raw" / "masks" / "1")
-    assert "several classes (0, 1)" in refused(tmp_path / "raw", tmp_path / "raw" / "masks")
+    prepare_raw(tmp_path / "raw", tmp_path / "set")
+    first = open_set(tmp_path / "set", None).samples[0]
+    assert [name for name, _ in first.class_paths] == ["0", "1"]
+    for name, path in first.class_paths:
+        source = one(tmp_path / "raw", f"masks/{name}/{first.name}.png")
+        assert np.array_equal(read_image(path, "L"), read_image(source, "L"))
 
 
 def test_a_splits_file_is_kept_and_must_fit(tmp_path: Path) -> None:
@@ -341,6 +351,191 @@ def test_a_splits_file_is_kept_and_must_fit(tmp_path: Path) -> None:
     assert "is in no split of" in refused(raw, raw / "images" / names[0], raw / "splits.csv")
     (raw / "splits.csv").write_text("image_id,split\n" + "".join(rows) + "other,val\n")
     refused(raw, raw / "splits.csv", "lists 'other', but there is no such image")
+
+
+# --- masks beside images, in sibling folders, or anywhere --------------------------------------
+
+PLACES = {
+    "beside": ("{}.jpg", "{}_mask.png"),
+    "beside, of another name": ("{}.png", "{}-Segmentation.PNG"),
+    "imgs and labels": ("imgs/{}.JPG", "labels/{}.png"),
+    "Images and SegmentationClass": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png"),
+    "a sibling of its name": ("scans/{}.png", "scans_masks/{}_mask.gif"),
+    "images and masks, with a suffix": ("images/{}.TIF", "masks/{}_label.tif"),
+}
+
+
+def write_places(root: Path, image: str, mask: str, names: list[str]) -> None:
+    for index, name in enumerate(names):
+        pixels, drawn, _ = item(index)
+        save(root / image.format(name), pixels)
+        save(root / mask.format(name), drawn)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_masks_are_found_by_suffix_and_sibling(place: str, tmp_path: Path) -> None:
+    names = ["a", "b_2", "c.d"]
+    write_places(tmp_path / "raw", *PLACES[place], names)
+    prepare_raw(tmp_path / "raw", tmp_path / "set")
+    samples = open_set(tmp_path / "set", None)
+    assert [sample.name for sample in samples] == names
+    for index, sample in enumerate(samples):
+        assert np.array_equal(sample.mask(), item(index)[1])
+
+
+def test_folders_that_pair_in_several_ways(tmp_path: Path) -> None:
+    write_places(tmp_path / "raw", "imgs/{}.png", "labels/{}.png", ["a"])
+    write_places(tmp_path / "raw", "imgs/{}.png", "gt/{}.png", ["a"])
+    message = refused(tmp_path / "raw", "several pairs of folders", "imgs/ with labels/")
+    assert "--images 'imgs/*' --masks 'gt/*'" in message
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "files", "names"),
+    [
+        ("*/t1.png", "*/seg.tif", ("{}/t1.png", "{}/seg.tif"), ["p1", "p2"]),
+        ("x/*_im.PNG", "y/*.png", ("x/{}_im.png", "y/{}.png"), ["p1", "p2"]),
+        ("**/*.jpg", "**/*_gt.png", ("deep/er/{}.jpg", "deep/er/{}_gt.png"), ["deep_er_p1"]),
+    ],
+)
+def test_patterns_pair_whatever_their_wildcards_match(
+    tmp_path: Path, images: str, masks: str, files: tuple[str, str], names: list[str]
+) -> None:
+    raw = tmp_path / "raw"
+    stems = [name.rpartition("_")[2] for name in names]
+    write_places(raw, *files, stems)
+    save(raw / "elsewhere.png", item(9)[0])
+    rows = prepare_raw(raw, tmp_path / "set", layout=pattern_layout(images, masks))
+    assert [row.image_id for row in rows] == names
+    for index, sample in enumerate(open_set(tmp_path / "set", None)):
+        assert np.array_equal(sample.mask(), item(index)[1])
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "words"),
+    [
+        ("a.png", "b.png", "0 wildcards and --masks b.png 0"),
+        ("*/*.png", "*.png", "2 wildcards and --masks"),
+        ("../*.png", "*.png", "leaves the folder"),
+        ("/x/*.png", "*.png", "leaves the folder"),
+        ("*.png", "*.png", "an image is not its own mask"),
+    ],
+)
+def test_patterns_that_do_not_go_together(images: str, masks: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        pattern_layout(images, masks)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "words"),
+    [
+        ("no/*.png", "m/*.png", "--images no/*.png matches no image"),
+        ("i/*.png", "m/*x.png", "--masks m/*x.png matches no image"),
+        ("?/*.png", "?/*b.png", "image"),
+    ],
+)
+def test_patterns_that_find_no_pairs(tmp_path: Path, images: str, masks: str, words: str) -> None:
+    write_places(tmp_path / "raw", "i/{}.png", "m/{}.png", ["a", "b"])
+    with pytest.raises(InputError, match=re.escape(words)):
+        prepare_raw(tmp_path / "raw", tmp_path / "set", layout=pattern_layout(images, masks))
+
+
+def test_a_folder_with_images_is_never_called_empty(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for folder in ("images", "masks"):
+        save(raw / folder / "deeper" / "a.png", item(0)[0])
+    message = refused(raw)
+    assert "its folders are empty" not in message
+    assert "images/deeper/a.png" in message
+    for path in raw.rglob("*.png"):
+        path.rename(path.with_suffix(".webp"))
+    message = refused(raw)
+    assert "its folders are empty" not in message
+    assert "images/deeper/a.webp" in message
+
+
+def test_what_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = tmp_path / "raw"
+    write_places(raw, "images/{}.png", "masks/{}.png", list("abc"))
+    for index in range(8):
+        save(raw / "images" / "more" / f"{index}.png", item(index)[0])
+    prepare_raw(raw, tmp_path / "set")
+    assert f"8 files of {raw} are left out: images/more/0.png, images/more/1.png" in caplog.text
+    assert "and 2 more" in caplog.text
+
+
+def test_names_pair_and_are_written_with_their_accents_composed(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    save(raw / "images" / "Ze\u0301ro.png", item(0)[0])
+    save(raw / "masks" / "Z\u00e9ro.png", item(0)[1])
+    rows = prepare_raw(raw, tmp_path / "set")
+    assert [row.image_id for row in rows] == ["Z\u00e9ro"]
+
+
+# --- masks of other values, and images that EXIF turns -----------------------------------------
+
+
+def test_object_numbers_are_merged_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = tmp_path / "raw"
+    numbers = np.zeros((13, 15), np.uint16)
+    numbers[::2, ::2] = np.arange(1, 57).reshape(7, 8)
+    save(raw / "images" / "a.png", item(0)[0])
+    save(raw / "masks" / "a.tif", numbers)
+    with caplog.at_level(logging.INFO):
+        rows = prepare_raw(raw, tmp_path / "set")
+    assert rows[0].nuclei == 56
+    mask = read_image(tmp_path / "set" / "masks" / "a.png", "L")
+    assert np.array_equal(mask, np.where(numbers > 0, 255, 0))
+
+
+def test_what_is_foreground_can_be_said_to_prepare(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    values = np.zeros((13, 15), np.uint8)
+    values[2:6, 2:9], values[8:12, 4:12] = 100, 200
+    save(raw / "images" / "a.png", item(0)[0])
+    save(raw / "masks" / "a.png", values)
+    assert "--foreground" in refused(raw)
+    prepare_raw(raw, tmp_path / "set", foreground=Foreground.parse(["200"]))
+    mask = read_image(tmp_path / "set" / "masks" / "a.png", "L")
+    assert np.array_equal(mask, np.where(values == 200, 255, 0))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_label_maps_stay_what_they_are(tmp_path: Path, suffix: str) -> None:
+    raw = tmp_path / "raw"
+    values = np.arange(13 * 15, dtype=np.uint8).reshape(13, 15) % 4
+    save(raw / "images" / "a.png", item(0)[0])
+    image = Image.fromarray(values)
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    (raw / "masks").mkdir()
+    image.save(raw / "masks" / f"a{suffix}")
+    prepare_raw(raw, tmp_path / "set", label_maps=True)
+    with Image.open(tmp_path / "set" / "masks" / "a.png") as written:
+        assert written.mode == "P"
+        assert np.array_equal(np.asarray(written), values)
+        assert written.getpalette() is not None
+    with pytest.raises(UsageError, match="nothing of them is made foreground"):
+        prepare_raw(raw, tmp_path / "b", label_maps=True, foreground=Foreground())
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_an_image_that_exif_turns_is_refused_with_both_remedies(
+    tmp_path: Path, orientation: int
+) -> None:
+    raw = tmp_path / "raw"
+    exif = Image.Exif()
+    exif[274] = orientation
+    (raw / "images").mkdir(parents=True)
+    Image.fromarray(item(0)[0]).save(raw / "images" / "a.jpg", exif=exif)
+    save(raw / "masks" / "a.png", item(0)[1])
+    if orientation == 1:
+        prepare_raw(raw, tmp_path / "set")
+        return
+    message = refused(raw, raw / "images" / "a.jpg", "EXIF orientation 3")
+    assert "auto-orient" in message
+    assert "-Orientation=" in message
 
 
 # --- ISIC 2018 ---------------------------------------------------------------------------------

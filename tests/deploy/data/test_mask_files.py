@@ -119,6 +119,12 @@ def test_numbers_of_objects_are_foreground_from_1_on(tmp_path: Path, count: int,
     assert np.array_equal(found, labels > 0)
 
 
+def test_numbers_of_single_pixels_are_objects(tmp_path: Path) -> None:
+    labels = cells(200, side=1)
+    path = saved(tmp_path / "mask.png", labels.astype(np.uint8))
+    assert binary(path, labels.shape)[1:] == (Reading.OBJECTS, 200)
+
+
 def test_numbers_beyond_8_bits_are_objects_however_few(tmp_path: Path) -> None:
     labels = cells(3)
     labels[labels == 2] = 70_000
@@ -171,7 +177,7 @@ def test_transparency_that_says_the_same_as_the_colours(tmp_path: Path) -> None:
 
 def test_soft_edges_stay_as_they_are(tmp_path: Path) -> None:
     sharp = Image.fromarray((cells(12, side=20) > 0).astype(np.uint8) * np.uint8(255))
-    for scale in (0.4, 0.7, 1.6, 4.0):
+    for scale in (0.05, 0.09, 0.4, 0.7, 1.6, 4.0):
         side = [round(edge * scale) for edge in sharp.size]
         for how in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
             soft = np.asarray(sharp.resize((side[0], side[1]), how))

@@ -165,16 +165,31 @@ def test_an_unreadable_file(raw_set: Path, tmp_path: Path, kind: str) -> None:
     assert "cannot be read" in refused(raw_set, tmp_path / "set", path)
 
 
-@pytest.mark.parametrize("remove_folder", [False, True])
-def test_an_image_without_masks(raw_set: Path, tmp_path: Path, remove_folder: bool) -> None:
-    folder = case(raw_set, 3) / "masks"
+def emptied(folder: Path) -> Path:
     for path in folder.iterdir():
         path.unlink()
-    if remove_folder:
-        folder.rmdir()
+    return folder
+
+
+def test_an_image_whose_folder_of_masks_is_missing(raw_set: Path, tmp_path: Path) -> None:
+    folder = emptied(case(raw_set, 3) / "masks")
+    folder.rmdir()
     image = case(raw_set, 3) / "images" / "case3.png"
     message = refused(raw_set, tmp_path / "set", image, folder, touched=False)
     assert "has no masks" in message
+    assert "ImageId,EncodedPixels" in message
+
+
+def test_an_empty_folder_of_masks_is_an_image_without_objects(
+    raw_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    emptied(case(raw_set, 3) / "masks")
+    with caplog.at_level(logging.INFO):
+        rows = prepare_raw(raw_set, tmp_path / "set")
+    assert [row.nuclei for row in rows if row.image_id == "case3"] == [0]
+    samples = {sample.name: sample for sample in open_set(tmp_path / "set", None)}
+    assert not samples["case3"].mask().any()
+    assert "1 images hold no object: their masks are empty" in caplog.text
 
 
 @pytest.mark.parametrize("remove_folder", [False, True])
@@ -183,14 +198,14 @@ def test_masks_without_an_image(raw_set: Path, tmp_path: Path, remove_folder: bo
     (folder / "case3.png").unlink()
     if remove_folder:
         folder.rmdir()
-    assert "holds 0 PNG files" in refused(raw_set, tmp_path / "set", folder, touched=False)
+    assert "holds 0 images" in refused(raw_set, tmp_path / "set", folder, touched=False)
 
 
 def test_two_images_in_one_folder(raw_set: Path, tmp_path: Path, write_png: WritePng) -> None:
     folder = case(raw_set, 0) / "images"
     write_png(folder / "second.png", np.zeros((4, 4, 3), np.uint8))
     message = refused(raw_set, tmp_path / "set", folder, touched=False)
-    assert "holds 2 PNG files; expected one" in message
+    assert "holds 2 images; expected one" in message
 
 
 @pytest.mark.parametrize("exists", [False, True])
