@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segdeploy.deploy.adoption.input_end import FLOATS
 from segdeploy.deploy.data.output_contract import Activation, Colour, OutputContract
 from segdeploy.deploy.onnx_model.graph import GraphIndex
+from segdeploy.deploy.onnx_model.output_check import Ending, ending_of
 from segdeploy.deploy.system.errors import InputError, one_line
 
 CLASS_NAME = "foreground"
@@ -22,8 +23,7 @@ FOREGROUND = 1
 """Channel of the foreground where there are two; the background comes first."""
 
 PASSES_ON = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-CHOOSES = frozenset({"Gather", "Slice", "Split"})
-"""Operators that leave values as they are: all of them, or some."""
+"""Operators that leave values as they are."""
 
 SUM_TOLERANCE = 1e-2
 """How far the probabilities of a pixel may be from a sum of 1; fp16 rounds them."""
@@ -58,14 +58,6 @@ class OutputKind(str, Enum):
 
 
 LOGITS = frozenset({OutputKind.SIGMOID_LOGITS, OutputKind.SOFTMAX_LOGITS})
-
-BY_OPERATOR = {
-    "Sigmoid": OutputKind.SIGMOID,
-    "HardSigmoid": OutputKind.SIGMOID,
-    "Softmax": OutputKind.SOFTMAX,
-    "LogSoftmax": OutputKind.SOFTMAX_LOGITS,
-}
-"""What the last operator tells of its values: a Softmax of logarithms is the Softmax."""
 
 _OPERATORS = {Activation.SIGMOID: "Sigmoid", Activation.SOFTMAX: "Softmax"}
 
@@ -255,7 +247,7 @@ def chosen_from(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def output_end(
-    graph: onnx.GraphProto,
+    model: onnx.ModelProto,
     values: Mapping[str, NDArray[np.generic]],
     *,
     size: tuple[int, int],
@@ -266,7 +258,7 @@ def output_end(
     """Decide which output holds the probabilities, and how.
 
     Args:
-        graph: of the model.
+        model: theirs.
         values: every output for an image of ``size``, and every tensor of ``chosen_from``.
         size: height and width of the input.
         name: which output; ``None`` takes the only one, or the deepest of several alike.
@@ -278,16 +270,14 @@ def output_end(
             number than channels, or a kind that neither the graph nor the caller tells, or that
             they tell differently.
     """
-    sources = chosen_from(graph)
-    outputs = {each.name: values[each.name] for each in graph.output}
-    chosen = _chosen(graph, outputs, size=size, name=name)
+    sources = chosen_from(model.graph)
+    outputs = {each.name: values[each.name] for each in model.graph.output}
+    chosen = _chosen(model.graph, outputs, size=size, name=name)
     numbers = chosen if chosen in sources else None
     inner = sources.get(chosen, chosen)
     layout, channels = _laid_out(inner, values[inner], size)
-    told, node = _told(GraphIndex(graph), inner, channels)
+    told, last = _told(model, inner, layout, channels)
     stated = kind
-    last = "the input" if node is None else f"node {one_line(repr(node.name), limit=80)}"
-    last += f" ({node.op_type})" if node is not None else ""
     if numbers is not None:
         if kind not in (None, OutputKind.ARGMAX):
             raise _told_otherwise(chosen, "an ArgMax", OutputKind.ARGMAX, stated)
@@ -387,15 +377,21 @@ def _laid_out(name: str, value: NDArray[np.generic], size: tuple[int, int]) -> t
 
 
 def _told(
-    index: GraphIndex, name: str, channels: int
-) -> tuple[OutputKind | None, onnx.NodeProto | None]:
-    """What the last operator that computes values tells, and the operator."""
-    node = _before(index, name, PASSES_ON | CHOOSES)
-    kind = None if node is None else BY_OPERATOR.get(node.op_type)
-    if kind is OutputKind.SOFTMAX and channels == 1:
-        # One channel taken from a Softmax is a probability like that of a Sigmoid.
-        kind = OutputKind.SIGMOID if _before(index, name, PASSES_ON) is not node else kind
-    return kind, node
+    model: onnx.ModelProto, name: str, layout: Layout, channels: int
+) -> tuple[OutputKind | None, str]:
+    """What the last operator that computes values tells, and the operator in words."""
+    found = ending_of(model, name, axis=layout.value.find("C") if "C" in layout.value else None)
+    if found is None:
+        return None, "operators that tell nothing of its values"
+    operator = found.node.op_type
+    if operator == "Softmax" and found.ending is Ending.SIGMOID and channels > 1:
+        return None, f"some classes of {found.shown}"
+    if operator == "LogSoftmax":
+        return OutputKind.SOFTMAX_LOGITS, found.shown
+    if found.ending is Ending.SIGMOID:
+        return OutputKind.SIGMOID, found.shown
+    # One over another axis than the channels is refused by its values.
+    return (OutputKind.SOFTMAX if operator == "Softmax" else None), found.shown
 
 
 def _before(index: GraphIndex, name: str, passed: frozenset[str]) -> onnx.NodeProto | None:

@@ -164,15 +164,18 @@ def _require_ending(contract: OutputContract, artifact: Artifact, model: onnx.Mo
     )
 
 
-def ending_of(model: onnx.ModelProto, output: str) -> Told | None:
+def ending_of(
+    model: onnx.ModelProto, output: str, *, axis: int | None = CHANNEL_AXIS
+) -> Told | None:
     """What the last operator that computes values tells; ``None`` where it tells nothing.
 
     Args:
         model: a loaded model.
-        output: name of a tensor (N, channels, h, w).
+        output: name of a tensor.
+        axis: of its channels; ``None`` where it has no such axis.
     """
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    return _Walk(GraphIndex(model.graph), opset=opset).told(output, CHANNEL_AXIS, FURTHEST)
+    return _Walk(GraphIndex(model.graph), opset=opset).told(output, axis, FURTHEST)
 
 
 class _Walk:

@@ -180,7 +180,7 @@ def _adopted(
     prepared = [contract.apply(sample.image()) for sample in images]
     computed = _computed(source, theirs, taken, prepared)
     given = output_end(
-        theirs.graph,
+        theirs,
         computed[0],
         size=contract.size,
         name=output_name,

@@ -297,7 +297,12 @@ REFUSED: dict[str, tuple[Change, dict[str, object], str]] = {
         {"meant": Meant(activation=Activation.SOFTMAX, classes=tuple("abcd"))},
         "output 'Sigmoid' is sigmoid, the output contract says softmax; state the kind",
     ),
-    "three of four": (three_of_four, {}, "3 channels of output 'objects' do not add up to 1"),
+    "three of four": (three_of_four, {}, "from some classes of node 'Softmax' .*; state what"),
+    "three of four as all": (
+        three_of_four,
+        {"output_kind": OutputKind.SOFTMAX},
+        "3 channels of output 'objects' do not add up to 1",
+    ),
     "labels as classes": (
         foreign_onnx.ended(foreign_onnx.several(4), "Sigmoid"),
         {"output_kind": OutputKind.SOFTMAX},
