@@ -17,11 +17,17 @@ from torch import nn
 
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import CalibrationTable, imported_table
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import load_model, save_model, set_metadata
+from segdeploy.deploy.onnx_model.file import (
+    load_model,
+    output_entries,
+    save_model,
+    set_metadata,
+)
 from segdeploy.deploy.quantize.activations import quantized_activations
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.export import export
@@ -147,11 +153,25 @@ def write_raw_set(root: Path) -> Path:
     return root
 
 
-def write_small_onnx(path: Path, preprocess: Preprocess = TINY, *, batch: int | str = "n") -> Path:
+THREE_CLASSES = OutputContract(
+    activation=Activation.SOFTMAX, classes=("background", "cell", "wall")
+)
+TWO_LABELS = OutputContract(classes=("cell", "nucleus"))
+
+
+def write_small_onnx(
+    path: Path,
+    preprocess: Preprocess = TINY,
+    *,
+    batch: int | str = "n",
+    output: OutputContract | None = None,
+) -> Path:
     """A U-shaped network of four convolutions in opset 18, with the metadata of an export.
 
-    Written node by node, so that a test about files need not wait for an exporter.
+    Written node by node, so that a test about files need not wait for an exporter. With an output
+    contract it says of itself what a file says that was brought along: no architecture.
     """
+    known, output = output is None, output or OutputContract()
     draw = np.random.default_rng(11)
     height, width = preprocess.size
     stored = [helper.make_tensor("scales", TensorProto.FLOAT, [4], [1, 1, 2, 2])]
@@ -191,14 +211,20 @@ def write_small_onnx(path: Path, preprocess: Preprocess = TINY, *, batch: int | 
         helper.make_node("Concat", ["up", "high/Relu"], ["both"], name="both", axis=1),
         conv("merge", "both", (12, 4), 3),
         helper.make_node("Relu", ["merge"], ["merge/Relu"], name="merge/Relu"),
-        conv("head", "merge/Relu", (4, 1), 1),
-        helper.make_node("Sigmoid", ["head"], ["probability"], name="sigmoid"),
+        conv("head", "merge/Relu", (4, output.channels), 1),
+        helper.make_node("Softmax", ["head"], ["probability"], name="softmax", axis=1)
+        if output.exclusive
+        else helper.make_node("Sigmoid", ["head"], ["probability"], name="sigmoid"),
     ]
-    ends = [("image", [batch, 3, height, width]), ("probability", [batch, 1, height, width])]
+    ends = [
+        ("image", [batch, 3, height, width]),
+        ("probability", [batch, output.channels, height, width]),
+    ]
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ends]
     graph = helper.make_graph(nodes, "small", values[:1], values[1:], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    entries = {"arch": "unet_plus_plus", "task": "semantic segmentation", "classes": "nucleus"}
+    entries = {"task": "semantic segmentation"} | output_entries(output)
+    entries |= {"arch": "unet_plus_plus"} if known else {}
     set_metadata(model, entries | {"preprocess": preprocess.to_json(), "precision": "fp32"})
     save_model(model, path)
     return path

@@ -124,6 +124,11 @@ class OutputContract:
         return not self.exclusive and len(self.classes) == 1
 
     @property
+    def overlapping(self) -> bool:
+        """Whether a pixel may have several classes, so that no single mask says everything."""
+        return not self.exclusive and len(self.classes) > 1
+
+    @property
     def palette(self) -> tuple[Colour, ...]:
         """The colour of each class: those stated, else PASCAL VOC's.
 
@@ -152,7 +157,7 @@ class OutputContract:
         """
         if self.exclusive:
             return np.asarray(probability.argmax(axis=1), np.uint8)
-        if not self.binary:
+        if self.overlapping:
             raise InputError(
                 f"the {self.channels} labels may overlap, so a pixel has no single class"
             )

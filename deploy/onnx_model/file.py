@@ -243,7 +243,19 @@ def output_in(model: onnx.ModelProto, *, source: str) -> OutputContract:
     Raises:
         InputError: what it states is no contract.
     """
-    entries = metadata(model)
+    return output_stated(metadata(model), source=source)
+
+
+def output_stated(entries: Mapping[str, str], *, source: str) -> OutputContract:
+    """The output contract that metadata of any file format states.
+
+    Args:
+        entries: as ``output_entries`` gives them, among others.
+        source: what to call the file in an error.
+
+    Raises:
+        InputError: what they state is no contract.
+    """
     if "output" in entries:
         return OutputContract.from_json(entries["output"], source=source)
     if "classes" not in entries:

@@ -12,17 +12,19 @@ import onnx
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
     metadata,
+    output_in,
     require_contracts,
 )
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
-from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.system.errors import InputError, UsageError, one_line
 from segdeploy.deploy.targets.tensorrt_rules import Finding
 
 README = "README.md"
@@ -49,12 +51,14 @@ class PackagedModel:
     Attributes:
         artifact: the file.
         preprocess: its input contract.
+        output: what its channels mean.
         interface: which form its ends have.
         metadata: all of its ``metadata_props``.
     """
 
     artifact: Artifact
     preprocess: Preprocess
+    output: OutputContract
     interface: Interface
     metadata: dict[str, str] = field(hash=False)
 
@@ -71,6 +75,7 @@ class PackagedModel:
         return cls(
             artifact=artifact,
             preprocess=require_contracts(artifact, model),
+            output=output_in(model, source=str(path)),
             interface=interface_of(artifact.inputs, artifact.outputs),
             metadata=metadata(model),
         )
@@ -79,6 +84,11 @@ class PackagedModel:
     def name(self) -> str:
         """The file's name without ``.onnx``."""
         return self.artifact.path.name.removesuffix(".onnx")
+
+    @property
+    def network(self) -> str:
+        """The architecture where the file names one, else the file's name before its first dot."""
+        return self.metadata.get("arch") or self.name.partition(".")[0]
 
     @property
     def float_layers(self) -> tuple[str, ...]:
@@ -145,10 +155,17 @@ class Request:
         for source in self.sources:
             _require_plain_name(source.artifact.path.name, "model")
             _require_plain_name(source.artifact.inputs[0].name, "input")
-            unlike = source.preprocess != self.sources[0].preprocess
-            if unlike or source.metadata.get("arch") != self.sources[0].metadata.get("arch"):
+            first = self.sources[0]
+            if source.output != first.output:
                 raise InputError(
-                    f"{source.artifact.path} and {self.sources[0].artifact.path} have different "
+                    f"{source.artifact.path} has other classes ({_classes(source)}) than "
+                    f"{first.artifact.path} ({_classes(first)}); a package holds one model in "
+                    "several precisions"
+                )
+            unlike = source.preprocess != first.preprocess
+            if unlike or source.metadata.get("arch") != first.metadata.get("arch"):
+                raise InputError(
+                    f"{source.artifact.path} and {first.artifact.path} have different "
                     "input contracts or networks; a package holds one model in several precisions"
                 )
 
@@ -246,6 +263,10 @@ class Request:
                 f"this package holds {which} images; give a folder with {FLAG_OF[which]}"
             )
         return found
+
+
+def _classes(source: PackagedModel) -> str:
+    return one_line(", ".join(source.output.classes), limit=60)
 
 
 def _require_plain_name(name: str, what: str) -> None:

@@ -10,6 +10,7 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, TensorSpec
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.packaging.preprocessing import Preprocessing
+from segdeploy.deploy.rewrites.image_interface import require_one_class_a_pixel
 from segdeploy.deploy.system.errors import InputError
 
 IMAGE_ENDING = "-image"
@@ -34,11 +35,18 @@ def fixed_batch(request: Request) -> int | None:
     return batch
 
 
-def insides(source: PackagedModel, wanted: Preprocessing) -> list[bool]:
+def insides(source: PackagedModel, wanted: Preprocessing, *, mask: bool) -> list[bool]:
     """For each form of a model to write, whether it takes 8-bit images.
 
+    Args:
+        source: the model.
+        wanted: which forms.
+        mask: whether the form that takes images gives one class a pixel, which labels that may
+            overlap have not: of these only the other form is written.
+
     Raises:
-        InputError: the file takes images, and only models that take tensors are wanted.
+        InputError: the file takes images, and only models that take tensors are wanted; or there
+            is no other form.
     """
     if source.interface is Interface.IMAGE:
         if not wanted.inside:
@@ -47,6 +55,10 @@ def insides(source: PackagedModel, wanted: Preprocessing) -> list[bool]:
                 "out again; give the file it was made from"
             )
         return [True]
+    if mask and wanted.inside and source.output.overlapping:
+        if not wanted.outside:
+            require_one_class_a_pixel(source.output)
+        return [False]
     return [inside for inside in (False, True) if (wanted.inside if inside else wanted.outside)]
 
 
@@ -87,8 +99,7 @@ def served_name(source: PackagedModel, *parts: str, inside: bool) -> str:
         parts: what tells the models of the package apart.
         inside: whether it takes images.
     """
-    arch = source.metadata.get("arch", "model")
-    return "-".join([arch, *parts]) + (IMAGE_ENDING if inside else "")
+    return "-".join([source.network, *parts]) + (IMAGE_ENDING if inside else "")
 
 
 def require_unique(names: Sequence[str]) -> None:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import Sample, open_set
-from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.interface import interface_of
+from segdeploy.deploy.onnx_model.probabilities import require_probabilities
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
@@ -22,7 +22,10 @@ from segdeploy.deploy.system.errors import InputError
 IMAGES = 4
 """How many images a package is checked on when it is written; whole splits are for `parity`."""
 
-Masks = NDArray[np.bool_]
+Masks = NDArray[np.uint8]
+"""(N, height, width): 0 and 1, or class indices; of labels that may overlap a plane for each,
+(N, channels, height, width)."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -44,8 +47,13 @@ class MaskCheck:
         self.origin = f"{len(chosen)} image{'' if len(chosen) == 1 else 's'} {origin}"
         self._expected: dict[tuple[str, RuntimeName], Masks] = {}
 
-    def masks_of_file(self, artifact: Artifact, preprocess: Preprocess, name: RuntimeName) -> Masks:
+    def masks_of_file(self, artifact: Artifact, like: PackagedModel, name: RuntimeName) -> Masks:
         """The masks that an ONNX file gives on a runtime.
+
+        Args:
+            artifact: the file.
+            like: a model of the same contracts.
+            name: the runtime.
 
         Raises:
             InputError: the runtime does not accept the file.
@@ -53,22 +61,22 @@ class MaskCheck:
         """
         (source,), (result,) = artifact.inputs, artifact.outputs
         form = interface_of(artifact.inputs, artifact.outputs)
-        feeds = [form.prepared(image, preprocess) for image in self.images]
+        feeds = [form.prepared(image, like.preprocess) for image in self.images]
         execution = Execution(threads=1, batch=self.batch)
         with open_runtime(name, artifact, execution=execution) as runtime:
             return masks_of(
                 lambda feed: runtime.infer({source.name: feed})[result.name],
                 feeds,
                 batch=self.batch,
-                form=form,
+                contract=like.output,
             )
 
     def differing(self, source: PackagedModel, found: Masks, name: RuntimeName) -> int:
         """Pixels in which masks are not those of a model's own file on the same runtime."""
         key = (source.artifact.sha256, name)
         if key not in self._expected:
-            self._expected[key] = self.masks_of_file(source.artifact, source.preprocess, name)
-        return int((found != self._expected[key]).sum())
+            self._expected[key] = self.masks_of_file(source.artifact, source, name)
+        return int(_by_pixel(found != self._expected[key]).sum())
 
     def require_same(
         self, source: PackagedModel, found: Masks, name: RuntimeName, *, what: str
@@ -91,7 +99,8 @@ class MaskCheck:
         if differing:
             raise InputError(
                 f"{what} gives another mask than {source.artifact.path} in {differing} of "
-                f"{found.size} pixels on {self.origin}; a fault of the conversion, please report it"
+                f"{pixels(found)} pixels on {self.origin}; a fault of the conversion, please "
+                "report it"
             )
         return (
             f"`{what}` on {name.value}: the masks of the file it was made from, pixel by pixel, on "
@@ -118,15 +127,34 @@ def masks_of(
     feeds: Iterable[NDArray[Any]],
     *,
     batch: int,
-    form: Interface = Interface.TENSOR,
+    contract: OutputContract,
 ) -> Masks:
-    """The mask of each image, bool (N, height, width).
+    """The mask of each image.
 
     Args:
         run: a batch to the model's output.
         feeds: images as the model takes them, without the batch axis.
         batch: how often each is repeated in a call.
-        form: of the output: probability or mask.
+        contract: of the output, where it is no mask yet.
+
+    Raises:
+        InputError: values that are no probabilities of the contract's classes.
+        RunError: values that are not finite.
     """
-    answers = [form.foreground(run(feed[None].repeat(batch, axis=0)))[0] for feed in feeds]
-    return np.stack(answers) >= FOREGROUND_PROBABILITY
+    answers = np.stack([run(feed[None].repeat(batch, axis=0))[0] for feed in feeds])
+    if answers.dtype == np.uint8:
+        return answers
+    require_probabilities(answers, contract)
+    if contract.overlapping:
+        return contract.members(answers).astype(np.uint8)
+    return contract.label_map(answers)
+
+
+def pixels(masks: Masks) -> int:
+    """How many pixels masks have, whatever the number of their planes."""
+    return _by_pixel(masks).size
+
+
+def _by_pixel(masks: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether anything is set, (N, height, width)."""
+    return masks.astype(bool) if masks.ndim == 3 else np.asarray(masks.any(axis=1))

@@ -17,6 +17,7 @@ from segdeploy.deploy.packaging.base import (
     PackageTarget,
     Request,
 )
+from segdeploy.deploy.packaging.classes import section, stated_output
 from segdeploy.deploy.targets.profiles import made_for
 
 SCHEMA_VERSION = 1
@@ -40,6 +41,7 @@ def manifest(
         "task": first.metadata.get("task"),
         "classes": first.metadata.get("classes"),
         "preprocess": json.loads(first.preprocess.to_json()),
+        **stated_output(first.output),
         "contents": asdict(contents),
         "files": [asdict(file) for file in files],
     }
@@ -53,12 +55,13 @@ def readme(content: dict[str, Any], *, title: str) -> str:
         title: what the toolchain is called.
     """
     parts = [
-        f"# {content['arch'] or 'model'} for {title}\n",
+        f"# {content['arch'] or content['models'][0]['name'].partition('.')[0]} for {title}\n",
         f"Written by {content['tool']}. `sha256sum -c checksums.sha256` checks every file.\n",
         "## Three commands\n",
         _commands(content["contents"]["steps"]),
         "## The model\n",
         _table(("", ""), _facts(content)),
+        *([section(content["output"])] if "output" in content else []),
         "## The files\n",
         _table(("file", "bytes"), _files(content["files"])),
         "## What was checked\n",
@@ -116,8 +119,7 @@ def _facts(content: dict[str, Any]) -> list[tuple[str, object]]:
             rows.append((f"{key[:-1]} `{end['name']}`", f"{end['dtype']}, {shape}"))
     size = " x ".join(str(side) for side in contract["size"])
     rows += [
-        ("task", content["task"]),
-        ("classes", content["classes"]),
+        *((key, content[key]) for key in ("task", "classes") if content[key] is not None),
         ("size, height x width", size),
         ("channel order", contract["channel_order"]),
         ("resize", f"{contract['interpolation']}, {smoothing} antialiasing"),

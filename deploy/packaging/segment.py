@@ -1,12 +1,17 @@
-"""Segment one image with a model of this package: from its file, or on a server.
+"""Segment an image with a model of this package: from its file, on a server, or on a device.
 
     python segment.py MODEL.onnx image.png -o mask.png
     python segment.py MODEL.xml image.png -o mask.png
     python segment.py NAME image.png -o mask.png --server localhost:8000
+    python segment.py --outputs predictions -o masks
 
-A file needs onnxruntime or openvino, a server tritonclient[http] (Triton or OpenVINO Model Server);
-all of them numpy and pillow. The input contract is read from package.json beside this script.
-Complete as it is: copy what you need into your program.
+A file needs onnxruntime or openvino, a server tritonclient[http] (Triton or OpenVINO Model Server),
+outputs that a device wrote (.npy or .npz, one an image) neither; all of them numpy and pillow. What
+a model takes and what its values mean is read from package.json beside this script. Complete as it
+is: copy what you need into your program.
+
+Of one label the mask is 0 and 255. Of classes that exclude each other it is a palette image of
+class indices. Of labels that may overlap there is a mask for each: mask_0.png, mask_1.png, ...
 """
 
 from __future__ import annotations
@@ -28,6 +33,9 @@ Contract = dict[str, Any]
 Values = NDArray[Any]
 
 FOREGROUND_PROBABILITY = 0.5
+ONE_LABEL: Contract = {"post_processing": "threshold", "classes": [{"name": "foreground"}]}
+"""The output of a package that states no other."""
+
 SERVER_TYPES = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8"}
 
 
@@ -41,30 +49,83 @@ class Model:
 
 
 def main() -> None:
-    """Read the command line, segment one image, write its mask."""
+    """Read the command line, segment one image, write its mask or masks."""
     parser = argparse.ArgumentParser(description="Segment one image with a model of this package.")
-    parser.add_argument("model", help=".onnx or .xml file; with --server the model's name there")
-    parser.add_argument("image", type=Path, help="image file of any size")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="mask to write, 0 and 255")
+    parser.add_argument(
+        "model", nargs="?", help=".onnx or .xml file; with --server the model's name there"
+    )
+    parser.add_argument("image", nargs="?", type=Path, help="image file of any size")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="mask to write (.png), of outputs a folder"
+    )
     parser.add_argument("--server", metavar="HOST:PORT", help="where the server answers HTTP")
+    parser.add_argument("--outputs", type=Path, metavar="FOLDER", help="what a device returned")
     options = parser.parse_args()
+    if (options.image is None) is (options.outputs is None):
+        parser.error("give a model and an image, or --outputs")
     manifest = Path(__file__).with_name("package.json")
-    contract = json.loads(manifest.read_text(encoding="utf-8"))["preprocess"]
+    package = json.loads(manifest.read_text(encoding="utf-8"))
+    contract, output = package["preprocess"], package.get("output", ONE_LABEL)
+    if options.outputs:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for path in sorted(p for p in options.outputs.iterdir() if p.suffix in (".npy", ".npz")):
+            found = decided(values_of(path), output)
+            print(*write(found, output, options.output / f"{path.stem}.png"), sep="\n")
+        return
     image = np.asarray(Image.open(options.image).convert("RGB"))
     model = on_server(options.server, options.model) if options.server else open_file(options.model)
-    mask = segment(model, image, contract)
-    Image.fromarray(mask * np.uint8(255)).save(options.output)
-    print(f"{options.output}: {mask.mean():.1%} foreground, {mask.shape[0]}x{mask.shape[1]}")
+    print(*write(segment(model, image, contract, output), output, options.output), sep="\n")
 
 
-def segment(model: Model, image: Values, contract: Contract) -> Values:
-    """The mask of an RGB image (H, W, 3) uint8: (height, width) of the contract, 0 or 1."""
+def segment(
+    model: Model, image: Values, contract: Contract, output: Contract = ONE_LABEL
+) -> Values:
+    """What an RGB image (H, W, 3) uint8 shows, uint8 of the contract's height and width.
+
+    (height, width), 0 and 1 of one label or the index of a class; of labels that may overlap
+    (labels, height, width), 0 and 1.
+    """
     feed = prepared(image, contract, shape=model.shape, dtype=model.dtype)
     result: Values = model.run(np.repeat(feed[None], max(model.shape[0], 1), axis=0))[0]
-    if result.dtype == np.uint8:
-        return result
-    mask: Values = result[0] >= FOREGROUND_PROBABILITY
-    return mask.astype(np.uint8)
+    return decided(result, output)
+
+
+def values_of(path: Path) -> Values:
+    """What a device returned for one image: (channels, height, width), or classes."""
+    loaded = np.load(path, allow_pickle=False)
+    values = np.asarray(loaded if path.suffix == ".npy" else loaded[loaded.files[0]])
+    planes = 3 if np.issubdtype(values.dtype, np.floating) else 2
+    return values.reshape(values.shape[-planes:])
+
+
+def decided(values: Values, output: Contract) -> Values:
+    """Classes of one image's values, (channels, height, width), as ``segment`` gives them.
+
+    Whole numbers are classes already, as of a model that decides by itself.
+    """
+    if not np.issubdtype(values.dtype, np.floating):
+        return values.astype(np.uint8)
+    if output["post_processing"] == "argmax":
+        return np.asarray(values.argmax(axis=0), np.uint8)
+    masks: Values = (values >= FOREGROUND_PROBABILITY).astype(np.uint8)
+    return masks[0] if len(output["classes"]) == 1 else masks
+
+
+def write(found: Values, output: Contract, path: Path) -> list[str]:
+    """Write what ``segment`` found; a line about each file."""
+    size, names = f"{found.shape[-2]}x{found.shape[-1]}", [c["name"] for c in output["classes"]]
+    if output["post_processing"] == "argmax":
+        indexed = Image.frombytes("P", found.shape[::-1], found.tobytes())
+        indexed.putpalette([part for each in output["classes"] for part in each["colour"]])
+        indexed.save(path)
+        shares = [f"{name} {(found == index).mean():.1%}" for index, name in enumerate(names)]
+        return [f"{path}: {', '.join(shares)}, {size}"]
+    lines = []
+    for index, mask in enumerate(found if found.ndim == 3 else [found]):
+        one = path.with_stem(f"{path.stem}_{index}") if found.ndim == 3 else path
+        Image.fromarray(mask * np.uint8(255)).save(one)
+        lines.append(f"{one}: {mask.mean():.1%} {names[index]}, {size}")
+    return lines
 
 
 def prepared(image: Values, contract: Contract, *, shape: list[int], dtype: str) -> Values:

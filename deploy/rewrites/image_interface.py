@@ -127,7 +127,7 @@ def require_one_class_a_pixel(contract: OutputContract) -> None:
     Raises:
         InputError: they may.
     """
-    if not (contract.binary or contract.exclusive):
+    if contract.overlapping:
         raise InputError(
             f"the model's {contract.channels} labels may overlap, and a mask holds one class a "
             "pixel; keep the model that gives probabilities"

@@ -16,13 +16,17 @@ from segdeploy.deploy.data.name_order import counted
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import save_model
+from segdeploy.deploy.packaging.argmax import ENDING as ARGMAX_ENDING
+from segdeploy.deploy.packaging.argmax import verify_argmax, with_argmax
 from segdeploy.deploy.packaging.ascend.aipp import Aipp, read_aipp
 from segdeploy.deploy.packaging.ascend.amct import SCHEMA as AMCT_SCHEMA
 from segdeploy.deploy.packaging.ascend.amct import long_form, short_form
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
+from segdeploy.deploy.packaging.classes import stated_output
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, shared_weights
 from segdeploy.deploy.packaging.images import write_evaluation, write_tensors
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
+from segdeploy.deploy.packaging.readme import EXAMPLE, write_example
 from segdeploy.deploy.packaging.text_protobuf import fields_of
 from segdeploy.deploy.system.errors import InputError
 
@@ -49,6 +53,10 @@ def write(request: Request, folder: Path) -> Contents:
     layers = float_layers(request, source)
     model = plain_model(source, batch=1)
     save_model(model, folder / f"{source.name}.onnx")
+    if source.output.exclusive:
+        save_model(with_argmax(model), folder / f"{source.name}{ARGMAX_ENDING}")
+    if stated_output(source.output):
+        write_example(folder)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     aipp = Aipp.of(source.preprocess)
     (folder / AIPP).write_text(aipp.text(), encoding="utf-8")
@@ -72,7 +80,7 @@ def write(request: Request, folder: Path) -> Contents:
             "the model checked by onnx.checker in opset 11",
         ),
         not_run=("atc, amct_onnx, ais_bench and an Ascend processor: nothing was built or timed",),
-        notes=_notes(layers, shared=shared_weights(model.graph)),
+        notes=(*_notes(layers, shared=shared_weights(model.graph)), *_class_notes(source)),
     )
 
 
@@ -83,6 +91,8 @@ def verify(folder: Path) -> None:
         InputError: naming the file that does not fit the model's contract.
     """
     source = only_model(folder)
+    if source.output.exclusive:
+        verify_argmax(folder / f"{source.name}{ARGMAX_ENDING}", source.model())
     if read_aipp(_text(folder / AIPP), source=str(folder / AIPP)) != Aipp.of(source.preprocess):
         raise InputError(f"{folder / AIPP} does not say what the model says of itself")
     batches = _verify_tensors(folder / CALIBRATION, source.preprocess)
@@ -157,9 +167,9 @@ def _order(names: Iterable[str]) -> str:
 
 def _scripts(source: PackagedModel) -> dict[str, list[str]]:
     """The three scripts, by name."""
-    name = source.artifact.inputs[0].name
+    model, name = _on_device(source), source.artifact.inputs[0].name
     shape = f'--input_shape="{name}:{",".join(map(str, source.image_shape(1)))}"'
-    quantized = f"{RESULTS}/{source.name}_deploy_model.onnx"
+    quantized = f"{RESULTS}/{model}_deploy_model.onnx"
     atc = (
         f"atc --framework=5 --model={{model}} --output={{output}} {shape} --input_format=NCHW "
         f'--insert_op_conf={AIPP} --soc_version="$1" --log=error'
@@ -167,15 +177,15 @@ def _scripts(source: PackagedModel) -> dict[str, list[str]]:
     return {
         QUANTIZE: [
             f"mkdir -p {RESULTS}",
-            f"amct_onnx calibration --model {source.name}.onnx --save_path "
-            f"{RESULTS}/{source.name} {shape} --data_dir {CALIBRATION} --data_types float32 "
+            f"amct_onnx calibration --model {model}.onnx --save_path "
+            f"{RESULTS}/{model} {shape} --data_dir {CALIBRATION} --data_types float32 "
             f"--calibration_config {AMCT}",
         ],
         CONVERT: [
             'test -n "$1" || { echo "usage: sh '
             + CONVERT
             + ' SOC_VERSION (npu-smi info)"; exit 2; }',
-            atc.format(model=f"{source.name}.onnx", output=f"{source.name}_fp16"),
+            atc.format(model=f"{model}.onnx", output=f"{source.name}_fp16"),
             f"if [ -f {quantized} ]; then",
             "    " + atc.format(model=quantized, output=f"{source.name}_int8"),
             "fi",
@@ -187,6 +197,25 @@ def _scripts(source: PackagedModel) -> dict[str, list[str]]:
             f"--predictions {PREDICTIONS} --predictions-order {ORDER}",
         ],
     }
+
+
+def _on_device(source: PackagedModel) -> str:
+    """The name of the model that the device computes: where classes exclude each other, decided."""
+    return source.name + (ARGMAX_ENDING.removesuffix(".onnx") if source.output.exclusive else "")
+
+
+def _class_notes(source: PackagedModel) -> tuple[str, ...]:
+    if not stated_output(source.output):
+        return ()
+    masks = f"`python {EXAMPLE} --outputs {PREDICTIONS} -o masks` writes"
+    if not source.output.exclusive:
+        return (f"{masks} a mask for each label of what the device returned.",)
+    return (
+        f"`{_on_device(source)}.onnx` is `{source.name}.onnx` with an ArgMax over the channels "
+        "behind it (ArgMaxV2 on the processor): the device returns the class of each pixel, (1, "
+        f"height, width). For probabilities put `{source.name}.onnx` in its place in the scripts.",
+        f"{masks} them as palette images.",
+    )
 
 
 def _steps(source: PackagedModel) -> tuple[Step, ...]:

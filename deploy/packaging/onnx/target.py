@@ -41,7 +41,7 @@ def write(request: Request, folder: Path) -> Contents:
     planned = [
         (source, inside)
         for source in request.sources
-        for inside in insides(source, request.preprocessing)
+        for inside in insides(source, request.preprocessing, mask=True)
     ]
     names = [_name(source, inside) for source, inside in planned]
     require_unique(names)
@@ -50,7 +50,7 @@ def write(request: Request, folder: Path) -> Contents:
     for (source, inside), name in zip(planned, names, strict=True):
         save_model(onnx_model(source, batch, inside=inside), folder / name)
         written = describe(folder / name)
-        found = check.masks_of_file(written, source.preprocess, ON)
+        found = check.masks_of_file(written, source, ON)
         executed.append(check.require_same(source, found, ON, what=name))
     write_example(folder)
     first = names[0]
@@ -123,10 +123,12 @@ def _notes(request: Request, batch: int | None) -> tuple[str, ...]:
         "The batch is dynamic." if batch is None else f"The batch is fixed to {batch}.",
         "Every file holds its weights, and in `metadata_props` its input contract.",
     ]
-    if request.preprocessing.inside:
+    output = request.sources[0].output
+    if request.preprocessing.inside and not output.overlapping:
+        gives = "the class of each pixel, 8 bits" if output.exclusive else "masks of 0 and 1"
         notes.append(
-            "`*.image.onnx` take resized 8-bit RGB images (batch, height, width, 3) and give masks "
-            "of 0 and 1 (batch, height, width); only decoding and resizing are left outside."
+            "`*.image.onnx` take resized 8-bit RGB images (batch, height, width, 3) and give "
+            f"{gives} (batch, height, width); only decoding and resizing are left outside."
         )
     return tuple(notes)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
-from segdeploy.deploy.packaging.openvino.preprocess import embed
+from segdeploy.deploy.packaging.openvino.preprocess import decide, embed
 from segdeploy.deploy.system.errors import InputError, RunError
 
 FACTS = "segdeploy"
@@ -49,6 +49,7 @@ def write_ir(
     batch: int | None,
     compress: bool = False,
     embedded: Preprocess | None = None,
+    decided: bool = False,
     layouts: bool = True,
 ) -> None:
     """Convert an ONNX file.
@@ -60,6 +61,7 @@ def write_ir(
         batch: to fix; ``None`` leaves it dynamic.
         compress: store float weights in fp16; they are expanded when the model is loaded.
         embedded: contract to build in, for a model that takes tensors.
+        decided: the output becomes the class of each pixel.
         layouts: state which axis is which, as ``benchmark_app`` wants and Triton's configuration
             does not.
 
@@ -73,6 +75,7 @@ def write_ir(
         named = _name_layers(model)
         if embedded is not None:
             model = embed(model, embedded)
+            model = decide(model) if decided else model
             _name_layers(model, named=named)
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot convert {onnx_path}: {_reason(error)}") from error

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import output_stated
+from segdeploy.deploy.onnx_model.interface import METADATA_KEY, Interface
 from segdeploy.deploy.packaging.base import PackagedModel
 from segdeploy.deploy.packaging.forms import served_name, sides
-from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of
+from segdeploy.deploy.packaging.masks import MaskCheck, Masks, Pixels, masks_of, pixels
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.system.errors import InputError
 
@@ -26,6 +28,9 @@ INT8_NOTE = (
     "input by another kernel, which rounds values half-way between two steps otherwise. "
     "`--batch 1` fixes it."
 )
+
+IMAGE_PROBABILITY = "image-probability"
+"""Interface of an IR that takes 8-bit images and leaves the decision to the caller."""
 
 IR_FILE = "1/model.xml"
 """Below a model's folder: version 1, as OpenVINO Model Server and Triton look for it."""
@@ -51,7 +56,14 @@ class IrModel:
         facts = self.source.metadata | {"parent_sha256": self.source.artifact.sha256}
         if self.compress:
             facts["precision"] = Precision.FP16.value
-        return facts | ({"interface": "image-probability"} if self.inside else {})
+        if not self.inside:
+            return facts
+        return facts | {METADATA_KEY: Interface.IMAGE.value if self.decides else IMAGE_PROBABILITY}
+
+    @property
+    def decides(self) -> bool:
+        """Whether it gives the class of each pixel: of images, where classes exclude each other."""
+        return self.inside and self.source.output.exclusive
 
 
 def write_ir_model(
@@ -88,23 +100,25 @@ def write_ir_model(
         batch=batch,
         compress=model.compress,
         embedded=source.preprocess if model.inside else None,
+        decided=model.decides,
         layouts=layouts,
     )
-    found = masks_of_ir(folder / IR_FILE, source.preprocess, check)
+    found = masks_of_ir(folder / IR_FILE, source, check)
     if model.compress:
         differing = check.differing(source, found, RuntimeName.OPENVINO)
         return (
-            f"`{folder.name}` on openvino: {differing} of {found.size} pixels of the fp32 model's "
-            f"masks change, on {check.origin}"
+            f"`{folder.name}` on openvino: {differing} of {pixels(found)} pixels of the fp32 "
+            f"model's masks change, on {check.origin}"
         )
     return check.require_same(source, found, RuntimeName.OPENVINO, what=folder.name)
 
 
-def masks_of_ir(xml: Path, preprocess: Preprocess, check: MaskCheck) -> Masks:
+def masks_of_ir(xml: Path, like: PackagedModel, check: MaskCheck) -> Masks:
     """The masks of an IR, from raw images where its contract is inside."""
     from segdeploy.deploy.packaging.openvino.ir import compile_model, infer, read_ir
 
     ir, compiled = read_ir(xml), compile_model(xml, batch=check.batch)
+    preprocess = like.preprocess
     whole = sides(ir.input)[1] < 0
 
     def prepared(image: Pixels) -> NDArray[np.generic]:
@@ -113,7 +127,9 @@ def masks_of_ir(xml: Path, preprocess: Preprocess, check: MaskCheck) -> Masks:
         return image if whole else resize(image, preprocess.size, antialias=preprocess.antialias)
 
     feeds = [prepared(image) for image in check.images]
-    return masks_of(lambda feed: infer(compiled, feed), feeds, batch=check.batch)
+    return masks_of(
+        lambda feed: infer(compiled, feed), feeds, batch=check.batch, contract=like.output
+    )
 
 
 def verify_ir(xml: Path) -> None:
@@ -128,12 +144,15 @@ def verify_ir(xml: Path) -> None:
     contract = Preprocess.from_json(ir.facts.get("preprocess", ""), source=str(xml))
     height, width = contract.size
     open_sides = (-1, -1) if not contract.antialias else contract.size
-    inside = ir.facts.get("interface") == "image-probability"
+    interface, output = ir.facts.get(METADATA_KEY), output_stated(ir.facts, source=str(xml))
+    inside = interface in (IMAGE_PROBABILITY, Interface.IMAGE.value)
     expected = ("uint8", [*open_sides, 3]) if inside else ("float32", [3, height, width])
     if (ir.input.dtype, sides(ir.input)[1:]) != expected:
         raise InputError(f"{xml} takes {ir.input}, its metadata says {expected}")
-    if sides(ir.output)[1:] != [1, height, width]:
-        raise InputError(f"{xml} gives {ir.output}, its metadata says {(1, height, width)}")
+    decided = interface == Interface.IMAGE.value
+    planes = [height, width] if decided else [output.channels, height, width]
+    if (ir.output.dtype, sides(ir.output)[1:]) != ("uint8" if decided else "float32", planes):
+        raise InputError(f"{xml} gives {ir.output}, its metadata says {tuple(planes)}")
 
 
 def require_openvino() -> None:

@@ -1,4 +1,4 @@
-"""The input contract inside an OpenVINO model, to the last bit.
+"""The input contract inside an OpenVINO model, to the last bit, and the decision behind it.
 
 OpenVINO's own resize rounds other than this project's, and a runtime may contract or reorder the
 arithmetic of mean and std. What is built in here has nothing left to round differently: positions
@@ -15,11 +15,14 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 from openvino import opset8 as ops
+from openvino import opset11
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from segdeploy.deploy.data.preprocess import Preprocess
 
 HEIGHT_AXIS, WIDTH_AXIS = 1, 2
+CHANNEL_AXIS = 1
+"""Of probabilities, which have their channels first."""
 LEVELS = 256
 CHANNELS = 3
 
@@ -54,6 +57,25 @@ def embed(model: openvino.Model, preprocess: Preprocess) -> openvino.Model:
     source.preprocess().convert_layout(openvino.Layout("NCHW"))
     source.preprocess().custom(lambda image: normalised(image, preprocess))
     return steps.build()
+
+
+def decide(model: openvino.Model) -> openvino.Model:
+    """Make a model give the class of each pixel: the first of the largest of its channels.
+
+    The output keeps its name and becomes uint8 (N, height, width).
+
+    Args:
+        model: probabilities (N, channels, height, width) out; changed.
+    """
+    steps = PrePostProcessor(model)
+    steps.output().postprocess().custom(largest)
+    return steps.build()
+
+
+def largest(values: Node) -> Node:
+    """Index of the first largest channel; (N, channels, ...) to uint8 (N, ...)."""
+    top = opset11.topk(values, _whole(1), CHANNEL_AXIS, "max", "value", stable=True)
+    return ops.convert(ops.squeeze(top.output(1), _whole(CHANNEL_AXIS)), "u8").output(0)
 
 
 def resized(image: Node, size: tuple[int, int]) -> Node:

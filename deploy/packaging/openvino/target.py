@@ -88,7 +88,7 @@ def _models(request: Request) -> Iterator[IrModel]:
         if source.artifact.precision is Precision.FP32:
             labels.append((Precision.FP16.value, True))
         for label, compress in labels:
-            for inside in insides(source, request.preprocessing):
+            for inside in insides(source, request.preprocessing, mask=False):
                 yield IrModel(source=source, label=label, compress=compress, inside=inside)
 
 
@@ -162,9 +162,12 @@ def _notes(request: Request, batch: int | None) -> tuple[str, ...]:
     if request.preprocessing.inside:
         smooth = request.sources[0].preprocess.antialias
         takes = "resized to the contract's size" if smooth else "of any size, as decoded"
+        gives = "the same probabilities"
+        if request.sources[0].output.exclusive:
+            gives = "the class of each pixel, 8 bits (batch, height, width), of these probabilities"
         notes.append(
             f"`*{IMAGE_ENDING}` take 8-bit RGB images {takes} (batch, height, width, 3) and give "
-            "the same probabilities, bit for bit: tables stand in for arithmetic that a compiler "
+            f"{gives}, bit for bit: tables stand in for arithmetic that a compiler "
             "could reorder."
             + (" Antialiasing is Pillow's filter and stays outside." if smooth else "")
         )

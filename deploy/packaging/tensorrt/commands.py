@@ -46,11 +46,20 @@ def shapes_of(source: PackagedModel, batches: tuple[int, int, int]) -> list[tupl
     ]
 
 
-def trtexec(source: PackagedModel, batches: tuple[int, int, int]) -> str:
-    """Build a strongly typed engine: every layer runs in the types of the graph."""
+def trtexec(
+    source: PackagedModel, batches: tuple[int, int, int], *, name: str | None = None
+) -> str:
+    """Build a strongly typed engine: every layer runs in the types of the graph.
+
+    Args:
+        source: the model.
+        batches: smallest, usual and largest.
+        name: of a file of the same input, without ``.onnx``; ``None`` takes the model's.
+    """
+    name = name or source.name
     shapes = [f"--{key}Shapes={shape}" for key, shape in shapes_of(source, batches)]
-    ends = [f"--onnx={source.artifact.path.name}", "--stronglyTyped"]
-    return " ".join(["trtexec", *ends, *shapes, f"--saveEngine={source.name}.plan"])
+    ends = [f"--onnx={name}.onnx", "--stronglyTyped"]
+    return " ".join(["trtexec", *ends, *shapes, f"--saveEngine={name}.plan"])
 
 
 def trtexec_with_cache(source: PackagedModel, batches: tuple[int, int, int]) -> str:

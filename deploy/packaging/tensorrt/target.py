@@ -12,7 +12,9 @@ from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.exchange import from_tensorrt
 from segdeploy.calibration.files import read_text
 from segdeploy.deploy.onnx_model.artifact import Precision
-from segdeploy.deploy.onnx_model.file import describe, load_model
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.packaging.argmax import ENDING as ARGMAX_ENDING
+from segdeploy.deploy.packaging.argmax import verify_argmax, with_argmax
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
 from segdeploy.deploy.packaging.tensorrt.commands import (
     BUILD,
@@ -55,7 +57,15 @@ def write(request: Request, folder: Path) -> Contents:
         _require_accepted(source, findings)
         advice += [f"`{source.artifact.path.name}`: {finding}" for finding in findings]
     cache = _write_cache(request, folder)
-    _script(folder / BUILD, [trtexec(source, request.batches) for source in models])
+    decided = [_write_decided(source, folder) for source in models if source.output.exclusive]
+    _script(
+        folder / BUILD,
+        [trtexec(source, request.batches) for source in models]
+        + [
+            trtexec(source, request.batches, name=name)
+            for source, name in zip(models, decided, strict=False)
+        ],
+    )
     if request.evaluation is not None:
         write_loader(request.evaluation, models[0], folder, batch=request.batches[1])
     real = request.evaluation is not None
@@ -70,7 +80,7 @@ def write(request: Request, folder: Path) -> Contents:
             + ("; the calibration cache read back" if cache else ""),
         ),
         not_run=("TensorRT, trtexec and Polygraphy: no engine was built and none was timed",),
-        notes=_notes(cache, advice),
+        notes=_notes(cache, advice, decided),
     )
 
 
@@ -81,9 +91,11 @@ def verify(folder: Path) -> None:
         InputError: a model TensorRT would reject, a script that names a file that is not there or
             a shape the model does not take, or a cache with a tensor the model lacks.
     """
-    sources = [PackagedModel.open(path) for path in sorted(folder.glob("*.onnx"))]
+    sources = _opened(folder)
     for source in sources:
         _require_accepted(source, check_qdq(source.model()))
+        if source.output.exclusive:
+            verify_argmax(folder / f"{source.name}{ARGMAX_ENDING}", source.model())
     for name in (BUILD, COMPARE, BUILD_IMPLICIT):
         if (folder / name).is_file():
             _verify_script(folder / name)
@@ -116,7 +128,20 @@ def _models(request: Request, folder: Path) -> list[PackagedModel]:
         )
     elif request.exclude:
         raise UsageError("--exclude is for an int8 model made here: give -m fp32 and --calibration")
-    return [PackagedModel.open(path) for path in sorted(folder.glob("*.onnx"))]
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> list[PackagedModel]:
+    """The models of a package that give probabilities, in the order of their names."""
+    paths = [path for path in folder.glob("*.onnx") if not path.name.endswith(ARGMAX_ENDING)]
+    return [PackagedModel.open(path) for path in sorted(paths)]
+
+
+def _write_decided(source: PackagedModel, folder: Path) -> str:
+    """Write a model with its decision behind it; the name without ``.onnx``."""
+    path = folder / f"{source.name}{ARGMAX_ENDING}"
+    save_model(with_argmax(source.model()), path)
+    return path.name.removesuffix(".onnx")
 
 
 def _require_accepted(source: PackagedModel, findings: tuple[Finding, ...]) -> None:
@@ -158,7 +183,7 @@ def _steps(models: list[PackagedModel], batches: tuple[int, int, int]) -> tuple[
     )
 
 
-def _notes(cache: PackagedModel | None, advice: list[str]) -> tuple[str, ...]:
+def _notes(cache: PackagedModel | None, advice: list[str], decided: list[str]) -> tuple[str, ...]:
     notes = [
         "Engines are bound to the GPU and the TensorRT release that built them. They are strongly "
         "typed: what an int8 model does not quantize runs in fp32."
@@ -168,6 +193,12 @@ def _notes(cache: PackagedModel | None, advice: list[str]) -> tuple[str, ...]:
             f"`sh {BUILD_IMPLICIT}` builds int8 from `{cache.artifact.path.name}` and `{CACHE}` "
             "instead, with TensorRT up to 10: implicit quantization left in 11. The first line of "
             "the cache names release 8.6.1; put yours there if TensorRT ignores the file."
+        )
+    if decided:
+        notes.append(
+            f"`*{ARGMAX_ENDING}` have an ArgMax over the channels behind them (TensorRT's TopK): "
+            f"engines of these, `*.argmax.plan`, give the class of each pixel, int64 (batch, "
+            "height, width)."
         )
     return (*notes, *advice)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
@@ -10,8 +12,9 @@ from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
-from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, output_stated
 from segdeploy.deploy.onnx_model.interface import Interface
+from segdeploy.deploy.packaging.classes import stated_output
 from segdeploy.deploy.packaging.forms import sides
 from segdeploy.deploy.packaging.onnx.target import verify_model
 from segdeploy.deploy.packaging.openvino.models import IR_FILE, require_openvino, verify_ir
@@ -85,6 +88,9 @@ def read_config(path: Path) -> Message:
 
 
 CONFIG = "config.pbtxt"
+OUTPUT = "output"
+"""Parameter of a configuration that states the classes."""
+
 WARMUP = "warmup"
 """Folder of a model that Triton reads the data of warm-up requests from."""
 
@@ -101,6 +107,7 @@ def model_config(
     warmups: list[tuple[str, list[int], int]],
     *,
     max_batch: int,
+    stated: Mapping[str, object],
 ) -> Message:
     """The configuration of one model.
 
@@ -110,6 +117,7 @@ def model_config(
         ends: input and output; a text is a dynamic axis.
         warmups: as ``write_warmups`` gives them.
         max_batch: largest batch Triton may form; 0 where the model's own first axis is stated.
+        stated: what the package states of the output, as a parameter for clients to read.
     """
     config = MODEL_CONFIG.new()
     config.name, config.backend = name, backend
@@ -124,6 +132,8 @@ def model_config(
     config.instance_group.add(count=1, kind="KIND_CPU")
     if backend == OPENVINO:
         config.parameters["PERFORMANCE_HINT"].string_value = "LATENCY"
+    for key, value in stated.items():
+        config.parameters[key].string_value = json.dumps(value, sort_keys=True)
     for file, shape, batch in warmups:
         warmup = config.model_warmup.add(name=f"{file}_x{batch}", batch_size=batch)
         feed = warmup.inputs[ends[0].name]
@@ -183,6 +193,16 @@ def ends_of(folder: Path, backend: str) -> tuple[TensorSpec, TensorSpec]:
     return artifact.inputs[0], artifact.outputs[0]
 
 
+def entries_of(folder: Path, backend: str) -> dict[str, str]:
+    """Metadata of a written model, from the file itself."""
+    if backend == OPENVINO:
+        require_openvino()
+        from segdeploy.deploy.packaging.openvino.ir import read_ir
+
+        return read_ir(folder / IR_FILE).facts
+    return metadata(load_model(folder / "1" / MODEL_FILES[ONNXRUNTIME]))
+
+
 def verify_entry(path: Path) -> None:
     """Read a model's configuration back and hold it against the model and its warm-up data.
 
@@ -200,7 +220,11 @@ def verify_entry(path: Path) -> None:
         verify_ir(folder / IR_FILE)
     else:
         verify_model(folder / "1" / config.default_model_filename)
-    ends = ends_of(folder, config.backend)
+    ends, entries = ends_of(folder, config.backend), entries_of(folder, config.backend)
+    wanted = stated_output(output_stated(entries, source=str(path)))
+    found_output = config.parameters[OUTPUT].string_value if OUTPUT in config.parameters else None
+    if found_output != (json.dumps(wanted[OUTPUT], sort_keys=True) if wanted else None):
+        raise InputError(f"{path} states other classes than its model's metadata")
     for stated, spec in zip((config.input, config.output), ends, strict=True):
         shape = sides(spec)
         expected = shape[1:] if config.max_batch_size else shape

@@ -10,6 +10,7 @@ from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import describe, save_model
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
+from segdeploy.deploy.packaging.classes import stated_output
 from segdeploy.deploy.packaging.forms import (
     IMAGE_ENDING,
     fixed_batch,
@@ -32,6 +33,7 @@ from segdeploy.deploy.packaging.triton.model import (
     MODEL_FILES,
     ONNXRUNTIME,
     OPENVINO,
+    OUTPUT,
     ends_of,
     model_config,
     verify_entry,
@@ -114,7 +116,8 @@ def verify(folder: Path) -> None:
 def _entries(request: Request) -> Iterator[Entry]:
     for source in request.sources:
         for backend in _backends(source):
-            for inside in insides(source, request.preprocessing):
+            mask = backend == ONNXRUNTIME
+            for inside in insides(source, request.preprocessing, mask=mask):
                 yield Entry(source=source, backend=backend, inside=inside)
 
 
@@ -156,7 +159,7 @@ def _write_entry(
         path = folder / "1" / MODEL_FILES[ONNXRUNTIME]
         save_model(onnx_model(source, batch, inside=entry.inside), path)
         on = RuntimeName.ONNXRUNTIME
-        found = check.masks_of_file(describe(path), source.preprocess, on)
+        found = check.masks_of_file(describe(path), source, on)
         said = check.require_same(source, found, on, what=entry.name)
         max_batch = request.batches[2] if batch is None else 0
     ends = ends_of(folder, entry.backend)
@@ -167,7 +170,14 @@ def _write_entry(
         sizes,
         max_batch=max_batch,
     )
-    config = model_config(entry.name, entry.backend, ends, warmups, max_batch=max_batch)
+    config = model_config(
+        entry.name,
+        entry.backend,
+        ends,
+        warmups,
+        max_batch=max_batch,
+        stated=stated_output(source.output),
+    )
     (folder / CONFIG).write_text(text_of(config), encoding="utf-8")
     return said
 
@@ -219,10 +229,20 @@ def _notes(request: Request, entries: list[Entry], batch: int | None) -> tuple[s
     else:
         state = availability(RuntimeName.OPENVINO)
         notes.append(f"The OpenVINO backend was left out: {state.reason or 'no model for it'}.")
+    output = request.sources[0].output
     if request.preprocessing.inside:
+        gives = {ONNXRUNTIME: "mask of 0 and 1", OPENVINO: "probability"}
+        if output.exclusive:
+            gives = dict.fromkeys(gives, "class of each pixel, 8 bits")
+        forms = f"resized for the {gives[ONNXRUNTIME]} ({ONNXRUNTIME}), "
         notes.append(
-            f"`*{IMAGE_ENDING}` take 8-bit RGB images: resized for the mask of 0 and 1 "
-            f"({ONNXRUNTIME}), of any size for the probability ({OPENVINO}, without antialiasing)."
+            f"`*{IMAGE_ENDING}` take 8-bit RGB images: {'' if output.overlapping else forms}"
+            f"of any size for the {gives[OPENVINO]} ({OPENVINO}, without antialiasing)."
+        )
+    if stated_output(output):
+        notes.append(
+            f"Each `{CONFIG}` states the classes in the parameter `{OUTPUT}`, which clients read "
+            "from `/v2/models/NAME/config`."
         )
     return tuple(notes)
 

@@ -11,13 +11,16 @@ import yaml
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import save_model
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
+from segdeploy.deploy.packaging.classes import stated_output
 from segdeploy.deploy.packaging.float_layers import FloatLayers, float_layers, indices
 from segdeploy.deploy.packaging.images import verify_pixels, write_evaluation, write_pixels
 from segdeploy.deploy.packaging.plain_model import only_model, plain_model
+from segdeploy.deploy.packaging.readme import EXAMPLE, write_example
 from segdeploy.deploy.packaging.vacc.vdsp import older_operator_json, operator_json, unit_range
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.yaml_text import read_yaml
@@ -34,6 +37,7 @@ BUILD_INT8, BUILD_FP16 = "build_int8.yaml", "build_fp16.yaml"
 VDSP, OLDER_VDSP = "vdsp_params.json", "vdsp_params_older.json"
 CALIBRATION, INPUTS, EVALUATION = "calibration", "inputs", "evaluation"
 DATALIST, SKIPPED, WEIGHTS = "npz_datalist.txt", "float_layers.json", "deploy_weights"
+PREDICTIONS = "predictions"
 ARRAY = "input_0"
 """The name of the array in each npz, as ``vamp`` wants it."""
 
@@ -61,6 +65,8 @@ def write(request: Request, folder: Path) -> Contents:
         )
         text = yaml.safe_dump(build, sort_keys=False, default_flow_style=None)
         (folder / file).write_text(text, encoding="utf-8")
+    if stated_output(source.output):
+        write_example(folder)
     _write_json(folder / VDSP, operator_json(source.preprocess))
     older = older_operator_json(source.preprocess)
     if older is not None:
@@ -79,7 +85,7 @@ def write(request: Request, folder: Path) -> Contents:
             "the model checked by onnx.checker in opset 11",
         ),
         not_run=("vamc, vamp and a VACC card: nothing was compiled and nothing was timed",),
-        notes=_notes(layers, skipped, older is None),
+        notes=(*_notes(layers, skipped, older is None), *_class_notes(source.output)),
     )
 
 
@@ -231,12 +237,12 @@ def _steps(source: PackagedModel) -> tuple[Step, ...]:
         Step(
             what="run the evaluation images on the card",
             command=f"vamp -m {WEIGHTS}/{run_name(source, 'int8')}/mod --vdsp_params {VDSP} "
-            f"-i 1 -p 1 -b 1 -s [{shape}] --datalist {DATALIST} --path_output predictions",
+            f"-i 1 -p 1 -b 1 -s [{shape}] --datalist {DATALIST} --path_output {PREDICTIONS}",
         ),
         Step(
             what="score what came back",
             command=f"segdeploy parity --reference {source.name}.onnx --data {EVALUATION} "
-            f"--predictions predictions --predictions-order {DATALIST}",
+            f"--predictions {PREDICTIONS} --predictions-order {DATALIST}",
         ),
     )
 
@@ -258,6 +264,19 @@ def _notes(layers: FloatLayers, skipped: dict[str, int], no_older: bool) -> tupl
             "Not carried over, because vamc skips convolutions only: " + ", ".join(layers.others)
         )
     return tuple(notes)
+
+
+def _class_notes(output: OutputContract) -> tuple[str, ...]:
+    if not stated_output(output):
+        return ()
+    masks = f"`python {EXAMPLE} --outputs {PREDICTIONS} -o masks`"
+    if output.exclusive:
+        return (
+            f"The card returns {output.channels} channels, background among them, and the argmax "
+            f"over them is the post-processing, as of the published models: {masks} writes palette "
+            "images of it.",
+        )
+    return (f"The card returns {output.channels} channels; {masks} writes a mask for each label.",)
 
 
 VACC = PackageTarget(
