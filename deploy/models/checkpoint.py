@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.data.output_contract import MOST_CLASSES, Activation, OutputContract
 from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
+from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
 from segdeploy.deploy.models.conventions import (
@@ -109,7 +110,7 @@ def load_checkpoint(
     recurrence: int | None = None,
     head: int | None = None,
     logits: bool | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | str | None = None,
     output: OutputContract | None = None,
     weights: str | None = None,
     image_sizes: ImageSizes | None = None,
@@ -125,7 +126,8 @@ def load_checkpoint(
         head: UNet++ head 1 to 4; ``None`` takes the deepest.
         logits: whether the source network returned logits, for the record; ``None`` takes what
             its project does.
-        preprocess: the input contract; ``None`` takes the file's, else that of its project.
+        preprocess: the input contract, or the name of a preset, at the size that the file or its
+            project states; ``None`` takes the file's, else that of its project.
         output: the output contract; likewise: the projects train labels of their own.
         weights: which of several networks in the file; ``None`` expects one.
         image_sizes: of the images it is for, where the project's contract depends on them.
@@ -301,7 +303,7 @@ def _output(
 
 
 def _preprocess(
-    given: Preprocess | None,
+    given: Preprocess | str | None,
     stated: str | None,
     convention: Convention,
     detected: Detected,
@@ -317,7 +319,13 @@ def _preprocess(
     """
     expected = detected.in_channels
     takes = f"{path} takes images of {expected} channel{'s' * (expected > 1)}"
-    if given is not None:
+    if isinstance(given, str):
+        if stated is not None:
+            size = Preprocess.from_json(stated, source=str(path)).size
+        else:
+            size = contract_of_family(convention, detected, path, image_sizes=image_sizes)[0].size
+        contract, origin = preset(given, size, channels=expected), f"preset {given}"
+    elif given is not None:
         contract, origin = given, "as given"
     elif stated is not None:
         contract = Preprocess.from_json(stated, source=str(path))

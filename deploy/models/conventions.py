@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
+from segdeploy.deploy.data.presets import PRESETS
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.families import Detected, Family
 from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE
@@ -49,7 +50,7 @@ class Convention:
 
 
 UNET_ZOO = Convention(
-    origin="UNET-ZOO's, of the published models", preprocess=Preprocess(), logits=False
+    origin="UNET-ZOO's, of the published models", preprocess=PRESETS["unet-zoo"], logits=False
 )
 """``dataset.py``: OpenCV's BGR over 255; ``main.py``: ``Normalize`` by 0.5 and 0.5; ``r2unet.py``:
 t = 2, and as all of its networks a sigmoid at the end. The size is that of the published models.
@@ -57,7 +58,7 @@ t = 2, and as all of its networks a sigmoid at the end. The size is that of the 
 
 IMAGE_SEGMENTATION = Convention(
     origin="LeeJunHyun Image_Segmentation's",
-    preprocess=Preprocess(size=(256, 256), channel_order="RGB", antialias=True),
+    preprocess=PRESETS["leejunhyun"],
     recurrence=3,
     logits=True,
     keeps_aspect=True,
@@ -71,7 +72,7 @@ contract can state.
 
 NESTED_UNET = Convention(
     origin="pytorch-nested-unet's",
-    preprocess=Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)),
+    preprocess=PRESETS["4uiiurz1"],
     logits=True,
 )
 """``dataset.py``: OpenCV's BGR; ``train.py``: albumentations' ``Resize`` (``cv2.INTER_LINEAR``),

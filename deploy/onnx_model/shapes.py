@@ -64,17 +64,20 @@ def one_image(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     return fixed
 
 
-def infer_shapes(model: onnx.ModelProto, images: list[onnx.ValueInfoProto]) -> Shapes:
+def infer_shapes(
+    model: onnx.ModelProto, images: list[onnx.ValueInfoProto], *, strict: bool = False
+) -> Shapes:
     """Infer the shape of every tensor.
 
     Args:
         model: not modified.
         images: its inputs, fixed.
+        strict: an operator that its inputs do not fit is an error too, not a shape left open.
 
     Raises:
         InputError: the model contradicts its own shapes.
     """
-    inferred = _inferred(model, images)
+    inferred = _inferred(model, images, strict=strict)
     small = [t for t in model.graph.initializer if prod(t.dims) <= SHAPE_CONSTANT_ELEMENTS]
     shapes = Shapes({tensor.name: tuple(tensor.dims) for tensor in small})
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -128,7 +131,9 @@ def _type_by_schema(
     return unknown
 
 
-def _inferred(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> onnx.GraphProto:
+def _inferred(
+    model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], *, strict: bool = False
+) -> onnx.GraphProto:
     """What ONNX infers of a model, large weights standing in as inputs to spare the copy.
 
     Raises:
@@ -151,6 +156,6 @@ def _inferred(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> 
         ir_version=model.ir_version,
     )
     try:
-        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=strict).graph
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"the model contradicts its own shapes ({error})") from error

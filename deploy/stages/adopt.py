@@ -29,7 +29,7 @@ from segdeploy.deploy.adoption.output_end import (
 from segdeploy.deploy.adoption.single_precision import holds_half, widen
 from segdeploy.deploy.data.image_set import Sample
 from segdeploy.deploy.data.output_contract import OutputContract
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import Preprocess, require_multiple
 from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
@@ -39,6 +39,7 @@ from segdeploy.deploy.onnx_model.file import (
     set_metadata,
     strip_debug_info,
 )
+from segdeploy.deploy.onnx_model.needed_multiple import needed_multiple
 from segdeploy.deploy.onnx_model.normalise import drop_idle
 from segdeploy.deploy.onnx_model.shapes import infer_shapes, one_image
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
@@ -176,6 +177,9 @@ def _adopted(
     taken = input_end(theirs)
     contract = _contract(preprocess, taken, size)
     taken.require_contract(contract)
+    if None in (taken.height, taken.width):
+        number = needed_multiple(theirs, channels_last=taken.channels_last)
+        require_multiple(contract.size, number or 1, network="the model")
     _require_bounded(theirs, taken, contract.size)
     prepared = [contract.apply(sample.image()) for sample in images]
     computed = _computed(source, theirs, taken, prepared)
@@ -260,7 +264,7 @@ def _contract(
     preprocess: Preprocess | str, taken: InputEnd, size: tuple[int, int] | None
 ) -> Preprocess:
     if isinstance(preprocess, str):
-        return preset(preprocess, taken.size(size))
+        return preset(preprocess, taken.size(size), channels=taken.channels or 3)
     taken.size(preprocess.size)
     return preprocess
 

@@ -13,7 +13,6 @@ from segdeploy.deploy.adoption.output_end import Meant, OutputKind
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.data.presets import PRESETS
 from segdeploy.deploy.stages.adopt import Adopted
 from segdeploy.deploy.stages.adopt import adopt as adopt_stage
 from segdeploy.deploy.system.errors import UsageError
@@ -46,8 +45,9 @@ def adopt(
 
     Args:
         model: their file; its weights may lie beside it.
-        preprocess: the input contract the network was trained with: a value, a JSON file, or one
-            of published, imagenet, zero-one, minus-one-one and pixels.
+        preprocess: the input contract the network was trained with: a value, a JSON file, or the
+            name of a preset: published, imagenet, zero-one, minus-one-one, pixels, unet-zoo,
+            leejunhyun or 4uiiurz1.
         data: images to compare on, of the train split: 8 of them where ``Data`` says nothing else.
         size: height and width, where neither their file nor a contract fixes them.
         output_name: which of several outputs; ``None`` takes the deepest of several alike.
@@ -77,27 +77,20 @@ def adopt(
     written = Path(out) if out is not None else beside(source, "adopted.onnx")
     written = output_file(written, source, overwrite=overwrite)
     kind = None if output_kind is None else choice(OutputKind, output_kind, what="output_kind")
+    contract = read_contract(preprocess)
+    assert contract is not None
     images = _compared(Data.of(data))
     with writing_file(written):
         return adopt_stage(
             source,
             written,
-            preprocess=_contract(preprocess),
+            preprocess=contract,
             images=images.samples,
             size=size,
             output_name=output_name,
             output_kind=kind,
             meant=_meant(classes, ignored_index, output),
         )
-
-
-def _contract(given: Preprocess | AnyPath) -> Preprocess | str:
-    """A contract, or the name of a preset: also of what is neither, so that it is refused."""
-    if isinstance(given, Preprocess) or given in PRESETS or not Path(given).exists():
-        return given if isinstance(given, Preprocess) else str(given)
-    found = read_contract(given)
-    assert found is not None
-    return found
 
 
 def _meant(

@@ -10,6 +10,7 @@ from segdeploy.api.data import Data
 from segdeploy.api.outputs import AnyPath
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.presets import PRESETS, preset
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import opened
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -53,8 +54,9 @@ def load(
         head: UNet++ head 1 to 4; ``None`` takes the deepest.
         logits: whether the network was trained to return logits, for the record; ``None`` takes
             what its project does.
-        preprocess: the input contract or a JSON file that holds it; ``None`` takes what the file
-            states, else that of the project its keys belong to.
+        preprocess: the input contract, a JSON file that holds it, or a preset's name ("imagenet"),
+            at the size that the file or its project states; ``None`` takes what the file states,
+            else that of the project its keys belong to.
         output: the output contract or a JSON file that holds it; likewise.
         weights: which network of a file that holds several; ``None`` expects one.
         data: images it is for, where the project's contract depends on their aspect.
@@ -123,16 +125,20 @@ def load_network(
     )
 
 
-def read_contract(given: Preprocess | AnyPath | None) -> Preprocess | None:
-    """An input contract, read where it is given as a file.
+def read_contract(given: Preprocess | AnyPath | None) -> Preprocess | str | None:
+    """An input contract, read where it is given as a file; the name of a preset as it is.
 
     Raises:
         InputError: the file cannot be read or is no contract.
+        UsageError: neither a preset nor a file.
     """
-    if given is None or isinstance(given, Preprocess):
-        return given
+    if given is None or isinstance(given, Preprocess) or given in PRESETS:
+        return given if isinstance(given, Preprocess) or given is None else str(given)
+    path = Path(given)
+    if not path.suffix and not path.exists():
+        return preset(str(given))  # says which there are
     try:
-        text = Path(given).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--preprocess {given} cannot be read ({error})") from error
     return Preprocess.from_json(text, source=str(given))

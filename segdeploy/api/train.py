@@ -10,6 +10,7 @@ from segdeploy.api.data import Data
 from segdeploy.api.load import read_contract
 from segdeploy.api.outputs import AnyPath
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.quantize.sharding import shard_from_environment
 from segdeploy.deploy.runtimes.registry import usable_cores
@@ -43,8 +44,8 @@ def train(
         data: a prepared folder: its train split is trained on, its val split chooses the epoch.
         out: folder for checkpoints, ``history.csv`` and ``curves.png``.
         recipe: everything that decides the outcome; ``None`` is ``Recipe()``, UNet++.
-        preprocess: the input contract, or a JSON file that holds it; ``None`` is that of the
-            recipe's pretrained checkpoint, else of the published models.
+        preprocess: the input contract, a JSON file that holds it, or a preset's name; ``None`` is
+            that of the recipe's pretrained checkpoint, else of the published models.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         workers: processes that make views; 0 makes them in this one.
         threads: of PyTorch; ``None`` takes every processor of this process.
@@ -71,7 +72,7 @@ def train(
                 chosen,
                 train_set=images.train,
                 val_set=images.val,
-                preprocess=read_contract(preprocess) or _contract(chosen, images),
+                preprocess=_contract(preprocess, chosen, images),
                 output=Path(out),
                 settings=Settings(
                     device=device,
@@ -86,10 +87,14 @@ def train(
             torch.set_num_threads(before)
 
 
-def _contract(recipe: Recipe, images: Data) -> Preprocess:
-    """Of the pretrained checkpoint, else the published one."""
+def _contract(given: Preprocess | AnyPath | None, recipe: Recipe, images: Data) -> Preprocess:
+    """The one given; else, and for the size of a preset, the pretrained checkpoint's."""
+    stated = read_contract(given)
+    if isinstance(stated, Preprocess):
+        return stated
     if recipe.pretrained is None:
-        return Preprocess()
-    return load_checkpoint(
+        return preset(stated or "published")
+    own = load_checkpoint(
         recipe.pretrained, recurrence=recipe.recurrence, image_sizes=images.image_sizes
     ).preprocess
+    return own if stated is None else preset(stated, own.size)

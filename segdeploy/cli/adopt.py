@@ -13,6 +13,7 @@ from segdeploy.cli.flags import (
     output_flag,
     overwrite_flag,
     positive_int,
+    preprocess_flag,
 )
 from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, calibration_in, wrote
@@ -29,13 +30,7 @@ def add_flags(verb: Parser) -> None:
     verb.add_models("the ONNX file of another exporter", many=False, from_run=False)
     output_flag(verb, "ONNX file to write", required=True)
     overwrite_flag(verb)
-    verb.add_argument(
-        "--preprocess",
-        required=True,
-        metavar="NAME|FILE.json",
-        help="input contract the network was trained with: published (BGR, -1 to 1), imagenet, "
-        "zero-one, minus-one-one, pixels (RGB, 0 to 255), or a file",
-    )
+    preprocess_flag(verb, default=None)
     verb.add_argument(
         "--size",
         type=positive_int,

@@ -95,12 +95,27 @@ def network_flags(verb: Group) -> None:
         help="which network of a file that holds several, as ema beside model (default: the only "
         "one)",
     )
+    preprocess_flag(
+        verb,
+        default="as stored, else that of the project the keys belong to; published models: 96x96 "
+        "BGR, mean and std 0.5",
+    )
+
+
+def preprocess_flag(verb: Group, *, default: str | None) -> None:
+    """The input contract: how an image becomes what the network was trained on.
+
+    Args:
+        verb: that takes it.
+        default: in words; ``None`` makes it required.
+    """
+    shown = "" if default is None else f" (default: {default})"
     verb.add_argument(
         "--preprocess",
-        type=Path,
-        metavar="FILE.json",
-        help="input contract (default: as stored, else that of the project the keys belong to; "
-        "published models: 96x96 BGR, mean and std 0.5)",
+        required=default is None,
+        metavar="NAME|FILE.json",
+        help="input contract: published (BGR, -1 to 1), imagenet, zero-one, minus-one-one, pixels "
+        "(RGB, 0 to 255), as a project trains (unet-zoo, leejunhyun, 4uiiurz1), or a file" + shown,
     )
 
 

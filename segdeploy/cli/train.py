@@ -12,6 +12,7 @@ from segdeploy.cli.flags import (
     count,
     output_flag,
     overwrite_flag,
+    preprocess_flag,
     threads_flag,
 )
 from segdeploy.cli.inputs import Options, Result
@@ -32,13 +33,7 @@ def add_flags(verb: Group) -> None:
     )
     output_flag(verb, "folder for checkpoints, history.csv and curves.png", required=True)
     overwrite_flag(verb, "a training that is there; without it it goes on")
-    verb.add_argument(
-        "--preprocess",
-        type=Path,
-        metavar="FILE.json",
-        help="input contract (default: the pretrained checkpoint's, else 96x96 BGR, mean and "
-        "std 0.5)",
-    )
+    preprocess_flag(verb, default="the pretrained checkpoint's, else 96x96 BGR, mean and std 0.5")
     verb.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     verb.add_argument(
         "--workers", type=count, default=0, help="processes that make views (default: 0, none)"

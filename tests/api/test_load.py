@@ -9,6 +9,7 @@ import pytest
 from tiny import TINY
 
 import segdeploy as sd
+from segdeploy.deploy.data.presets import preset
 
 
 def test_a_checkpoint_is_loaded_with_what_its_file_states(tiny_unet_checkpoint: Path):
@@ -29,6 +30,15 @@ def test_a_contract_comes_as_a_value_or_as_a_file(tiny_unet_checkpoint: Path, tm
     (tmp_path / "contract.json").write_text(contract.to_json())
     for given in (contract, tmp_path / "contract.json"):
         assert sd.load(tiny_unet_checkpoint, preprocess=given).preprocess == contract
+
+
+def test_a_contract_comes_by_name_at_the_size_that_the_file_states(tiny_unet_checkpoint: Path):
+    net = sd.load(tiny_unet_checkpoint, preprocess="imagenet")
+    assert isinstance(net, sd.Checkpoint)
+    assert net.preprocess == preset("imagenet", TINY.size)
+    assert net.contract_origin == "preset imagenet"
+    with pytest.raises(sd.UsageError, match="neither a preset nor a file; choose from published"):
+        sd.load(tiny_unet_checkpoint, preprocess="image-net")
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,12 @@ def test_the_folder_of_a_run_is_refused(folder: Path, capsys: pytest.CaptureFixt
     [
         ("logits", "--preprocess zero-one", 3, "--output-kind logits"),
         ("any size", "--preprocess zero-one", 3, "any size; state .* --size HEIGHT WIDTH"),
-        ("any size", "--preprocess zero-one --size 40 40", 3, "not a multiple of 16"),
+        (
+            "any size",
+            "--preprocess zero-one --size 41 40",
+            3,
+            "multiple of 2, which the model needs",
+        ),
         ("pixels", "--preprocess imagenet", 3, "8-bit pixels .* --preprocess pixels"),
         ("no metadata", "--preprocess torchvision", 2, "neither a preset nor a file; choose from"),
         ("features beside", "--preprocess zero-one", 3, "which is the mask: --output-name NAME"),

@@ -389,7 +389,7 @@ MISTAKES = {
     "size not a multiple of 16": (
         "export -c {files}/unet.safetensors --preprocess {tmp}/size50.json -o {tmp}/n.onnx",
         3,
-        "input size 50x100 (height x width) is not a multiple of 16, which four poolings need; "
+        "input size 50x100 (height x width) is not a multiple of 16, which unet_plus_plus needs; "
         "the nearest valid size is 48x96",
     ),
     "missing contract": (
