@@ -140,7 +140,7 @@ def endless_pages() -> bytes:
     return bytes(content)
 
 
-DEEP = "has 16 bits a channel or more"
+DEEP = "has 16 bits a channel, the input contract takes 8"
 LARGE = "is too large: at most 89478485 pixels.*cut it into parts"
 HALF = "cannot be read .*is it complete"
 NONE = "it is none of PNG, JPEG, TIFF, BMP, GIF"
@@ -164,8 +164,15 @@ FILES = (
     BadImage("16-bit RGB PNG", "x.png", data(png(4, 4, bits=16, colour=2)), DEEP),
     BadImage("16-bit grey TIFF", "x.tif", data(stored(picture("I;16"), "TIFF")), DEEP),
     BadImage("16-bit RGB TIFF", "x.tif", data(tiff16()), DEEP),
-    BadImage("32-bit TIFF", "x.tif", data(stored(picture("I"), "TIFF")), DEEP),
-    BadImage("float TIFF", "x.tif", data(stored(picture("F"), "TIFF")), DEEP),
+    BadImage(
+        "32-bit TIFF",
+        "x.tif",
+        data(stored(picture("I"), "TIFF")),
+        "has 32 bits a channel|holds signed levels",
+    ),
+    BadImage(
+        "float TIFF", "x.tif", data(stored(picture("F"), "TIFF")), "holds floating-point values"
+    ),
     BadImage("animated GIF", "x.png", data(moving("GIF")), SEVERAL),
     BadImage("animated PNG", "x.png", data(moving("PNG")), SEVERAL),
     BadImage("pages of a TIFF", "x.tif", data(moving("TIFF")), SEVERAL),

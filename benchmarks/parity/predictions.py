@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from segdeploy.benchmarks.parity.pairing import paired_files, some
 from segdeploy.benchmarks.speed.entries import RowIdentity
-from segdeploy.deploy.data.image_files import image_size
+from segdeploy.deploy.data.image_levels import image_size
 from segdeploy.deploy.data.mask_files import read_mask
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD
 from segdeploy.deploy.onnx_model.probabilities import PROBABILITY_SLACK

@@ -62,7 +62,7 @@ class Job:
 
     def feeds(self, sample: Sample) -> Feeds:
         """The model's input for one image, decoded now: float32 (1, 3, height, width)."""
-        return {self.input_name: self.preprocess.apply(sample.image())[None]}
+        return {self.input_name: sample.input(self.preprocess)[None]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,71 +3,33 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from segdeploy.deploy.data.image_opening import opened_image
-from segdeploy.deploy.data.orientation import orientation_in
+from segdeploy.deploy.data.image_levels import decode
+from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.system.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """An image as it is stored.
-
-    Attributes:
-        pixels: RGB uint8 (H, W, 3), not turned.
-        orientation: what EXIF says of it, 1 (upright) to 8; 1 where it says nothing.
-    """
-
-    pixels: NDArray[np.uint8]
-    orientation: int
-
-
-def decode_image(content: bytes, *, path: Path) -> Decoded:
-    """Decode the bytes of an image file to RGB, as ``read_image`` does.
-
-    Args:
-        content: of the file.
-        path: where it is from, for messages.
-
-    Raises:
-        InputError: naming the file, as ``read_image``.
-    """
-    with opened_image(path, content) as image:
-        pixels = _pixels(image, "RGB", path)
-        return Decoded(pixels=pixels, orientation=orientation_in(image))
+EIGHT_BIT = {"RGB": Preprocess(), "L": preset("pixels", channels=1)}
+"""Contracts by Pillow's mode, for what is read of them: bits and channels."""
 
 
 def read_image(path: Path, mode: str) -> NDArray[np.uint8]:
     """Decode an image file to uint8 in the given Pillow mode ("RGB": (H, W, 3), "L": (H, W)).
 
-    A palette is applied; an alpha channel is dropped, and the colour below it kept; CMYK becomes
-    RGB without its colour profile. Pixels stay where they are stored, whatever EXIF says of
-    turning them.
+    As ``image_levels.decode``, of 8-bit files.
 
     Raises:
-        InputError: naming the file, when it is refused by ``opened_image``, cannot be decoded, or
-            has more than 8 bits a channel, which a conversion would clip or cut.
+        InputError: naming the file, likewise.
     """
-    with opened_image(path) as image:
-        return _pixels(image, mode, path)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image file, from its header alone.
-
-    Raises:
-        InputError: naming the file, when it is missing or no image.
-    """
-    with opened_image(path) as image:
-        return image.height, image.width
+    contract = EIGHT_BIT[mode]
+    pixels = decode(path, contract).pixels
+    return pixels.astype(np.uint8, copy=False).reshape(pixels.shape[: 2 if mode == "L" else 3])
 
 
 def image_files(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
@@ -105,25 +67,3 @@ def composed(name: str) -> str:
         (2, 1)
     """
     return unicodedata.normalize("NFC", name)
-
-
-def _pixels(image: Image.Image, mode: str, path: Path) -> NDArray[np.uint8]:
-    """The pixels of an open image in a mode."""
-    if _is_deep(image):
-        raise InputError(
-            f"image {path} has 16 bits a channel or more (mode {image.mode}); expected 8. "
-            "Scale it to 8 bits a channel first"
-        )
-    return np.asarray(image.convert(mode))
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a file holds more than 8 bits a channel.
-
-    Pillow says so by the mode only where there is one channel: it cuts a 16-bit RGB file to 8
-    bits and calls it RGB, and only the form of the stored data tells.
-    """
-    if image.mode.startswith(("I", "F")):
-        return True
-    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
-    return image.format in ("PNG", "TIFF") and ";16" in stored

@@ -16,9 +16,9 @@ from segdeploy.deploy.data.image_files import (
     IMAGE_SUFFIXES,
     by_stem,
     image_files,
-    image_size,
     read_image,
 )
+from segdeploy.deploy.data.image_levels import PLAIN, decode, image_size
 from segdeploy.deploy.data.image_opening import image_bytes
 from segdeploy.deploy.data.layouts.registry import layout_of
 from segdeploy.deploy.data.mask_files import (
@@ -31,7 +31,7 @@ from segdeploy.deploy.data.mask_files import (
 )
 from segdeploy.deploy.data.orientation import require_upright
 from segdeploy.deploy.data.output_contract import OutputContract
-from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Preprocess
+from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Pixels, Preprocess
 from segdeploy.deploy.data.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
 from segdeploy.deploy.system.errors import InputError
 
@@ -73,13 +73,21 @@ class Sample:
     class_paths: tuple[tuple[str, Path], ...] = ()
     field_path: Path | None = None
 
-    def image(self) -> NDArray[np.uint8]:
-        """RGB uint8 (H, W, 3).
+    def image(self, preprocess: Preprocess = PLAIN) -> Pixels:
+        """The image as a contract takes it: (H, W, channels) of its bits; RGB uint8 by default.
 
         Raises:
-            InputError: the file cannot be decoded.
+            InputError: the file cannot be decoded, or has other channels or bits.
         """
-        return read_image(self.image_path, "RGB")
+        return decode(self.image_path, preprocess).pixels
+
+    def input(self, preprocess: Preprocess) -> NDArray[np.float32]:
+        """The image as a network takes it: float32 (channels, height, width).
+
+        Raises:
+            InputError: as ``image``.
+        """
+        return preprocess.apply(self.image(preprocess))
 
     def mask(self) -> NDArray[np.uint8]:
         """Uint8 (H, W), the size of the image, foreground from 125 on.
@@ -244,12 +252,16 @@ class SegmentationSet:
         return SegmentationSet(root=self.root, split=self.split, samples=samples)
 
     def inputs(self, preprocess: Preprocess) -> NDArray[np.float32]:
-        """Every image through the contract: float32 (N, 3, height, width)."""
-        return np.stack([preprocess.apply(sample.image()) for sample in self.samples])
+        """Every image through the contract: float32 (N, channels, height, width)."""
+        return np.stack([sample.input(preprocess) for sample in self.samples])
 
     def pixels(self, preprocess: Preprocess) -> NDArray[np.uint8]:
-        """Every image resized, as a model that takes pixels wants it: (N, height, width, 3)."""
-        return np.stack([preprocess.resized(sample.image()) for sample in self.samples])
+        """Every image resized, as a model that takes pixels wants it: (N, height, width, 3).
+
+        Raises:
+            InputError: an image cannot be decoded, or has more than 8 bits a channel.
+        """
+        return np.stack([preprocess.pixels(sample.image(preprocess)) for sample in self.samples])
 
     @overload
     def truths(self, preprocess: Preprocess) -> NDArray[np.bool_]: ...

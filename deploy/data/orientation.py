@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from segdeploy.deploy.data.image_opening import opened_image
+from segdeploy.deploy.data.image_opening import is_tiff_file, opened_image, readable
+from segdeploy.deploy.data.tiff_pages import opened_page
 from segdeploy.deploy.system.errors import InputError
 
 EXIF_ORIENTATION = 274
@@ -45,6 +46,9 @@ def orientation_of(path: Path) -> int:
     Raises:
         InputError: the file is missing or no image.
     """
+    if is_tiff_file(path):
+        with readable(path), opened_page(path, path=path, number=0) as page:
+            return page.orientation
     with opened_image(path) as image:
         if image.format == "PNG" and not _png_has_exif(path):
             return UPRIGHT  # to be sure, Pillow would decode all of it

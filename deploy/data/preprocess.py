@@ -282,6 +282,19 @@ class Preprocess:
         scaled = self.rescaled(image, place.scaled)
         return place.framed(scaled, pad=self.pad, value=self.pad_value)
 
+    def pixels(self, image: Pixels) -> NDArray[np.uint8]:
+        """One image (H, W, channels) as a model takes it that normalises by itself.
+
+        Raises:
+            InputError: as ``resized``, or the contract's images have more than 8 bits.
+        """
+        if self.source_bits != 8:
+            raise InputError(
+                f"the model takes 8-bit pixels, and images have {self.source_bits} bits a channel; "
+                "give the model that takes normalised tensors"
+            )
+        return self.resized(image).astype(np.uint8, copy=False)
+
     def rescaled(self, image: NDArray[Level], size: Size) -> NDArray[Level]:
         """One image (H, W, channels) at another size, by the contract's filter."""
         if image.shape[:2] == size:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.data.output_contract import OutputContract
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import Pixels, Preprocess
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.onnx_model.probabilities import require_probabilities
 from segdeploy.deploy.system.errors import InputError, one_line
@@ -36,7 +36,7 @@ class Interface(str, Enum):
     IMAGE = "image-mask"
 
     def prepared(
-        self, image: NDArray[np.uint8], preprocess: Preprocess
+        self, image: Pixels, preprocess: Preprocess
     ) -> NDArray[np.float32] | NDArray[np.uint8]:
         """One image as a model takes it, without the batch axis.
 
@@ -49,7 +49,7 @@ class Interface(str, Enum):
         """
         if self is Interface.TENSOR:
             return preprocess.apply(image)
-        return preprocess.resized(image)
+        return preprocess.pixels(image)
 
     def foreground(self, output: NDArray[Any]) -> NDArray[np.float32]:
         """The probability of the foreground, (N, h, w); of a mask, 0 or 1.

@@ -26,7 +26,7 @@ def write_pixels(images: SegmentationSet, preprocess: Preprocess, folder: Path) 
     """
     folder.mkdir(parents=True)
     for sample in images:
-        pixels = Interface.IMAGE.prepared(sample.image(), preprocess)
+        pixels = Interface.IMAGE.prepared(sample.image(preprocess), preprocess)
         Image.fromarray(pixels).save(folder / f"{sample.name}.png", format="PNG")
 
 
@@ -38,7 +38,7 @@ def write_tensors(images: SegmentationSet, preprocess: Preprocess, folder: Path)
     """
     folder.mkdir(parents=True)
     for sample in images:
-        tensor = preprocess.apply(sample.image()).astype("<f4")
+        tensor = sample.input(preprocess).astype("<f4")
         (folder / f"{sample.name}.bin").write_bytes(tensor.tobytes())
 
 

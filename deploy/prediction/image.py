@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.data.image_files import decode_image
+from segdeploy.deploy.data.image_levels import decode
 from segdeploy.deploy.data.image_opening import MOST_PIXELS, image_bytes
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import Interface
@@ -72,7 +72,7 @@ class Job:
         """
         try:
             content = _bytes_of(source, self.folder)
-            decoded = decode_image(content, path=Path(source.label))
+            decoded = decode(Path(source.label), self.preprocess, content=content)
             image = decoded.pixels
             plan = self.plan(image, label=source.label)
         except Exception as error:  # a damaged file makes the decoders raise nearly anything

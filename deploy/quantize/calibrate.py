@@ -148,7 +148,7 @@ def _collect(
             saved_at = time.monotonic()
 
     def observe(sample: Sample) -> Batch:
-        image = preprocess.apply(sample.image())[None]
+        image = sample.input(preprocess)[None]
         fetched = [name for name in tensors if name != session.input]
         values = session.run({session.input: image}, fetched, where=f"on {sample.name}")
         found = dict(zip(fetched, values, strict=True)) | {session.input: image}

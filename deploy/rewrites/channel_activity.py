@@ -55,7 +55,7 @@ def channel_activity(
         session = OrtSession(observed, session_options(threads=threads), shown=path)
     activity: dict[str, NDArray[np.float32]] = {}
     for sample in progress(samples):
-        image = preprocess.apply(sample.image())[None]
+        image = sample.input(preprocess)[None]
         feeds = {session.input: image}
         values = session.run(feeds, [f"{name}/max" for name in names], where=f"on {path}")
         for name, value in zip(names, values, strict=True):

@@ -181,7 +181,7 @@ def _adopted(
         number = needed_multiple(theirs, channels_last=taken.channels_last)
         require_multiple(contract.size, number or 1, network="the model")
     _require_bounded(theirs, taken, contract.size)
-    prepared = [contract.apply(sample.image()) for sample in images]
+    prepared = [sample.input(contract) for sample in images]
     computed = _computed(source, theirs, taken, prepared)
     given = output_end(
         theirs,

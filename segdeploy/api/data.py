@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segdeploy.api.outputs import AnyPath
 from segdeploy.deploy.data import bundled
-from segdeploy.deploy.data.image_files import image_size
+from segdeploy.deploy.data.image_levels import image_size
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 
 

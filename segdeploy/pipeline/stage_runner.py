@@ -61,7 +61,7 @@ class StageRunner:
             config.output, _inputs(config, checkpoint), overwrite=config.overwrite
         )
         few = config.calibration.samples[:CHECK_IMAGES]
-        self.check_images = np.stack([checkpoint.preprocess.apply(s.image()) for s in few])
+        self.check_images = np.stack([s.input(checkpoint.preprocess) for s in few])
         self.checks = StageChecks(
             self.reference,
             self.check_images,

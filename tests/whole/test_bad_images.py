@@ -25,7 +25,8 @@ from bad_input import MEMORY_LIMIT, TIME_LIMIT_S, Outcome, assert_refused, run_c
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.data.image_files import decode_image, image_size, read_image
+from segdeploy.deploy.data.image_files import read_image
+from segdeploy.deploy.data.image_levels import decode, image_size
 from segdeploy.deploy.data.image_opening import MOST_PIXELS
 from segdeploy.deploy.system.errors import InputError
 
@@ -93,7 +94,7 @@ def test_the_content_decides_and_not_the_suffix(
     path.write_bytes(content)
     found = read_image(path, "RGB")
     assert found.shape == (*image_size(path), 3)
-    assert np.array_equal(found, decode_image(content, path=path).pixels)
+    assert np.array_equal(found, decode(path, content=content).pixels)
     with Image.open(path) as image:
         assert np.array_equal(found, np.asarray(image.convert("RGB")))
 
@@ -109,7 +110,7 @@ def test_the_first_of_a_camera_s_previews_is_the_image(tmp_path: Path) -> None:
 def decoded(content: bytes) -> NDArray[np.uint8] | str:
     """The pixels of an image, or the words of its refusal; anything else is raised."""
     try:
-        return decode_image(content, path=WHERE).pixels
+        return decode(WHERE, content=content).pixels
     except InputError as error:
         return str(error)
 
@@ -146,9 +147,9 @@ def test_the_largest_image_is_read_and_the_next_is_not() -> None:
     assert side * side <= MOST_PIXELS < (side + 1) * (side + 1)
     stream = stored(Image.new("1", (side, side)), "PNG")
     assert len(stream) < 100_000, "a small file"
-    assert decode_image(stream, path=WHERE).pixels.shape == (side, side, 3)
+    assert decode(WHERE, content=stream).pixels.shape == (side, side, 3)
     with pytest.raises(InputError, match=f"at most {MOST_PIXELS} pixels"):
-        decode_image(header_of("BMP", side + 1, side + 1), path=WHERE)
+        decode(WHERE, content=header_of("BMP", side + 1, side + 1))
 
 
 # --- predict -----------------------------------------------------------------------------------

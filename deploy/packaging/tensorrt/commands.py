@@ -128,7 +128,7 @@ def write_loader(
     for sample in images:
         np.save(
             folder / INPUTS / f"{sample.name}.npy",
-            source.preprocess.apply(sample.image())[None],
+            sample.input(source.preprocess)[None],
         )
     text = _LOADER.format(
         folder=INPUTS,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.deploy.data.image_files import image_size
+from segdeploy.deploy.data.image_levels import image_size
 from segdeploy.deploy.data.mask_files import (
     Foreground,
     Reading,

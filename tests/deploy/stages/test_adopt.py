@@ -319,7 +319,6 @@ REFUSED: dict[str, tuple[Change, dict[str, object], str]] = {
         "'head' comes from node 'head' .Conv., no ArgMax; state",
     ),
     "softmax of rows": (softmax_of_rows, {}, "do not add up to 1; expected a Softmax over"),
-    "one channel": (grey, {}, "images of 1 channel, the input contract makes 3; give a contract"),
     "two inputs": (two_inputs, {}, "inputs .*'prompt'.; expected one image"),
     "no finite values": (infinite, {"output_kind": OutputKind.LOGITS}, "holds NaN or Inf"),
     "integers": (quantized, {}, "node .* computes in integers; expected the float network"),
@@ -351,6 +350,28 @@ def test_what_cannot_be_is_refused_in_one_line_with_the_way_out(
     assert str(theirs) in str(caught.value)
     assert str(caught.value).isprintable()
     assert not output.exists()
+
+
+def test_a_preset_has_the_channels_of_the_model(
+    ours: Path, images: SegmentationSet, tmp_path: Path
+) -> None:
+    model = onnx.load(ours)
+    grey(model)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    found = adopt(
+        tmp_path / "theirs.onnx",
+        tmp_path / "ours.onnx",
+        preprocess="zero-one",
+        images=images.samples,
+    )
+    assert contract_of(found.artifact).channel_order == "GREY"
+    with pytest.raises(InputError, match="values for 3 channels, the network takes 1"):
+        adopt(
+            tmp_path / "theirs.onnx",
+            tmp_path / "ours.onnx",
+            preprocess="imagenet",
+            images=images.samples,
+        )
 
 
 def test_presets_are_told_by_name() -> None:
