@@ -105,7 +105,7 @@ def worst_images(
     if not chosen:
         return ()
     shown = replace(images, samples=tuple(samples[found.image] for found in chosen))
-    pixels, truths = shown.pixels(preprocess), shown.truths(preprocess)
+    pictures, truths = shown.pictures(preprocess), shown.truths(preprocess)
     inputs = shown.inputs(preprocess)
     expected = classify(infer_each(reference, inputs)[:, 0], truths.shape)
     drawn: dict[int, Mask] = {}
@@ -113,7 +113,7 @@ def worst_images(
         which = [index for index, found in enumerate(chosen) if found.candidate == name]
         entry = by_name[name]
         takes = interface_of(entry.artifact.inputs, entry.artifact.outputs)
-        fed = pixels[which] if takes is Interface.IMAGE else inputs[which]
+        fed = shown.pixels(preprocess)[which] if takes is Interface.IMAGE else inputs[which]
         try:
             with open_isolated(
                 entry.runtime, entry.artifact, execution=execution, time_limit_s=time_limit_s
@@ -125,7 +125,7 @@ def worst_images(
             continue
         drawn |= dict(zip(which, masks, strict=True))
     return tuple(
-        pictured(found, pixels[i], truths[i], expected[i], drawn[i])
+        pictured(found, pictures[i], truths[i], expected[i], drawn[i])
         for i, found in enumerate(chosen)
         if i in drawn
     )

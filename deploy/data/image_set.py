@@ -256,12 +256,21 @@ class SegmentationSet:
         return np.stack([sample.input(preprocess) for sample in self.samples])
 
     def pixels(self, preprocess: Preprocess) -> NDArray[np.uint8]:
-        """Every image resized, as a model that takes pixels wants it: (N, height, width, 3).
+        """Every image resized, as a model that takes pixels wants it: (N, height, width, channels).
 
         Raises:
             InputError: an image cannot be decoded, or has more than 8 bits a channel.
         """
         return np.stack([preprocess.pixels(sample.image(preprocess)) for sample in self.samples])
+
+    def pictures(self, preprocess: Preprocess) -> NDArray[np.uint8]:
+        """Every image resized, as people look at it: RGB (N, height, width, 3)."""
+        return np.stack(
+            [
+                preprocess.picture(preprocess.resized(sample.image(preprocess)))
+                for sample in self.samples
+            ]
+        )
 
     @overload
     def truths(self, preprocess: Preprocess) -> NDArray[np.bool_]: ...

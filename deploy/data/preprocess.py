@@ -22,6 +22,7 @@ from segdeploy.deploy.data.placement import (
     CENTRE,
     CONSTANT,
     PADS,
+    SHORTER,
     STRETCH,
     Placement,
 )
@@ -221,6 +222,40 @@ class Preprocess:
         )
 
     @property
+    def words(self) -> str:
+        """The contract in a few words.
+
+        Example:
+            >>> Preprocess().words
+            '96x96 BGR, bilinear, x / 255, mean 0.5 0.5 0.5, std 0.5 0.5 0.5'
+            >>> Preprocess(aspect="longer", source_bits=16, source_range=(0, 4095)).words
+            '96x96 BGR, bilinear, longer side, padded with 0, centre, 16 bits, 0 to 4095 as 0 to \
+255, x / 255, mean 0.5 0.5 0.5, std 0.5 0.5 0.5'
+        """
+        parts = [f"{self.size[0]}x{self.size[1]} {self.channel_order}"]
+        if self.interpolation == NO_RESIZE:
+            parts += ["not resized"]
+        else:
+            parts += [self.interpolation + (" antialiased" if self.antialias else "")]
+            parts += [f"to {self.resize_to[0]}x{self.resize_to[1]}"] if self.resize_to else []
+            parts += [f"{self.aspect} side"] if self.aspect != STRETCH else []
+        if not self.stretches:
+            value = f"with {self.pad_value}" if self.pad == CONSTANT else f"by {self.pad}"
+            parts += ["cropped" if self.aspect == SHORTER else f"padded {value}", self.anchor]
+        if not self.eight_bit:
+            low, high = self.source_range or (0, self.levels - 1)
+            parts += [f"{self.source_bits} bits", f"{low:g} to {high:g} as 0 to {WHITE}"]
+        if self.source_pages is not None:
+            parts += [f"page {' '.join(map(str, self.source_pages))}"]
+        mean, std = (" ".join(f"{value:.4g}" for value in v) for v in (self.mean, self.std))
+        return ", ".join([*parts, f"x / {1 / self.scale:.4g}", f"mean {mean}", f"std {std}"])
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether an image's own 8-bit levels are what ``scale`` multiplies."""
+        return self.source_bits == 8 and self.source_range is None
+
+    @property
     def departures(self) -> dict[str, object]:
         """What makes it more than the contract of 8-bit colour, stretched bilinearly, by key.
 
@@ -288,12 +323,22 @@ class Preprocess:
         Raises:
             InputError: as ``resized``, or the contract's images have more than 8 bits.
         """
-        if self.source_bits != 8:
+        if not self.eight_bit:
             raise InputError(
-                f"the model takes 8-bit pixels, and images have {self.source_bits} bits a channel; "
-                "give the model that takes normalised tensors"
+                f"the model takes 8-bit pixels as they are, and the input contract takes "
+                f"{self.source_bits} bits in a range; give the model that takes normalised tensors"
             )
         return self.resized(image).astype(np.uint8, copy=False)
+
+    def picture(self, image: Pixels) -> NDArray[np.uint8]:
+        """One image (H, W, channels) as people look at it: RGB uint8 (H, W, 3).
+
+        Of bands the first three, or the first alone as grey.
+        """
+        if image.dtype == np.uint8 and image.shape[2] == 3 and self.eight_bit:
+            return image.astype(np.uint8, copy=False)
+        few = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+        return np.rint(self._eight_bit(few)).astype(np.uint8)
 
     def rescaled(self, image: NDArray[Level], size: Size) -> NDArray[Level]:
         """One image (H, W, channels) at another size, by the contract's filter."""
@@ -312,7 +357,7 @@ class Preprocess:
     def _eight_bit(self, image: Pixels) -> NDArray[np.float32]:
         """Levels in the units of 8-bit images: real numbers from 0 to 255."""
         values = image.astype(np.float32)
-        if self.source_range is None and self.source_bits == 8:
+        if self.eight_bit:
             return values
         low, high = (np.float32(end) for end in self.source_range or (0, self.levels - 1))
         stretched: NDArray[np.float32] = (values.clip(low, high) - low) * (

@@ -191,7 +191,8 @@ def require_input_of(contract: Preprocess, artifact: Artifact) -> None:
     except InputError as error:
         raise InputError(f"{artifact.path}: {error}") from error
     height, width = contract.size
-    expected = (height, width, 3) if image else (3, height, width)
+    channels = contract.channels
+    expected = (height, width, channels) if image else (channels, height, width)
     found = artifact.inputs[0].shape[1:]
     if any(
         isinstance(there, int) and there != here

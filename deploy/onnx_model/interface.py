@@ -27,9 +27,10 @@ class Interface(str, Enum):
     """What a model takes and gives, by the words of ``metadata_props``.
 
     Attributes:
-        TENSOR: float32 (N, 3, h, w), normalised, to probabilities, float32 (N, classes, h, w).
-        IMAGE: uint8 RGB (N, h, w, 3), resized, to the mask, uint8 (N, h, w) of 0 and 1, or of the
-            class of each pixel.
+        TENSOR: float32 (N, channels, h, w), normalised, to probabilities, float32 (N, classes, h,
+            w).
+        IMAGE: uint8 (N, h, w, channels), resized, to the mask, uint8 (N, h, w) of 0 and 1, or of
+            the class of each pixel.
     """
 
     TENSOR = "tensor-probability"
@@ -41,11 +42,11 @@ class Interface(str, Enum):
         """One image as a model takes it, without the batch axis.
 
         Args:
-            image: RGB (H, W, 3), as decoded or already resized.
+            image: (H, W, channels), as decoded or already resized.
             preprocess: the model's input contract; an image model does all but its resize.
 
         Returns:
-            (3, h, w) float32 or (h, w, 3) uint8.
+            (channels, h, w) float32 or (h, w, channels) uint8.
         """
         if self is Interface.TENSOR:
             return preprocess.apply(image)
@@ -102,14 +103,14 @@ def interface_of(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
     """
     ends = [(spec.dtype, len(spec.shape)) for spec in (*inputs, *outputs)]
     if len(inputs) == len(outputs) == 1:
-        if ends == [("uint8", 4), ("uint8", 3)] and inputs[0].shape[3] == 3:
+        if ends == [("uint8", 4), ("uint8", 3)] and isinstance(inputs[0].shape[3], int):
             return Interface.IMAGE
         if ends == [("float32", 4), ("float32", 4)]:
             return Interface.TENSOR
     raise InputError(
         f"the model has inputs {_shown(inputs)} and outputs {_shown(outputs)}; expected one image "
         "and one probability for each class, float32 (batch, classes, height, width), or one 8-bit "
-        "image (batch, height, width, 3) and one mask (batch, height, width)"
+        "image (batch, height, width, channels) and one mask (batch, height, width)"
     )
 
 

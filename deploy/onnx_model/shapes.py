@@ -27,7 +27,7 @@ class Shapes(dict[str, Shape]):
 def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onnx.ValueInfoProto:
     """A copy of a graph input with batch 1 and, for an image, the size asked for.
 
-    An image is (N, C, H, W), or 8-bit (N, H, W, 3).
+    An image is (N, C, H, W), or 8-bit (N, H, W, channels).
 
     Args:
         value: the graph input.
@@ -41,7 +41,7 @@ def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onn
     if len(axes) != 4:
         return fixed
     pixels = fixed.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    sides = axes[1:3] if pixels and axes[3].dim_value == 3 else axes[2:]
+    sides = axes[1:3] if pixels and _channels_last(axes) else axes[2:]
     for axis, side, wanted in zip(sides, ("height", "width"), size or (None, None), strict=True):
         if not axis.HasField("dim_value") and wanted is None:
             raise InputError(f"input {value.name!r} has a dynamic {side}; state the image size")
@@ -53,6 +53,12 @@ def fixed_input(value: onnx.ValueInfoProto, size: tuple[int, int] | None) -> onn
         if wanted is not None:
             axis.dim_value = wanted
     return fixed
+
+
+def _channels_last(axes: Sequence[onnx.TensorShapeProto.Dimension]) -> bool:
+    """Whether the last of four axes holds the channels: it is fixed, and the shorter one."""
+    second, last = axes[1].dim_value, axes[3].dim_value
+    return bool(last) and (not second or last < second)
 
 
 def one_image(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

@@ -100,12 +100,12 @@ class PackagedModel:
         return load_model(self.artifact.path)
 
     def image_shape(self, batch: int) -> tuple[int, int, int, int]:
-        """(batch, 3, height, width) of the contract.
+        """(batch, channels, height, width) of the contract.
 
         Raises:
             InputError: the graph has another fixed shape.
         """
-        expected = (batch, 3, *self.preprocess.size)
+        expected = (batch, self.preprocess.channels, *self.preprocess.size)
         found = self.artifact.inputs[0].shape
         if len(found) != 4 or any(
             isinstance(there, int) and there != here

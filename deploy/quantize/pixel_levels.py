@@ -54,10 +54,13 @@ def pixel_levels(preprocess: Preprocess, profile: TargetProfile) -> PixelLevels 
         profile: its integers.
 
     Returns:
-        ``None`` where no one scale fits: the channels differ in mean or std, or zero is more than
-        half a level away from what the profile's zero point allows. A convolution pads with the
-        zero point, which must stand for 0.
+        ``None`` where no one scale fits: the contract takes other levels than 8-bit ones as they
+        are, the channels differ in mean or std, or zero is more than half a level away from what
+        the profile's zero point allows. A convolution pads with the zero point, which must stand
+        for 0.
     """
+    if not preprocess.eight_bit:
+        return None
     zeros = {mean / preprocess.scale for mean in preprocess.mean}
     steps = {preprocess.scale / std for std in preprocess.std}
     if len(zeros) > 1 or len(steps) > 1 or preprocess.scale <= 0:

@@ -31,17 +31,18 @@ Part = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 def image_interface(model: onnx.ModelProto, preprocess: Preprocess) -> Rewritten:
     """Make a model take ``pixels`` and give ``mask``.
 
-    ``pixels`` is uint8 RGB (N, h, w, 3), resized. ``mask`` is uint8 (N, h, w): of one label 1
-    where its probability is at least 0.5, else 0 (also where it is not a number); of classes that
-    exclude each other the index of the most probable, of equals the first. N stays dynamic.
+    ``pixels`` is uint8 (N, h, w, channels), resized, colours as RGB. ``mask`` is uint8 (N, h, w):
+    of one label 1 where its probability is at least 0.5, else 0 (also where it is not a number);
+    of classes that exclude each other the index of the most probable, of equals the first. N stays
+    dynamic.
 
     A runtime that computes one operator after the other gives the network bit for bit what
     ``Preprocess.normalise`` does. One that fuses them (OpenVINO) differs in the last bit, which in
     an int8 model can move a pixel between two steps to the other one.
 
     Args:
-        model: one normalised image (N, 3, h, w) in, one probability (N, channels, h, w) out; of
-            any precision. Its metadata says what the channels mean.
+        model: one normalised image (N, channels, h, w) in, one probability (N, classes, h, w) out;
+            of any precision. Its metadata says what the classes are.
         preprocess: the contract that the model carries.
 
     Returns:
@@ -52,16 +53,23 @@ def image_interface(model: onnx.ModelProto, preprocess: Preprocess) -> Rewritten
             inputs or outputs, or labels that may overlap.
     """
     _require_contract(model, preprocess)
+    if not preprocess.eight_bit:
+        raise InputError(
+            f"the input contract takes levels of {preprocess.source_bits} bits in a range, and "
+            "image-interface takes 8-bit pixels as they are; deploy the model without it"
+        )
     contract = output_in(model, source="the model")
     require_one_class_a_pixel(contract)
-    source, result = _ends(model.graph, contract)
+    source, result = _ends(model.graph, contract, channels=preprocess.channels)
     before, before_constants = _before(source, preprocess)
     behind, behind_constants = decision(result, contract)
     batch, _, height, width = source.type.tensor_type.shape.dim
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.input[:], changed.graph.output[:]
-    changed.graph.input.append(_value(INPUT_NAME, [batch, height, width], channels=3))
+    changed.graph.input.append(
+        _value(INPUT_NAME, [batch, height, width], channels=preprocess.channels)
+    )
     changed.graph.output.append(_value(OUTPUT_NAME, [batch, height, width]))
     changed = rebuilt(
         changed, [*before, *model.graph.node, *behind], [*before_constants, *behind_constants]
@@ -83,14 +91,14 @@ def arithmetic(preprocess: Preprocess) -> list[tuple[str, NDArray[np.float32]]]:
         [('Mul', 0.007843137718737125), ('Add', -1.0)]
 
     Returns:
-        Operators and their right operands, float32 (1, 3, 1, 1).
+        Operators and their right operands, float32 (1, channels, 1, 1).
     """
     mean, std = (
-        np.asarray(v, np.float32).reshape(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std)
+        np.asarray(v, np.float32).reshape(1, -1, 1, 1) for v in (preprocess.mean, preprocess.std)
     )
     scale = np.full_like(std, preprocess.scale)
     levels = np.arange(256, dtype=np.uint8)
-    exact = preprocess.normalise(np.repeat(levels[None, :, None], 3, axis=2))
+    exact = preprocess.normalise(np.repeat(levels[None, :, None], preprocess.channels, axis=2))
     gain, offset = scale / std, -mean / std
     if np.array_equal(levels.astype(np.float32) * gain + offset, exact[None]):
         return [("Mul", gain), ("Add", offset)]
@@ -178,7 +186,7 @@ def _value(
 
 
 def _ends(
-    graph: onnx.GraphProto, contract: OutputContract
+    graph: onnx.GraphProto, contract: OutputContract, *, channels: int
 ) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
     """The image and the probability of a network.
 
@@ -190,13 +198,14 @@ def _ends(
     fits = len(graph.output) == 1 and [len(shape) for shape in shapes] == [4, 4]
     if (
         not fits
-        or [shape[1].dim_value for shape in shapes] != [3, contract.channels]
+        or [shape[1].dim_value for shape in shapes] != [channels, contract.channels]
         or any(value.type.tensor_type.elem_type not in FLOATS for value in values)
     ):
         raise InputError(
             f"the model has inputs {[v.name for v in graph.input]} and outputs "
-            f"{[v.name for v in graph.output]}; expected one image (batch, 3, height, width) and "
-            f"one probability (batch, {contract.channels}, height, width), float32 or float16"
+            f"{[v.name for v in graph.output]}; expected one image (batch, {channels}, height, "
+            f"width) and one probability (batch, {contract.channels}, height, width), float32 or "
+            "float16"
         )
     return values[0], values[1]
 

@@ -122,12 +122,7 @@ def contract_words(contract: Preprocess) -> str:
         >>> contract_words(Preprocess())
         '96x96 BGR, bilinear, x / 255, mean 0.5 0.5 0.5, std 0.5 0.5 0.5'
     """
-    mean, std = (" ".join(f"{value:.4g}" for value in v) for v in (contract.mean, contract.std))
-    resized = contract.interpolation + (" antialiased" if contract.antialias else "")
-    return (
-        f"{'x'.join(map(str, contract.size))} {contract.channel_order}, {resized}, "
-        f"x / {1 / contract.scale:.4g}, mean {mean}, std {std}"
-    )
+    return contract.words
 
 
 def plan(config: RunConfig, checkpoint: Checkpoint) -> str:

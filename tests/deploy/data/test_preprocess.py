@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from segdeploy.deploy.data.placement import ANCHORS, ASPECTS, PADS
 from segdeploy.deploy.data.preprocess import (
     MASK_THRESHOLD,
     SIZE_MULTIPLE,
     Preprocess,
     require_multiple,
 )
+from segdeploy.deploy.data.resizing import ANTIALIASED, INTERPOLATIONS
 from segdeploy.deploy.system.errors import InputError
 
 Pixels = NDArray[np.uint8]
@@ -235,3 +237,178 @@ def test_the_published_contract_is_written_as_ever() -> None:
         '"mean": [0.5, 0.5, 0.5], "scale": 0.00392156862745098, "size": [96, 96], '
         '"std": [0.5, 0.5, 0.5]}'
     )
+
+
+# --- beyond the published models --------------------------------------------------------------
+
+ORDERS = {"GREY": 1, "RGB": 3, "BGR": 3, "BANDS": 5}
+
+
+@st.composite
+def any_contract(draw: st.DrawFn) -> Preprocess:
+    """A contract of any kind."""
+    order = draw(st.sampled_from(sorted(ORDERS)))
+    bits = draw(st.sampled_from([8, 16]))
+    top = (1 << bits) - 1
+    low = draw(st.integers(0, top - 1))
+    interpolation = draw(st.sampled_from([*INTERPOLATIONS, "none"]))
+    resizes = interpolation != "none"
+    return Preprocess(
+        size=draw(st.tuples(*[st.integers(1, 40)] * 2)),
+        channel_order=order,
+        interpolation=interpolation,
+        antialias=draw(st.booleans()) if interpolation in ANTIALIASED else False,
+        scale=draw(st.floats(1e-4, 1)),
+        mean=tuple(draw(st.floats(-200, 200)) for _ in range(ORDERS[order])),
+        std=tuple(draw(st.floats(1e-3, 200)) for _ in range(ORDERS[order])),
+        source_bits=bits,
+        source_range=draw(st.none() | st.just((low, draw(st.integers(low + 1, top))))),
+        resize_to=draw(st.none() | st.tuples(*[st.integers(1, 40)] * 2)) if resizes else None,
+        aspect=draw(st.sampled_from(ASPECTS)) if resizes else "stretch",
+        anchor=draw(st.sampled_from(ANCHORS)),
+        pad=draw(st.sampled_from(PADS)),
+        pad_value=draw(st.integers(0, top)),
+    )
+
+
+def image_of(contract: Preprocess, size: tuple[int, int], *, seed: int = 0) -> NDArray[np.integer]:
+    shape = (*size, contract.channels)
+    drawn = np.random.default_rng(seed).integers(0, contract.levels, shape)
+    return drawn.astype(contract.level_type)
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_contract(), SIZES)
+def test_any_contract_gives_its_size_and_travels(
+    contract: Preprocess, size: tuple[int, int]
+) -> None:
+    assert Preprocess.from_json(contract.to_json(), source="x") == contract
+    assert contract.words
+    found = contract.apply(image_of(contract, size))  # type: ignore[arg-type]  # unsigned
+    assert (found.shape, found.dtype) == ((contract.channels, *contract.size), np.float32)
+    assert np.isfinite(found).all()
+    mask = np.full(size, 255, np.uint8)
+    truth, counted = contract.apply_mask(mask), contract.counted(size)
+    whole = np.ones(contract.size, np.bool_)
+    assert np.array_equal(truth, whole if counted is None else counted)
+    labels = contract.apply_labels(np.full(size, 3, np.uint8), padding=9)
+    assert np.array_equal(labels, np.where(truth, 3, 9))
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_contract(), SIZES)
+def test_what_is_found_returns_to_the_pixels_it_was_found_at(
+    contract: Preprocess, size: tuple[int, int]
+) -> None:
+    place = contract.placement(size)
+    back = place.back(place.inside().astype(np.float32) * 0.25, unseen=0.25)
+    assert back.shape == size
+    np.testing.assert_allclose(back, 0.25, atol=1e-6)
+    if place.scaled == size:  # nothing was resized: pixel by pixel
+        values = np.random.default_rng(1).random(contract.size).astype(np.float32)
+        found = place.back(values, unseen=-1)
+        seen = found != -1
+        assert np.array_equal(found[seen], values[place.shown].ravel())
+
+
+@pytest.mark.parametrize(
+    ("order", "pixels", "expected"),
+    [
+        ("GREY", [[[7]]], [7]),
+        ("RGB", [[[1, 2, 3]]], [1, 2, 3]),
+        ("BGR", [[[1, 2, 3]]], [3, 2, 1]),
+        ("BANDS", [[[1, 2, 3, 4, 5]]], [1, 2, 3, 4, 5]),
+    ],
+)
+def test_channels_in_their_order(order: str, pixels: object, expected: list[int]) -> None:
+    count = ORDERS[order]
+    contract = Preprocess(
+        size=(1, 1), channel_order=order, scale=1, mean=(0,) * count, std=(1,) * count
+    )
+    assert contract.apply(np.array(pixels, np.uint8)).ravel().tolist() == expected
+
+
+def test_a_range_becomes_0_to_255_and_clips_beyond() -> None:
+    contract = Preprocess(
+        size=(1, 4),
+        channel_order="GREY",
+        scale=1,
+        mean=(0,),
+        std=(1,),
+        source_bits=16,
+        source_range=(1000, 2000),
+    )
+    image = np.array([[[0], [1000], [1500], [60000]]], np.uint16)
+    assert contract.apply(image).ravel().tolist() == [0, 0, 127.5, 255]
+
+
+def test_the_whole_range_of_a_type_is_one_contract_however_it_is_stated() -> None:
+    assert Preprocess(source_range=(0, 255)) == Preprocess()
+    deep = Preprocess(source_bits=16, source_range=(0, 65535))
+    assert deep == Preprocess(source_bits=16)
+    raw = Preprocess(size=(1, 1), source_bits=16, scale=257, mean=(0,) * 3, std=(1,) * 3)
+    found = raw.apply(np.array([[[1, 40000, 65535]]], np.uint16)).ravel()
+    np.testing.assert_allclose(found, [65535, 40000, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "aspect", "scaled", "offset"),
+    [  # LongestMaxSize and PadIfNeeded, SmallestMaxSize and CenterCrop of albumentations
+        ((50, 100), "longer", (48, 96), (24, 0)),
+        ((100, 50), "longer", (96, 48), (0, 24)),
+        ((33, 64), "longer", (50, 96), (23, 0)),
+        ((64, 63), "longer", (96, 94), (0, 1)),
+        ((50, 100), "shorter", (96, 192), (0, -48)),
+        ((63, 64), "shorter", (96, 98), (0, -1)),
+    ],
+)
+def test_the_aspect_is_kept_and_the_rest_centred(
+    image: tuple[int, int], aspect: str, scaled: tuple[int, int], offset: tuple[int, int]
+) -> None:
+    place = Preprocess(aspect=aspect).placement(image)
+    assert (place.scaled, place.offset) == (scaled, offset)
+
+
+def test_resize_to_256_and_crop_to_224_as_classifiers_do() -> None:
+    contract = Preprocess(size=(224, 224), resize_to=(256, 256), aspect="shorter")
+    place = contract.placement((300, 400))
+    assert (place.scaled, place.offset) == ((256, 341), (-16, -58))
+
+
+def test_an_image_of_100_is_padded_to_a_multiple_of_16_as_torch_and_opencv_do() -> None:
+    contract = Preprocess(
+        size=(112, 112),
+        interpolation="none",
+        pad="reflect",
+        channel_order="RGB",
+        scale=1,
+        mean=(0,) * 3,
+        std=(1,) * 3,
+    )
+    image = np.random.default_rng(0).integers(0, 256, (100, 100, 3)).astype(np.uint8)
+    planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))
+    expected = functional.pad(planes[None], (6, 6, 6, 6), mode="reflect")[0].numpy()
+    assert np.array_equal(contract.apply(image), expected)
+    start = Preprocess(size=(112, 112), interpolation="none", anchor="start", pad_value=7)
+    assert (start.resized(image)[100:] == 7).all()
+    assert np.array_equal(start.resized(image)[:100, :100], image)
+
+
+def test_an_image_of_other_channels_or_bits_is_refused() -> None:
+    for pixels in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8)):
+        with pytest.raises(InputError, match=r"takes \(height, width, 3\) of 8 bits \(BGR\)"):
+            Preprocess().apply(pixels)
+    with pytest.raises(InputError, match="an image is uint16"):
+        Preprocess().apply(np.zeros((4, 4, 3), np.uint16))
+    with pytest.raises(InputError, match="takes 8-bit pixels as they are"):
+        Preprocess(source_bits=16).pixels(np.zeros((4, 4, 3), np.uint16))
+
+
+def test_what_cannot_express_a_contract_says_which_part_and_what_to_do() -> None:
+    contract = Preprocess(channel_order="RGB", aspect="longer", interpolation="area")
+    with pytest.raises(InputError) as caught:
+        contract.refuse_departures(what="it", but=("aspect",), advice="do that")
+    assert str(caught.value) == (
+        "it cannot express the input contract's interpolation area; do that"
+    )
+    Preprocess(antialias=True).refuse_departures(what="it", advice="do that")
