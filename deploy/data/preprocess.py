@@ -341,10 +341,12 @@ class Preprocess:
         return np.rint(self._eight_bit(few)).astype(np.uint8)
 
     def rescaled(self, image: NDArray[Level], size: Size) -> NDArray[Level]:
-        """One image (H, W, channels) at another size, by the contract's filter."""
-        if image.shape[:2] == size:
-            return image
-        return resize(image, size, interpolation=self.interpolation, antialias=self.antialias)
+        """One image (H, W, channels) at another size, by the contract's filter.
+
+        Bilinear where the contract resizes nothing, but something else must.
+        """
+        kept = "bilinear" if self.interpolation == NO_RESIZE else self.interpolation
+        return resize(image, size, interpolation=kept, antialias=self.antialias)
 
     def normalise(self, image: Pixels) -> NDArray[np.float32]:
         """Levels, channel order, scale, mean and std on an image that has the right size."""

@@ -84,7 +84,7 @@ class Job:
             orientation=decoded.orientation,
             plan=plan,
             pieces=tuple(pieces) if plan.count == 1 else pieces,
-            shown=image if Write.OVERLAY in self.settings.writes else None,
+            shown=self.preprocess.picture(image) if Write.OVERLAY in self.settings.writes else None,
         )
 
     def plan(self, image: NDArray[np.uint8], *, label: str) -> Plan:

@@ -18,11 +18,11 @@ from tiny import TINY, exported, made_up_table, quantized
 from segdeploy.cli import predict as cli_predict
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import read_image
+from segdeploy.deploy.data.placement import resized_values
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.onnx_model.interface import interface_of
-from segdeploy.deploy.prediction.fitting import resized
 from segdeploy.deploy.prediction.run import Engine
 from segdeploy.deploy.prediction.settings import Fit, Write
 from segdeploy.deploy.runtimes.base import Execution, infer_each
@@ -101,7 +101,7 @@ class TestEveryArtefact:
                 :, 0
             ]
         expected = {
-            file: np.where(resized(one, image.shape[:2]) >= 0.5, 255, 0).astype(np.uint8)
+            file: np.where(resized_values(one, image.shape[:2]) >= 0.5, 255, 0).astype(np.uint8)
             for (file, image), one in zip(images.items(), found, strict=True)
         }
         assert same(masks_of("out"), expected)
@@ -172,7 +172,7 @@ class TestFoldedPreprocessing:
             for path in sorted((image_set / "images").iterdir()):
                 image = read_image(path, "RGB")
                 cut = infer_each(runtime, [TINY.apply(image)])[:, 0][0] >= 0.5
-                enlarged = resized(cut.astype(np.float32), image.shape[:2])
+                enlarged = resized_values(cut.astype(np.float32), image.shape[:2])
                 assert np.array_equal(found[path.name] == 255, enlarged >= 0.5)
 
 
