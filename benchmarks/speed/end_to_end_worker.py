@@ -11,7 +11,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
 
-from segdeploy.benchmarks.speed.subjects import Request, import_packages, read_request
+from segdeploy.benchmarks.speed.subjects import (
+    Request,
+    import_packages,
+    output_contract,
+    read_request,
+)
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.prediction.flow import Flow, partial_folder
@@ -119,7 +125,14 @@ class Task:
     duration_s: float
 
 
-def masks_flow(runtime: Runtime, *, preprocess: Preprocess, output: Path, workers: int) -> Flow:
+def masks_flow(
+    runtime: Runtime,
+    *,
+    preprocess: Preprocess,
+    output: Path,
+    workers: int,
+    contract: OutputContract | None = None,
+) -> Flow:
     """What ``segdeploy predict`` does for masks alone: each image resized to the model's input.
 
     Args:
@@ -127,12 +140,18 @@ def masks_flow(runtime: Runtime, *, preprocess: Preprocess, output: Path, worker
         preprocess: its input contract.
         output: folder for the masks, which exists.
         workers: threads that decode and encode.
+        contract: its output contract; ``None`` is one label.
 
     Raises:
         InputError: the model has other inputs or outputs.
     """
     interface = interface_of(runtime.inputs, runtime.outputs)
-    job = Job(preprocess=preprocess, interface=interface, settings=Settings())
+    job = Job(
+        preprocess=preprocess,
+        output=contract or OutputContract(),
+        interface=interface,
+        settings=Settings(),
+    )
     return Flow(runtime, job=job, output=output, workers=workers)
 
 
@@ -284,7 +303,11 @@ def measure_here(task: Task, *, progress: ShareProgress) -> tuple[EndToEnd, Exec
     with read_request(task.subject).open(task.execution) as runtime:
         progress(0.0)
         flow = masks_flow(
-            runtime, preprocess=task.preprocess, output=task.output, workers=task.workers
+            runtime,
+            preprocess=task.preprocess,
+            output=task.output,
+            workers=task.workers,
+            contract=output_contract(task.subject),
         )
         measured = measure(
             flow,

@@ -12,6 +12,7 @@ from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.onnx_model.artifact import Precision
+from segdeploy.deploy.onnx_model.file import output_of
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.isolated import open_isolated
@@ -163,6 +164,17 @@ def import_packages(request: Request) -> None:
         importlib.import_module("segdeploy.deploy.runtimes.pytorch")
     else:
         import_backend(request.entry.runtime)
+
+
+def output_contract(request: Request) -> OutputContract:
+    """What the channels of a subject's output mean.
+
+    Raises:
+        InputError: the file states no contract.
+    """
+    if isinstance(request, CheckpointRequest):
+        return request.output
+    return output_of(request.entry.artifact)
 
 
 def read_request(request: Request) -> Subject:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.deploy.data.placement import resized_values
-from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE
-from segdeploy.deploy.data.resizing import Size, resize
+from segdeploy.deploy.data.placement import Placement, resized_values
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Pixels, Preprocess
+from segdeploy.deploy.data.resizing import Size
 from segdeploy.deploy.prediction.settings import Fit, Settings
 
 
@@ -25,6 +25,7 @@ class Plan:
         rows: first row of the pieces, from the top.
         columns: first column of the pieces, from the left; there is a piece for each row and
             column.
+        place: of the whole image in the contract's input, where it is resized to that.
     """
 
     image: Size
@@ -32,6 +33,7 @@ class Plan:
     piece: Size
     rows: tuple[int, ...] = (0,)
     columns: tuple[int, ...] = (0,)
+    place: Placement | None = None
 
     @property
     def filled(self) -> Size:
@@ -44,20 +46,22 @@ class Plan:
         """How many pieces there are."""
         return len(self.rows) * len(self.columns)
 
-    def filled_image(self, image: NDArray[np.uint8], *, antialias: bool) -> NDArray[np.uint8]:
-        """The scaled and filled image (*filled, 3) of an image (H, W, 3), both uint8 RGB.
+    def filled_image(self, image: Pixels, contract: Preprocess) -> Pixels:
+        """The scaled and filled image (*filled, channels) of an image (H, W, channels).
 
         Args:
-            image: of the plan's size.
-            antialias: as the input contract resizes.
+            image: of the plan's size, as the contract takes it.
+            contract: the model's input contract; resizes as it says.
         """
-        scaled = resize(image, self.scaled, antialias=antialias)
+        if self.place is not None:
+            return contract.resized(image)
+        scaled = contract.rescaled(image, self.scaled)
         missing = [whole - has for whole, has in zip(self.filled, self.scaled, strict=True)]
         if not any(missing):
             return scaled
         return np.pad(scaled, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="reflect")
 
-    def pieces(self, filled: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    def pieces(self, filled: Pixels) -> Iterator[Pixels]:
         """The pieces of what ``filled_image`` gave, in reading order."""
         height, width = self.piece
         for row in self.rows:
@@ -65,23 +69,24 @@ class Plan:
                 yield filled[row : row + height, column : column + width]
 
 
-def plan_of(image: Size, settings: Settings, *, model: Size) -> Plan:
+def plan_of(image: Size, settings: Settings, contract: Preprocess) -> Plan:
     """How an image of a size is taken.
 
     Args:
         image: its size.
         settings: of the prediction; tiles overlap by less than their size.
-        model: the input size of the contract; of no meaning for ``Fit.PAD``.
+        contract: the model's input contract; its size has no meaning for ``Fit.PAD``.
 
     Example:
-        >>> plan_of((20, 50), Settings(fit=Fit.PAD), model=(96, 96)).piece
+        >>> plan_of((20, 50), Settings(fit=Fit.PAD), Preprocess()).piece
         (32, 64)
-        >>> tiled = plan_of((150, 96), Settings(fit=Fit.TILE, overlap=24), model=(96, 96))
+        >>> tiled = plan_of((150, 96), Settings(fit=Fit.TILE, overlap=24), Preprocess())
         >>> tiled.rows, tiled.columns
         ((0, 54), (0,))
     """
+    model = contract.size
     if settings.fit is Fit.RESIZE:
-        return Plan(image=image, scaled=model, piece=model)
+        return Plan(image=image, scaled=model, piece=model, place=contract.placement(image))
     height, width = (max(1, round(side * settings.scale)) for side in image)
     if settings.fit is Fit.PAD:
         return Plan(image=image, scaled=(height, width), piece=(_upward(height), _upward(width)))
@@ -93,19 +98,19 @@ def plan_of(image: Size, settings: Settings, *, model: Size) -> Plan:
 
 
 class Canvas:
-    """The probability of one image, put together from those of its pieces.
+    """The probabilities of one image, put together from those of its pieces.
 
     Each pixel is the mean of the pieces that show it, weighted so that every piece fades out
     towards its neighbours: the weights are products of those along rows and columns, and sum to
     one.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, channels: int = 1) -> None:
         self.plan = plan
         self._found = 0
         self._down = tile_weights(plan.filled[0], plan.piece[0], plan.rows)
         self._across = tile_weights(plan.filled[1], plan.piece[1], plan.columns)
-        self._sum = np.zeros(plan.filled, np.float32)
+        self._sum = np.zeros((channels, *plan.filled), np.float32)
 
     @property
     def full(self) -> bool:
@@ -113,23 +118,27 @@ class Canvas:
         return self._found == self.plan.count
 
     def add(self, probability: NDArray[np.float32]) -> None:
-        """Take the probability of the next piece, float32 of its size."""
+        """Take the probabilities of the next piece, float32 (channels, *piece)."""
         down, across = divmod(self._found, len(self.plan.columns))
         row, column = self.plan.rows[down], self.plan.columns[across]
         weights = self._down[down][:, None] * self._across[across]
         height, width = self.plan.piece
-        self._sum[row : row + height, column : column + width] += weights * probability
+        self._sum[:, row : row + height, column : column + width] += weights * probability
         self._found += 1
 
     def probability(self) -> NDArray[np.float32]:
-        """The probability at the image's size, float32 (H, W), 0 to 1, when the canvas is full.
+        """The probabilities at the image's size, float32 (channels, H, W), when the canvas is full.
 
         Where the model saw another size, resized bilinearly (half-pixel centres; where the image
-        is smaller, over the pixels it covers). Resizing it, and not the mask, keeps the boundary
-        smooth.
+        is smaller, over the pixels it covers). Resizing them, and not the mask, keeps the boundary
+        smooth. What the contract cropped away belongs to no class.
         """
+        if self.plan.place is not None:
+            return np.stack([self.plan.place.back(plane) for plane in self._sum])
         height, width = self.plan.scaled
-        return resized_values(self._sum[:height, :width], self.plan.image)
+        return np.stack(
+            [resized_values(plane[:height, :width], self.plan.image) for plane in self._sum]
+        )
 
 
 def _upward(side: int) -> int:

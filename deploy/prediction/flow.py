@@ -139,7 +139,7 @@ class Flow:
                 if isinstance(item, Outcome):
                     waiting.append(item)
                     continue
-                answer = Answer(prepared=item, canvas=Canvas(item.plan))
+                answer = Answer(prepared=item, canvas=self.job.canvas(item.plan))
                 waiting.append(answer)
                 for piece in item.pieces:
                     yield answer.canvas, piece
@@ -151,7 +151,7 @@ class Flow:
                 yield feeds_of([piece for _, piece in group], self.runtime)
 
         for results in self.runtime.infer_many(batches()):
-            found = self.job.interface.foreground(results[self.runtime.outputs[0].name])
+            found = self.job.probabilities(results[self.runtime.outputs[0].name])
             for canvas, probability in zip(groups.popleft(), found, strict=False):
                 canvas.add(probability)
             yield from _complete(waiting)

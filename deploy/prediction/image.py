@@ -6,18 +6,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.data.image_levels import decode
 from segdeploy.deploy.data.image_opening import MOST_PIXELS, image_bytes
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.fitting import Canvas, Plan, plan_of
 from segdeploy.deploy.prediction.journal import Row, Status, digest, key_of
 from segdeploy.deploy.prediction.outputs import Finding, encoded
-from segdeploy.deploy.prediction.settings import Settings, Write
+from segdeploy.deploy.prediction.settings import Settings, Write, files_of
 from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.base import Feeds, Runtime
 from segdeploy.deploy.system.errors import InputError, RunError
@@ -53,6 +55,7 @@ class Job:
 
     Attributes:
         preprocess: the model's input contract.
+        output: the model's output contract.
         interface: the form of the model's ends.
         settings: of the prediction.
         decides: all that decides the outputs beside the image, for the journal's keys.
@@ -62,6 +65,7 @@ class Job:
     preprocess: Preprocess
     interface: Interface
     settings: Settings
+    output: OutputContract = field(default_factory=OutputContract)
     decides: bytes = b""
     folder: str = ""
 
@@ -93,27 +97,42 @@ class Job:
         Raises:
             InputError: it would take far more memory than the image itself, by its label.
         """
-        plan = plan_of(image.shape[:2], self.settings, model=self.preprocess.size)
+        plan = plan_of(image.shape[:2], self.settings, self.preprocess)
         _require_bounded(plan, label)
         return plan
 
     def pieces(self, image: NDArray[np.uint8], plan: Plan) -> Iterable[Piece]:
         """The model's inputs, made one after the other, each time they are asked for."""
-        filled = plan.filled_image(image, antialias=self.preprocess.antialias)
+        filled = plan.filled_image(image, self.preprocess)
         return _Pieces(plan=plan, filled=filled, job=self)
 
     def input_of(self, piece: NDArray[np.uint8]) -> Piece:
         """A piece (h, w, 3) as the model takes it."""
         return self.preprocess.normalise(piece) if self.interface is Interface.TENSOR else piece
 
+    def canvas(self, plan: Plan) -> Canvas:
+        """What the probabilities of an image are put together on."""
+        return Canvas(plan, self.output.channels)
+
+    def probabilities(self, output: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """The probabilities of each piece of a batch, (classes, h, w), of what the model gave.
+
+        Raises:
+            InputError: values that are not what the output contract says.
+            RunError: values that are not finite.
+        """
+        return list(self.interface.probability(output, self.output))
+
     def finish(self, prepared: Prepared, probability: NDArray[np.float32]) -> Outcome:
-        """Cut, number and encode what was found, float32 (H, W) of the image's size."""
-        source = prepared.source
+        """Cut, number and encode what was found, float32 (classes, H, W) of the image's size."""
+        source, classes = prepared.source, self.settings.classes
         try:
-            found = Finding.of(probability)
+            found = Finding.of(probability, self.output)
             files = {
-                write.file(source.name): encoded(write, found, prepared.shown)
-                for write in self.settings.writes
+                file: encoded(write, found, prepared.shown, index=index, classes=classes)
+                for write, index, file in files_of(
+                    source.name, self.settings.writes, self.output, classes
+                )
             }
         except RunError as error:
             return failed(source, Status.FAILED, error)
@@ -162,7 +181,7 @@ def predict_image(source: ImageSource, job: Job, runtime: Runtime) -> Outcome:
     if isinstance(prepared, Outcome):
         return prepared
     try:
-        probability = _inferred(prepared.plan, prepared.pieces, job.interface, runtime)
+        probability = _inferred(prepared.plan, prepared.pieces, job, runtime)
     except RunError as error:
         return failed(source, Status.FAILED, error)
     return job.finish(prepared, probability)
@@ -171,7 +190,7 @@ def predict_image(source: ImageSource, job: Job, runtime: Runtime) -> Outcome:
 def predict_pixels(
     image: NDArray[np.uint8], job: Job, runtime: Runtime, *, label: str = "image"
 ) -> NDArray[np.float32]:
-    """The probability that ``predict_image`` finds, of an image that is decoded already.
+    """The probabilities that ``predict_image`` finds, of an image that is decoded already.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -180,37 +199,36 @@ def predict_pixels(
         label: what an error calls it.
 
     Returns:
-        float32 (H, W), 0 to 1, at the image's size.
+        float32 (classes, H, W), 0 to 1, at the image's size.
 
     Raises:
         InputError: scaled and filled up, it has too many pixels.
         RunError: the runtime failed.
     """
     plan = job.plan(image, label=label)
-    return _inferred(plan, job.pieces(image, plan), job.interface, runtime)
+    return _inferred(plan, job.pieces(image, plan), job, runtime)
 
 
 def _inferred(
-    plan: Plan, pieces: Iterable[Piece], interface: Interface, runtime: Runtime
+    plan: Plan, pieces: Iterable[Piece], job: Job, runtime: Runtime
 ) -> NDArray[np.float32]:
-    """The probability of an image, float32 (H, W), put together from its pieces."""
-    canvas, left = Canvas(plan), iter(pieces)
+    """The probabilities of an image, float32 (classes, H, W), put together from its pieces."""
+    canvas, left = job.canvas(plan), iter(pieces)
     while group := list(islice(left, runtime.execution.batch)):
-        for probability in infer_pieces(group, interface, runtime):
+        for probability in infer_pieces(group, job, runtime):
             canvas.add(probability)
     return canvas.probability()
 
 
-def infer_pieces(
-    group: list[Piece], interface: Interface, runtime: Runtime
-) -> list[NDArray[np.float32]]:
-    """The probability of each piece of a batch.
+def infer_pieces(group: list[Piece], job: Job, runtime: Runtime) -> list[NDArray[np.float32]]:
+    """The probabilities of each piece of a batch, (classes, h, w).
 
     Raises:
-        RunError: the runtime failed.
+        InputError: values that are not what the output contract says.
+        RunError: the runtime failed, or values that are not finite.
     """
     results = runtime.infer(feeds_of(group, runtime))
-    return list(interface.foreground(results[runtime.outputs[0].name])[: len(group)])
+    return job.probabilities(results[runtime.outputs[0].name])[: len(group)]
 
 
 def feeds_of(group: list[Piece], runtime: Runtime) -> Feeds:

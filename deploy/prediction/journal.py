@@ -16,7 +16,7 @@ from typing import BinaryIO
 from segdeploy.calibration.files import atomic_writer, naming
 from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
-from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.prediction.settings import is_own_file
 from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import LOCK, is_empty
@@ -71,9 +71,8 @@ class Row:
     outputs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own = {write.file(self.name) for write in Write}
         for file in self.outputs:
-            if file not in own:  # it may lead out of the folder
+            if not is_own_file(file, self.name):  # it may lead out of the folder
                 raise ValueError(f"image {self.name!r:.60} has no output {file!r:.60}")
 
     def line(self) -> bytes:

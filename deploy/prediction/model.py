@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from segdeploy.deploy import __version__
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_model.file import contract_of, describe
+from segdeploy.deploy.onnx_model.file import contract_of, describe, output_of
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.runtimes.base import Runtime
@@ -40,6 +40,7 @@ class OnnxModel:
     artifact: Artifact
     runtime: RuntimeName
     preprocess: Preprocess
+    output: OutputContract = field(default_factory=OutputContract)
 
     @property
     def name(self) -> str:
@@ -83,10 +84,10 @@ class CheckpointModel:
     path: Path
     sha256: str
     preprocess: Preprocess
-    output: OutputContract
     recurrence: int | None
     head: int | None
     weights: str | None = None
+    output: OutputContract = field(default_factory=OutputContract)
 
     interface = Interface.TENSOR
     takes_any_size = True
@@ -161,9 +162,11 @@ def onnx_model(path: Path, runtime: RuntimeName | None) -> OnnxModel:
     state = availability(chosen)
     if not state.ready:
         raise InputError(f"--runtime {chosen.value}: {state.reason}")
-    model = OnnxModel(artifact=artifact, runtime=chosen, preprocess=contract_of(artifact))
+    contract = contract_of(artifact)
     interface_of(artifact.inputs, artifact.outputs)
-    return model
+    return OnnxModel(
+        artifact=artifact, runtime=chosen, preprocess=contract, output=output_of(artifact)
+    )
 
 
 def _suited(artifact: Artifact) -> RuntimeName:
@@ -205,6 +208,18 @@ def require_possible(model: Model, settings: Settings, execution: Execution) -> 
         raise InputError(
             f"{model.name} gives masks, no probability to write; take the file it was made from"
         )
+    output = model.output
+    if Write.LABELS in settings.writes and not output.binary and not output.exclusive:
+        raise InputError(
+            f"the {output.channels} labels of {model.name} may overlap, so a pixel has no one "
+            "object; leave labels out of --write and take the mask of each label"
+        )
+    if settings.classes and output.binary:
+        raise UsageError(
+            f"--classes chooses among several, and {model.name} has one ({output.classes[0]})"
+        )
+    if settings.classes and not probabilities:
+        raise UsageError("--classes chooses whose probabilities --write writes; it writes none")
 
 
 def decides(model: Model, settings: Settings, execution: Execution) -> bytes:
@@ -216,7 +231,7 @@ def decides(model: Model, settings: Settings, execution: Execution) -> bytes:
         {
             "segdeploy": __version__,
             **model.identity(),
-            "settings": asdict(settings),
+            "settings": {key: value for key, value in asdict(settings).items() if value != ()},
             "batch": execution.batch,
             "precision": execution.precision.value,
         },

@@ -18,7 +18,7 @@ from segdeploy.deploy.prediction.flow import (
 from segdeploy.deploy.prediction.image import Job, Outcome
 from segdeploy.deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
 from segdeploy.deploy.prediction.model import Model, decides, require_possible
-from segdeploy.deploy.prediction.settings import Fit, Settings, Write
+from segdeploy.deploy.prediction.settings import Fit, Settings
 from segdeploy.deploy.prediction.sources import ImageSource
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.system.checksums import sha256_of
@@ -47,6 +47,7 @@ class Summary:
         unreadable: not decoded.
         failed: decoded, and the runtime failed on them or they could not be encoded.
         turned: images that EXIF says are to be shown turned; their outputs are not.
+        first_error: why the first image that is not done is not; empty where all are.
         seconds: spent, loading the model included.
         index: the table with a row for each image.
     """
@@ -58,6 +59,7 @@ class Summary:
     unreadable: int
     failed: int
     turned: int
+    first_error: str
     seconds: float
     index: Path
 
@@ -80,10 +82,12 @@ class _Tally:
     unreadable: int = 0
     failed: int = 0
     turned: int = 0
+    first_error: str = ""
 
     def count(self, row: Row) -> None:
         self.unreadable += row.status is Status.UNREADABLE
         self.failed += row.status is Status.FAILED
+        self.first_error = self.first_error or row.error or ""
         self.turned += row.exif_orientation not in (None, 1)
 
 
@@ -129,6 +133,7 @@ def predict(
     deciding = decides(model, settings, execution)
     job = Job(
         preprocess=model.preprocess,
+        output=model.output,
         interface=model.interface,
         settings=settings,
         decides=deciding,
@@ -192,8 +197,7 @@ def _done(source: ImageSource, journal: Journal, job: Job) -> Row | None:
 def _forget_old_files(journal: Journal, row: Row) -> None:
     """Remove what an earlier prediction wrote for an image and this one did not."""
     earlier = journal.row(row.name)
-    own = {write.file(row.name) for write in Write}
-    for file in (own & set(earlier.outputs) - set(row.outputs)) if earlier else ():
+    for file in set(earlier.outputs) - set(row.outputs) if earlier else ():
         (journal.folder / file).unlink(missing_ok=True)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES
-from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.prediction.settings import Write, files_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.shown_command import shown_path
 
@@ -37,7 +38,11 @@ class ImageSource:
 
 
 def sources_of(
-    inputs: Sequence[str], *, output: Path, writes: Sequence[Write]
+    inputs: Sequence[str],
+    *,
+    output: Path,
+    writes: Sequence[Write],
+    contract: OutputContract | None = None,
 ) -> list[ImageSource]:
     """The images that were asked for, in the order asked for and, within a folder, by name.
 
@@ -49,6 +54,7 @@ def sources_of(
             folders are left out of folders and patterns, and so is what is no image by its suffix.
         output: folder that is written to.
         writes: what is written for each image.
+        contract: the model's output contract; ``None`` is one label.
 
     Raises:
         InputError: one names nothing, or a list cannot be read.
@@ -62,7 +68,7 @@ def sources_of(
             found.setdefault(real(source.path), source)
     if not found:
         raise InputError(f"{' '.join(inputs)}: no images ({', '.join(IMAGE_SUFFIXES)})")
-    _require_own_files(found, output, writes)
+    _require_own_files(found, output, writes, contract or OutputContract())
     return list(found.values())
 
 
@@ -162,7 +168,10 @@ def _require_apart(images: Path, output: Path) -> None:
 
 
 def _require_own_files(
-    images: Mapping[str, ImageSource], output: Path, writes: Sequence[Write]
+    images: Mapping[str, ImageSource],
+    output: Path,
+    writes: Sequence[Write],
+    contract: OutputContract,
 ) -> None:
     """Refuse two images that would write one file, and a file that would replace an image.
 
@@ -170,11 +179,13 @@ def _require_own_files(
         images: real path to image.
         output: folder that is written to.
         writes: what is written for each image.
+        contract: the model's output contract.
     """
     written: dict[str, ImageSource] = {}
     root = Path(os.path.realpath(output))
     for source in images.values():
-        for file in (write.file(source.name) for write in writes):
+        files = files_of(source.name, writes, contract)
+        for file in (file for _, _, file in files):
             other = written.setdefault(file, source)
             if other is not source:
                 raise UsageError(

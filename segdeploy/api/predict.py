@@ -40,6 +40,7 @@ def predict(
     out: AnyPath,
     *,
     write: Write | str | Sequence[Write | str] = Write.MASK,
+    classes: Sequence[str] = (),
     fit: Fit | str = Fit.RESIZE,
     overlap: int | None = None,
     scale: float = 1.0,
@@ -62,8 +63,9 @@ def predict(
         images: image files; folders, with all folders in them; patterns; ``@FILE``, a list with a
             path a line.
         out: folder to write to.
-        write: mask (255 where the probability is at least 0.5), probability, probability-npy,
-            overlay, labels.
+        write: mask (255 where the probability is at least 0.5; of several classes their indices, or
+            a mask for each where they may overlap), probability, probability-npy, overlay, labels.
+        classes: whose probabilities are written, by name or index; none for all.
         fit: resize, pad or tile; see ``Fit``.
         overlap: pixels that tiles share, at least; ``None`` is a quarter of a tile.
         scale: resize the image by this before pad or tile.
@@ -100,6 +102,7 @@ def predict(
     settings = prediction_settings(
         chosen,
         write=choices(Write, write, what="write"),
+        classes=classes,
         fit=choice(Fit, fit, what="fit"),
         overlap=overlap,
         scale=scale,
@@ -107,7 +110,12 @@ def predict(
     require_possible(chosen, settings, execution)
     given = [images] if isinstance(images, (str, os.PathLike)) else images
     output = Path(out)
-    sources = sources_of([os.fspath(each) for each in given], output=output, writes=settings.writes)
+    sources = sources_of(
+        [os.fspath(each) for each in given],
+        output=output,
+        writes=settings.writes,
+        contract=chosen.output,
+    )
     with count_bar("predict", total=len(sources), unit="image") as progress:
         return predict_images(
             sources,
@@ -159,14 +167,33 @@ def _named(
 
 
 def prediction_settings(
-    model: Model, *, write: Sequence[Write], fit: Fit, overlap: int | None, scale: float
+    model: Model,
+    *,
+    write: Sequence[Write],
+    fit: Fit,
+    overlap: int | None,
+    scale: float,
+    classes: Sequence[str] = (),
 ) -> Settings:
     """How images meet a model, with what the model decides where nothing is said.
 
     Raises:
-        UsageError: settings that contradict each other.
+        UsageError: settings that contradict each other, or a class that the model has not.
     """
     if overlap is None:
         overlap = min(model.preprocess.size) // OVERLAP_PART if fit is Fit.TILE else 0
     writes = tuple(each for each in Write if each in write)
-    return Settings(fit=fit, overlap=overlap, scale=scale, writes=writes)
+    chosen = tuple(sorted({_index(model, name) for name in classes}))
+    return Settings(fit=fit, overlap=overlap, scale=scale, writes=writes, classes=chosen)
+
+
+def _index(model: Model, name: str) -> int:
+    """Of a class, by its name or index."""
+    names = model.output.classes
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    raise UsageError(
+        f"{model.name} has no class {name!r}; it has {', '.join(names)} (0 to {len(names) - 1})"
+    )

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from segdeploy.api.choices import choice
 from segdeploy.api.models import is_checkpoint
 from segdeploy.api.predict import prediction_model, prediction_settings
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.image import Job, predict_pixels
 from segdeploy.deploy.prediction.model import require_possible
-from segdeploy.deploy.prediction.outputs import mask_of
+from segdeploy.deploy.prediction.outputs import shown_mask
 from segdeploy.deploy.prediction.settings import Fit, Write
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
@@ -82,6 +83,7 @@ class Predictor:
         require_possible(self._model, settings, execution)
         self._job = Job(
             preprocess=self._model.preprocess,
+            output=self._model.output,
             interface=self._model.interface,
             settings=settings,
         )
@@ -102,24 +104,26 @@ class Predictor:
             image: uint8 RGB (H, W, 3), of any size.
 
         Returns:
-            uint8 (H, W), at the image's size: 255 where the probability is at least 0.5, else 0,
-            the pixels of the PNG that ``segdeploy predict`` writes.
+            uint8 at the image's size, the pixels of the PNG that ``segdeploy predict`` writes:
+            (H, W), 255 where the probability is at least 0.5, else 0; of classes that exclude each
+            other (H, W), the index of each pixel's class; of labels that may overlap (classes, H,
+            W), 255 and 0.
 
         Raises:
             InputError: another dtype or shape, or too many pixels.
             UsageError: the predictor was closed.
             RunError: the runtime failed.
         """
-        return mask_of(self._found(image))
+        return shown_mask(self._found(image), self._model.output)
 
     def probability(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability of foreground.
+        """The probability of foreground, or of each class.
 
         Args:
             image: as for a call.
 
         Returns:
-            float32 (H, W), 0 to 1, at the image's size.
+            float32 (H, W), 0 to 1, at the image's size; (classes, H, W) of several.
 
         Raises:
             InputError: as a call, or the model gives masks alone.
@@ -130,7 +134,13 @@ class Predictor:
             raise InputError(
                 f"{self.name} gives masks, no probability; take the file it was made from"
             )
-        return self._found(image)
+        found = self._found(image)
+        return found[0] if self._model.output.binary else found
+
+    @property
+    def output(self) -> OutputContract:
+        """What the classes are."""
+        return self._model.output
 
     def _found(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         if self._runtime is None:

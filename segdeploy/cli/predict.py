@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from segdeploy.cli.flags import (
 )
 from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, model_of
+from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
     from segdeploy.deploy.prediction.run import Summary
@@ -33,6 +35,8 @@ PYTORCH = "pytorch"
 FITS = ("resize", "pad", "tile")
 WRITES = ("mask", "probability", "probability-npy", "overlay", "labels")
 ENGINES = ("local", "ray")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MODEL_SUFFIXES = (".onnx", ".pth", ".pt", ".safetensors", ".pkl", ".ckpt")
 
 
 def add_flags(verb: Parser) -> None:
@@ -57,9 +61,18 @@ def add_flags(verb: Parser) -> None:
         choices=WRITES,
         nargs="+",
         default=["mask"],
-        help="mask: 255 where the probability is at least 0.5; probability: 16-bit PNG; "
-        "probability-npy: float32; overlay: foreground tinted; labels: 16-bit PNG, one number for "
-        "each 8-connected object (default: mask)",
+        help="mask: 255 where the probability is at least 0.5, of several classes their indices "
+        "with a palette, or a mask for each in 0/, 1/, ... where they may overlap; probability: "
+        "16-bit PNG; probability-npy: float32; overlay: foreground tinted; labels: 16-bit PNG, one "
+        "number for each 8-connected object (default: mask)",
+    )
+    verb.add_argument(
+        "--write-classes",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="of several classes those whose probabilities are written, by name or index (default: "
+        "all)",
     )
     overwrite_flag(
         verb,
@@ -143,11 +156,13 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the masks of images, and an index of what became of each."""
     from segdeploy.api.predict import predict
 
+    require_model_first(options)
     summary = predict(
         model_of(options, options.model),
         options.images,
         options.output,
         write=options.write,
+        classes=options.write_classes,
         fit=options.fit,
         overlap=options.overlap,
         scale=options.scale or 1.0,
@@ -162,6 +177,25 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     )
     _say(summary)
     return summary.exit_code, _result(summary)
+
+
+def require_model_first(options: Options) -> None:
+    """Refuse images in the place of the model, and the model among the images.
+
+    Raises:
+        UsageError: with the words in their order.
+    """
+    models = [word for word in options.images if Path(word).suffix.lower() in MODEL_SUFFIXES]
+    first = options.model
+    swapped = first.suffix.lower() in IMAGE_SUFFIXES or (
+        first.is_dir() and not (first / "manifest.json").exists()
+    )
+    if swapped and models:
+        images = [str(first), *(word for word in options.images if word != models[0])]
+        raise UsageError(
+            f"{first} is no model, and {models[0]} no image: the model comes first, as in "
+            f"`segdeploy predict {shlex.join([models[0], *images])} -o {options.output}`"
+        )
 
 
 def _say(summary: Summary) -> None:
@@ -184,11 +218,13 @@ def _say(summary: Summary) -> None:
         )
     if bad := summary.unreadable + summary.failed:
         log.error(
-            "%d of %d images are not done (%d unreadable, %d failed); the index says why",
+            "%d of %d images are not done (%d unreadable, %d failed); the first: %s%s",
             bad,
             summary.images,
             summary.unreadable,
             summary.failed,
+            summary.first_error,
+            "; the index says why of each" if bad > 1 else "",
         )
     log.info("index: %s", summary.index)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,7 @@ from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.system.errors import UsageError
 
 MODEL = (16, 32)
+CONTRACT = Preprocess(size=MODEL)
 FEW = settings(max_examples=40, deadline=None)
 AXES = st.tuples(st.integers(1, 40), st.integers(0, 39), st.integers(0, 200)).map(
     lambda drawn: (drawn[0], min(drawn[1], drawn[0] - 1), drawn[0] + drawn[2])
@@ -36,7 +39,7 @@ def plans(draw: st.DrawFn) -> tuple[Plan, Settings]:
         overlap=draw(st.integers(0, 15)) if fit is Fit.TILE else 0,
         scale=1.0 if fit is Fit.RESIZE else draw(st.sampled_from([0.3, 1.0, 1.7])),
     )
-    return plan_of(size, chosen, model=MODEL), chosen
+    return plan_of(size, chosen, CONTRACT), chosen
 
 
 class TestTiles:
@@ -88,19 +91,36 @@ class TestPlans:
         """A model that gives back its input gives back the scaled image."""
         plan, _ = drawn
         image = np.random.default_rng(seed).integers(0, 256, (*plan.image, 3), np.uint8)
-        filled = plan.filled_image(image, antialias=False)
+        filled = plan.filled_image(image, CONTRACT)
         assert filled.shape == (*plan.filled, 3)
-        canvas = Canvas(plan)
+        canvas = Canvas(plan, 3)
         for piece in plan.pieces(filled):
             assert piece.shape == (*plan.piece, 3)
             assert not canvas.full
-            canvas.add(piece[..., 0].astype(np.float32) / 255)
+            canvas.add(piece.transpose(2, 0, 1).astype(np.float32) / 255)
         assert canvas.full
         height, width = plan.scaled
-        expected = resized_values(filled[:height, :width, 0].astype(np.float32) / 255, plan.image)
         found = canvas.probability()
-        assert (found.shape, found.dtype) == (plan.image, np.float32)
-        assert np.allclose(found, expected, atol=1e-5)
+        assert (found.shape, found.dtype) == ((3, *plan.image), np.float32)
+        for channel, plane in enumerate(found):
+            scaled = filled[:height, :width, channel].astype(np.float32) / 255
+            assert np.allclose(plane, resized_values(scaled, plan.image), atol=1e-5)
+
+    @pytest.mark.parametrize("aspect", ["longer", "shorter"])
+    def test_a_kept_aspect_is_undone_on_the_way_back(self, aspect: str) -> None:
+        contract = replace(CONTRACT, aspect=aspect)
+        image = np.full((40, 20, 3), 200, np.uint8)
+        plan = plan_of((40, 20), Settings(), contract)
+        (piece,) = plan.pieces(plan.filled_image(image, contract))
+        assert np.array_equal(contract.normalise(piece), contract.apply(image))
+        canvas = Canvas(plan)
+        canvas.add((piece[..., :1].transpose(2, 0, 1) == 200).astype(np.float32))
+        found = canvas.probability()[0]
+        if aspect == "longer":  # the whole image was shown, and what was padded is gone
+            assert (found > 0.999).all()
+        else:  # the middle was shown, and what was cropped belongs to no class
+            assert (found[15:25] > 0.999).all()
+            assert (found[:10] == 0).all()
 
     @FEW
     @given(plans())
@@ -121,15 +141,13 @@ class TestPlans:
     def test_resize_is_the_input_contract_to_the_last_bit(self, antialias: bool) -> None:
         contract = Preprocess(size=MODEL, antialias=antialias)
         image = np.random.default_rng(1).integers(0, 256, (53, 41, 3), np.uint8)
-        plan = plan_of((53, 41), Settings(), model=MODEL)
-        (piece,) = plan.pieces(plan.filled_image(image, antialias=antialias))
+        plan = plan_of((53, 41), Settings(), contract)
+        (piece,) = plan.pieces(plan.filled_image(image, contract))
         assert np.array_equal(contract.normalise(piece), contract.apply(image))
 
     def test_what_is_filled_up_mirrors_the_image(self) -> None:
         image = np.arange(3 * 5, dtype=np.uint8).reshape(3, 5)[..., None].repeat(3, axis=2)
-        filled = plan_of((3, 5), Settings(fit=Fit.PAD), model=MODEL).filled_image(
-            image, antialias=False
-        )
+        filled = plan_of((3, 5), Settings(fit=Fit.PAD), CONTRACT).filled_image(image, CONTRACT)
         assert filled[0, :10, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1]
         assert filled[:6, 0, 0].tolist() == [0, 5, 10, 5, 0, 5]
 
