@@ -13,6 +13,9 @@ from segdeploy.calibration.qparams import SMALLEST_SCALE, QuantParams, QuantType
 
 INT32_LIMIT = 2**31 - 1
 
+MOST_STEPS = 255
+"""Of an activation from its zero point: kernels add weights times this to a bias, in int32."""
+
 
 def per_channel_weight(
     weight: NDArray[np.float32],
@@ -129,10 +132,12 @@ def bias_params(
     *,
     input_scale: NDArray[np.float32],
     weight_scale: NDArray[np.float32],
+    integers: NDArray[np.int8] | None = None,
 ) -> QuantParams:
     """Parameters of a bias: scale ``input_scale * weight_scale``, zero point 0.
 
-    The product is taken in float32, as runtimes do. The bias is never clipped in silence.
+    The product is taken in float32, as runtimes do. The bias is never clipped in silence, and its
+    sum with the products of ``integers`` never wraps.
 
     Example:
         >>> params = bias_params(
@@ -147,9 +152,12 @@ def bias_params(
         values: float32 (C,).
         input_scale: float32 ().
         weight_scale: float32 (C,), or () for one scale for the whole weight.
+        integers: int8 (C, ...), the weight whose products with activations are added to the bias;
+            ``None`` where nothing is.
 
     Raises:
-        CalibrationError: a bias beyond int32 on this scale, or a product too small for float32.
+        CalibrationError: a bias that does not fit in int32 on this scale beside the products, or a
+            product of scales too small for float32.
     """
     product = np.asarray(np.float32(input_scale) * np.asarray(weight_scale, np.float32))
     if product.min() < SMALLEST_SCALE:
@@ -158,12 +166,14 @@ def bias_params(
             f"{float(np.min(weight_scale))} is too small for float32; "
             "raise the weight scale with smallest_weight_scale()"
         )
-    steps = np.abs(values.astype(np.float64) / product)
-    if not (np.rint(steps) <= INT32_LIMIT).all():
-        channel = int(np.argmax(~(np.rint(steps) <= INT32_LIMIT)))
+    steps = np.rint(np.abs(values.astype(np.float64) / product))
+    room = INT32_LIMIT - (np.zeros(len(values)) if integers is None else largest_products(integers))
+    if not (steps <= room).all():
+        channel = int(np.argmax(~(steps <= room)))
         raise CalibrationError(
             f"the bias {float(values[channel])} of channel {channel} needs {steps[channel]:.3g} "
-            f"steps, more than int32 holds ({INT32_LIMIT}); "
+            f"steps, more than int32 holds ({INT32_LIMIT}) beside its products "
+            f"({INT32_LIMIT - room[channel]:.3g}); "
             "raise the weight scale with smallest_weight_scale()"
         )
     return QuantParams(
@@ -176,21 +186,46 @@ def bias_params(
     )
 
 
+def largest_products(integers: NDArray[np.int8]) -> NDArray[np.float64]:
+    """The largest magnitude that products with activations add to each output channel, in steps.
+
+    Example:
+        >>> largest_products(np.array([[1, -2], [0, 0]], np.int8))
+        array([765.,   0.])
+
+    Args:
+        integers: (C, ...), a weight.
+    """
+    flat = np.abs(integers.reshape(len(integers), -1).astype(np.float64))
+    return np.asarray(MOST_STEPS * flat.sum(axis=1))
+
+
 def smallest_weight_scale(
-    values: NDArray[np.float32], *, input_scale: NDArray[np.float32]
+    values: NDArray[np.float32],
+    *,
+    input_scale: NDArray[np.float32],
+    weight: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """The smallest weight scale of each channel with which its bias fits in int32.
+    """The smallest weight scale of each channel with which bias and products fit in int32.
 
     Pass it to ``per_channel_weight(min_scale=...)``. One part in a million is added, so that
-    rounding to float32 cannot undo it.
+    rounding to float32 cannot undo it, and to every activation one step, for a bias that is
+    changed by less than that later.
 
     Args:
         values: float32 (C,), finite.
         input_scale: float32 ().
+        weight: float32 (C, ...), whose products with activations are added to the bias; ``None``
+            where nothing is. A step for each of its values is for their rounding.
 
     Returns:
         float64 (C,), also large enough that the product of scales is a normal float32.
     """
-    scale = float(input_scale)
-    needed = np.maximum(np.abs(values.astype(np.float64)) / INT32_LIMIT, SMALLEST_SCALE)
+    scale, size = float(input_scale), np.abs(values.astype(np.float64))
+    room = float(INT32_LIMIT)
+    if weight is not None:
+        flat = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
+        size = size + (MOST_STEPS + 1) * scale * flat.sum(axis=1)
+        room = max(room - (MOST_STEPS + 1) * flat.shape[1], 1.0)
+    needed = np.maximum(size / room, SMALLEST_SCALE)
     return np.asarray(needed / scale * (1 + 1e-6), np.float64)

@@ -72,6 +72,7 @@ class QdqWriter:
                     bias,
                     input_scale=activations[node.input[0]].scale,
                     weight_scale=params.scale,
+                    integers=integers,
                 )
                 own.append(
                     self._dequantized(
@@ -151,14 +152,19 @@ class QdqWriter:
     def _weight_params(
         self, convolutions: list[onnx.NodeProto], activations: dict[str, QuantParams]
     ) -> dict[str, QuantParams]:
-        """Parameters of each weight, coarse enough that the bias of every use fits in int32."""
+        """Parameters of each weight, coarse enough that every use's sums fit in int32.
+
+        Of a bias that stays float, too: ONNX Runtime rounds it to these steps by itself.
+        """
         smallest: dict[str, NDArray[np.float64]] = {}
         for node in convolutions:
             weight = node.input[1]
             floor = smallest.get(weight, np.zeros(len(self._value(weight))))
-            if _has_bias(node) and self.profile.quantize_bias:
+            if _has_bias(node):
                 needed = smallest_weight_scale(
-                    self._value(node.input[2]), input_scale=activations[node.input[0]].scale
+                    self._value(node.input[2]),
+                    input_scale=activations[node.input[0]].scale,
+                    weight=self._value(weight),
                 )
                 floor = np.maximum(floor, needed)
             smallest[weight] = floor

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segdeploy.calibration.baselines import reachable_noise
 from segdeploy.calibration.histogram import TensorHistogram
 from segdeploy.calibration.noise import SILENCE, Noise
 from segdeploy.calibration.weight_spread import WeightSpread, weight_spread
+from segdeploy.calibration.weights import INT32_LIMIT, largest_products
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.sensitivity.all_layers import Accumulated
 from segdeploy.deploy.sensitivity.one_layer import Effect
@@ -24,7 +29,9 @@ from segdeploy.deploy.sensitivity.rows import (
     HISTOGRAM_BINS,
     Bins,
     LayerError,
+    Part,
     RoundingError,
+    harmless,
     noisier,
     wrong_scales,
 )
@@ -116,7 +123,10 @@ def _layer_error(
         bias_db=bias_db,
         roundings=roundings,
     )
-    fault = max(faults, key=lambda part: faults[part], default=None)
+    worst = max(faults, key=lambda part: faults[part], default=None)
+    shows = not harmless(output_db=effect.output.sqnr_db, changed=effect.changed)
+    wraps = constants.int32_percent(pair)
+    fault: Part | None = "bias" if wraps is not None else worst if shows else None
     return LayerError(
         name=pair.name,
         position=position,
@@ -143,6 +153,7 @@ def _layer_error(
         roundings=roundings,
         cause=fault or noisier(input_db=read_db, weight_db=weight_db),
         fault=fault,
+        int32_percent=wraps,
     )
 
 
@@ -189,6 +200,22 @@ class Constants:
         if name not in self._spreads:
             self._spreads[name] = weight_spread(constants_of(*self._views, pair, 1)[0])
         return self._spreads[name]
+
+    def int32_percent(self, pair: LayerPair) -> float | None:
+        """Of int32 the largest sum of bias and products, in percent; ``None`` where it fits."""
+        weight, bias = self._integers(pair, 1), self._integers(pair, BIAS)
+        if weight is None or bias is None or weight.dtype != np.int8 or bias.dtype != np.int32:
+            return None
+        sums = np.abs(bias.astype(np.float64)) + largest_products(weight)
+        percent = 100 * float(sums.max()) / INT32_LIMIT
+        return percent if percent > 100 else None
+
+    def _integers(self, pair: LayerPair, place: int) -> NDArray[Any] | None:
+        """What a DequantizeLinear in front of the int8 file's convolution reads, if a constant."""
+        if len(pair.twin.input) <= place:
+            return None
+        maker = self._views[1].producer.get(pair.twin.input[place])
+        return None if maker is None else self._views[1].constant(maker.input[0])
 
     def reachable_db(self, pair: LayerPair) -> float | None:
         """SQNR of the weight with as many scales as the int8 model gives it."""

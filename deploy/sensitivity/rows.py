@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from segdeploy.calibration.json_record import Count, Percent, Text
+from segdeploy.calibration.json_record import Count, NotNegative, Percent, Text
 
 Part = Literal["input", "weight", "bias"]
 """Of a convolution, what int8 rounds."""
@@ -26,6 +26,9 @@ FAULT_CLIPPED_PERCENT = 10.0
 """Beside ``FAULT_DB``, what no calibration does to an activation: integers for more than 3 times
 its largest magnitude, or a tenth of the values clipped. The KL search gives up 20 dB now and then
 for a few values in a hundred, on purpose."""
+
+HARMLESS_DB = 40.0
+"""SQNR of the network's output from which a layer alone does no harm, where it changes no pixel."""
 
 BIAS_REACHABLE_DB = 30.0
 """What a bias in int32 has at the least, even one so small that its steps show."""
@@ -119,7 +122,10 @@ class LayerError:
             or an Add may round more than once.
         cause: what adds most of the layer's own noise.
         fault: what has a wrong scale: 12 dB or more behind what int8 can give it, by no choice of
-            a calibration; ``None`` where nothing has.
+            a calibration; ``None`` where nothing has, or where it shows in no output. A bias whose
+            sum with the products leaves int32 always is one.
+        int32_percent: the largest sum of bias and products, of what int32 holds, where that is more
+            than all: kernels wrap there, though the roundings measured here do not show it.
     """
 
     name: Text
@@ -147,6 +153,7 @@ class LayerError:
     roundings: tuple[RoundingError, ...]
     cause: Part
     fault: Part | None
+    int32_percent: NotNegative | None = None
 
     @property
     def faults(self) -> dict[Part, float]:
@@ -201,6 +208,16 @@ def wrong_scales(
     if rounding := faulty_rounding(roundings):
         found["input"] = rounding.shortfall_db
     return found
+
+
+def harmless(*, output_db: float | None, changed: int) -> bool:
+    """Whether a layer alone shows in no output.
+
+    Args:
+        output_db: SQNR of the network's output; ``None`` where nothing changed.
+        changed: pixels whose class changes.
+    """
+    return not changed and (output_db is None or output_db >= HARMLESS_DB)
 
 
 def faulty_rounding(roundings: Sequence[RoundingError]) -> RoundingError | None:

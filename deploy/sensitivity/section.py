@@ -14,6 +14,9 @@ DEPARTED_DB = 20.0
 NOISE_SHARE = 0.5
 MOST_EXCLUDED = 5
 
+SILENT_DB = 60.0
+"""SQNR of the network's output from which all layers together are not worth a float one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DebugSection:
@@ -67,7 +70,7 @@ def worth_excluding(layers: Sequence[LayerError]) -> tuple[LayerError, ...]:
     """The layers to keep in float first: the faulty ones, else those that make half the noise.
 
     Noise powers of the layers alone add up, as far as they are small. At most ``MOST_EXCLUDED``
-    layers without a fault.
+    layers without a fault; none where the noise of all of them shows in no output.
 
     Args:
         layers: worst first.
@@ -76,10 +79,13 @@ def worth_excluding(layers: Sequence[LayerError]) -> tuple[LayerError, ...]:
     if faulty:
         return faulty
     total, kept = sum(map(noise_power, layers)), 0.0
+    shows = any(layer.disagreement_alone_percent for layer in layers)
+    if total == 0 or (total < 10 ** (-SILENT_DB / 10) and not shows):
+        return ()
     for count, layer in enumerate(layers, start=1):
         kept += noise_power(layer)
         if kept >= NOISE_SHARE * total or count == MOST_EXCLUDED:
-            return tuple(layers[:count]) if total > 0 else ()
+            return tuple(layers[:count])
     return ()
 
 

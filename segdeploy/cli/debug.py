@@ -150,7 +150,9 @@ def _advise(layers: Sequence[LayerError]) -> None:
             first.sqnr_accumulated_db,
         )
     chosen = worth_excluding(layers)
-    if chosen:
+    if not chosen:
+        log.info("int8 shows in no output here: nothing to keep in float")
+    else:
         log.info("--exclude %s", " ".join(layer.name for layer in chosen))
         log.info(
             "keeps %d of %d layers in float: %.0f %% of the noise, %.1f %% of the multiply-adds",
@@ -163,6 +165,11 @@ def _advise(layers: Sequence[LayerError]) -> None:
 
 def fault_line(layer: LayerError) -> str:
     """What is wrong with a layer that loses more than int8 must, in words."""
+    if layer.int32_percent is not None:
+        return (
+            f"{layer.name}: its bias and the sum of its products reach {layer.int32_percent:.4g} % "
+            "of what int32 holds, so that kernels wrap; quantize the float model again"
+        )
     fault, rounding = layer.fault or layer.cause, layer.faulty_rounding
     behind = f"{layer.faults.get(fault, 0.0):.1f} dB less than int8 can give it"
     if fault != "input" or rounding is None:

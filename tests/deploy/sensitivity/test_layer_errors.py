@@ -34,6 +34,7 @@ from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.sensitivity import layer_errors
 from segdeploy.deploy.sensitivity.layer_errors import LayerError, compare_layers
+from segdeploy.deploy.sensitivity.rows import harmless
 from segdeploy.deploy.sensitivity.section import (
     debug_section,
     first_departure,
@@ -436,6 +437,24 @@ class TestWhatToDo:
         exact = [dataclasses.replace(layer, sqnr_alone_db=None) for layer in unet.layers]
         assert worth_excluding(exact) == ()
         assert worth_excluding([]) == ()
+
+    def test_noise_that_shows_in_no_output_is_left_alone(self, unet: Case) -> None:
+        """One layer at 118 dB makes all of the noise, and nobody can see it."""
+        quiet = dataclasses.replace(
+            unet.layers[0], sqnr_alone_db=118.8, disagreement_alone_percent=0.0
+        )
+        assert worth_excluding([quiet]) == ()
+        seen = dataclasses.replace(quiet, disagreement_alone_percent=0.01)
+        assert worth_excluding([seen]) == (seen,)
+
+    @pytest.mark.parametrize(
+        ("output_db", "changed", "expected"),
+        [(None, 0, True), (40.0, 0, True), (39.9, 0, False), (80.0, 1, False), (None, 1, False)],
+    )
+    def test_what_changes_no_pixel_and_hardly_the_output_is_harmless(
+        self, output_db: float | None, changed: int, expected: bool
+    ) -> None:
+        assert harmless(output_db=output_db, changed=changed) is expected
 
     def test_the_first_departure_is_the_first_in_the_order_they_run(self, unet: Case) -> None:
         assert first_departure([]) is None
