@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from segdeploy.benchmarks.parity.pairing import paired_files, some
 from segdeploy.benchmarks.speed.entries import RowIdentity
 from segdeploy.deploy.data.image_levels import image_size
-from segdeploy.deploy.data.mask_files import read_mask
+from segdeploy.deploy.data.mask_files import read_label_map, read_mask
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD
-from segdeploy.deploy.onnx_model.probabilities import PROBABILITY_SLACK
+from segdeploy.deploy.onnx_model.probabilities import PROBABILITY_SLACK, require_probabilities
 from segdeploy.deploy.system.errors import InputError
 
 ARRAYS = (".npy", ".npz")
@@ -40,7 +41,8 @@ class Predictions:
     Attributes:
         name: the device's, for the table.
         folder: where they were read.
-        probability: float32 (N, h, w), in the order of the evaluation images; of masks, 0 and 1.
+        probability: float32 (N, classes, h, w), in the order of the evaluation images; of masks
+            and of classes, 0 and 1.
         ranks: whether they are probabilities, and not masks.
     """
 
@@ -65,6 +67,7 @@ def read_predictions(
     names: Sequence[str],
     *,
     size: tuple[int, int],
+    output: OutputContract | None = None,
     values: Values = Values.PROBABILITY,
     order: Path | None = None,
     name: str | None = None,
@@ -72,46 +75,61 @@ def read_predictions(
     """Read one output for each evaluation image.
 
     A file is ``.npy`` or ``.npz``, a float array of shape (h, w), (1, h, w) or (1, 1, h, w), or
-    ``.png``, a mask of the network's size, foreground from 125 on. `paired_files` says which
+    ``.png``, a mask of the network's size, foreground from 125 on. Of several classes it is a float
+    array (classes, h, w) or (1, classes, h, w); where they exclude each other also an array of
+    whole numbers, the class of each pixel, or a label map as ``.png``. `paired_files` says which
     image it belongs to.
 
     Args:
         folder: with the files; others in it are left out, and said.
         names: of the evaluation images.
         size: (height, width) of the network's input, which is that of its output.
-        values: what the arrays hold.
+        output: what the network's channels mean; ``None`` is one label.
+        values: what float arrays hold.
         order: a text file with the path of one input a line, in the order in which the device
             took them, for devices that number their outputs.
         name: of the device; ``None`` takes the folder's.
 
     Raises:
-        InputError: images and files that do not pair, arrays beside masks, or a
+        InputError: images and files that do not pair, files of several kinds, or a
             file of another shape, with NaN or infinite values, or not of ``values``. The message
             names the files.
     """
+    contract = output or OutputContract()
     files = paired_files(folder, names, suffixes=SUFFIXES, order=order)
     masks = {path.suffix.lower() == MASK for path in files}
     if len(masks) > 1:
         raise InputError(f"{folder} holds arrays and masks; give the one kind or the other")
-    ranks = not masks.pop()
-    stacked = _stacked(files, [_array(path) if ranks else _mask(path) for path in files], size)
-    if ranks and values is Values.LOGITS:
-        stacked = _sigmoid(stacked)
-    elif ranks:
-        _require_probabilities(files, stacked)
+    if masks.pop():
+        read = [_mask(path, contract) for path in files]
+    else:
+        read = [_array(path, whole=contract.exclusive) for path in files]
+    whole = {not np.issubdtype(array.dtype, np.floating) for array in read}
+    if len(whole) > 1:
+        raise InputError(f"{folder} holds probabilities and classes; give the one or the other")
+    ranks = not whole.pop()
+    stacked = _stacked(files, read, size, planes=contract.channels if ranks else 1)
+    if not ranks:
+        stacked = _members(files, stacked, contract)
+    elif values is Values.LOGITS:
+        stacked = _probabilities(stacked, contract)
+    else:
+        _require_probabilities(files, stacked, contract)
     return Predictions(
         name=name or folder.resolve().name, folder=folder, probability=stacked, ranks=ranks
     )
 
 
 def _stacked(
-    files: Sequence[Path], read: Sequence[NDArray[Any]], size: tuple[int, int]
+    files: Sequence[Path], read: Sequence[NDArray[Any]], size: tuple[int, int], *, planes: int
 ) -> NDArray[np.float32]:
-    """The arrays as one, float32 (N, h, w), refused where one does not fit or is not finite."""
+    """The arrays as one, float32 (N, planes, h, w), refused where one misfits or is not finite."""
+    shapes = [(planes, *size), (1, planes, *size)]
+    shapes = [size, *shapes] if planes == 1 else shapes
+    expected = ", ".join(map(str, shapes[:-1])) + f" or {shapes[-1]}"
     _require(
-        {p: f"shape {a.shape}" for p, a in zip(files, read, strict=True) if not _fits(a, size)},
-        f"expected {size}, {(1, *size)} or {(1, 1, *size)}: the network's output of one image, "
-        "not resized",
+        {p: f"shape {a.shape}" for p, a in zip(files, read, strict=True) if a.shape not in shapes},
+        f"expected {expected}: the network's output of one image, not resized",
     )
     _require(
         {
@@ -121,11 +139,29 @@ def _stacked(
         },
         "NaN or infinite: the device overflowed, as fp16 can; keep those layers in fp32",
     )
-    return np.stack([array.reshape(size) for array in read]).astype(np.float32)
+    return np.stack([array.reshape(planes, *size) for array in read]).astype(np.float32)
 
 
-def _array(path: Path) -> NDArray[Any]:
-    """The one array of a file, unread objects refused."""
+def _members(
+    files: Sequence[Path], masks: NDArray[np.float32], contract: OutputContract
+) -> NDArray[np.float32]:
+    """Of masks or class indices (N, 1, h, w), which pixels belong to which class: 0 and 1."""
+    if not contract.exclusive:
+        return masks
+    last = contract.channels - 1
+    _require(
+        {
+            path: f"class {array.min():g} to {array.max():g}"
+            for path, array in zip(files, masks, strict=True)
+            if array.min() < 0 or array.max() > last
+        },
+        f"expected the class of each pixel, 0 to {last}",
+    )
+    return np.asarray(masks == np.arange(contract.channels).reshape(1, -1, 1, 1), np.float32)
+
+
+def _array(path: Path, *, whole: bool) -> NDArray[Any]:
+    """The one array of a file, unread objects refused; ``whole`` lets classes in."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if path.suffix.lower() == ".npz":
@@ -136,23 +172,34 @@ def _array(path: Path) -> NDArray[Any]:
                 loaded = loaded[keys[0]]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as an array ({error}); is it complete?") from error
-    if not isinstance(loaded, np.ndarray) or not np.issubdtype(loaded.dtype, np.floating):
+    kinds = (np.floating, np.integer) if whole else (np.floating,)
+    if not isinstance(loaded, np.ndarray) or not any(
+        np.issubdtype(loaded.dtype, kind) for kind in kinds
+    ):
         found = getattr(loaded, "dtype", type(loaded).__name__)
+        expected = "floats, or whole numbers that are classes" if whole else "floats"
         raise InputError(
-            f"{path} holds {found}; expected floats. Scale quantized outputs back first, and give "
-            "masks as .png"
+            f"{path} holds {found}; expected {expected}. Scale quantized outputs back first, and "
+            "give masks as .png"
         )
     return loaded
 
 
-def _mask(path: Path) -> NDArray[Any]:
-    """Background and foreground, as a mask of the truth is read."""
+def _mask(path: Path, contract: OutputContract) -> NDArray[Any]:
+    """A mask as one of the truth is read: background and foreground, or the class of each pixel.
+
+    Raises:
+        InputError: it cannot be read, or labels may overlap, so that it cannot hold them all.
+    """
+    if contract.overlapping:
+        raise InputError(
+            f"{path} is one mask, and the network's {contract.channels} labels may overlap; give "
+            f"arrays ({contract.channels}, height, width)"
+        )
+    if contract.exclusive:
+        return read_label_map(path, image_path=path, size=image_size(path), output=contract)
     grey = read_mask(path, image_path=path, size=image_size(path), kind="predicted mask")
     return grey >= MASK_THRESHOLD
-
-
-def _fits(array: NDArray[Any], size: tuple[int, int]) -> bool:
-    return array.shape in (size, (1, *size), (1, 1, *size))
 
 
 def _require(broken: Mapping[Path, str], expected: str) -> None:
@@ -162,15 +209,24 @@ def _require(broken: Mapping[Path, str], expected: str) -> None:
         raise InputError(f"{len(broken)} predictions do not fit: {listed}; {expected}")
 
 
-def _require_probabilities(files: Sequence[Path], stacked: NDArray[np.float32]) -> None:
+def _require_probabilities(
+    files: Sequence[Path], stacked: NDArray[np.float32], contract: OutputContract
+) -> None:
     outside = {
         path: f"{array.min():.3g} to {array.max():.3g}"
         for path, array in zip(files, stacked, strict=True)
         if array.min() < -PROBABILITY_SLACK or array.max() > 1 + PROBABILITY_SLACK
     }
     _require(outside, "expected probabilities in 0 to 1; of logits, say --predictions-are logits")
+    for path, array in zip(files, stacked, strict=True):
+        try:
+            require_probabilities(array, contract)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities; a logit of 0 is exactly 0.5, and large ones do not overflow."""
+def _probabilities(logits: NDArray[np.float32], contract: OutputContract) -> NDArray[np.float32]:
+    """Sigmoid or Softmax of (N, classes, h, w); a lone logit of 0 is exactly 0.5."""
+    if contract.exclusive:
+        return np.asarray(softmax(logits, axis=1), np.float32)
     return np.asarray(expit(logits), np.float32)

@@ -115,7 +115,7 @@ def parity_section(
         except RunError as error:
             rows.append(failed_row(entry.identity(), shown_text(str(error))))
     for given in predictions:
-        found, identity = given.probability, given.identity()
+        found, identity = given.probability[:, 0], given.identity()
         rows.append(judged(identity, found, executed=None, ranks=given.ranks))
     return ParitySection(
         reference=reference_name,

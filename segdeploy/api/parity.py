@@ -26,6 +26,7 @@ from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import Entry, entries_everywhere, entries_for
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of
@@ -47,8 +48,8 @@ class DeviceOutputs:
     """What a device returned for the test split: a file for each image.
 
     Attributes:
-        folder: ``NAME.npz`` or ``NAME.npy`` (one float array, the network's output) or ``NAME.png``
-            (a mask of the network's size).
+        folder: ``NAME.npz`` or ``NAME.npy`` (one float array, the network's output, or the class of
+            each pixel in whole numbers) or ``NAME.png`` (a mask of the network's size).
         name: of the device, for the table; ``None`` is the folder's.
         values: what the arrays hold, probability or logits.
         order: file with the inputs in the order the device took them, for one that numbers its
@@ -65,8 +66,10 @@ class DeviceOutputs:
         """Its name in the table."""
         return self.name or Path(self.folder).resolve().name
 
-    def read(self, images: SegmentationSet, preprocess: Preprocess) -> Predictions:
-        """The outputs in the order of the images.
+    def read(
+        self, images: SegmentationSet, preprocess: Preprocess, output: OutputContract | None = None
+    ) -> Predictions:
+        """The outputs in the order of the images, by the contracts of the reference.
 
         Raises:
             InputError: one is missing, or has another size.
@@ -75,6 +78,7 @@ class DeviceOutputs:
             Path(self.folder),
             [sample.name for sample in images],
             size=preprocess.size,
+            output=output,
             values=choice(Values, self.values, what="values"),
             order=None if self.order is None else Path(self.order),
             name=self.name,

@@ -389,7 +389,9 @@ class TestTable:
     ) -> None:
         whole = report_schema()
         part = whole["properties"]["parity"] | {"$defs": whole["$defs"]}
-        returned = Predictions(name="card", folder=Path("o"), probability=blobs(2)[0], ranks=False)
+        returned = Predictions(
+            name="card", folder=Path("o"), probability=blobs(2)[0][:, None], ranks=False
+        )
         found = json_of(section(fields=np.ones(SHAPE, bool), predictions=[returned]))
         jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), part)
         found["rows"][0]["image_scores"]["hausdorff"]["mean"] = -1
@@ -439,7 +441,7 @@ class TestTable:
         self, section: Callable[..., ParitySection]
     ) -> None:
         returned = Predictions(
-            name="card", folder=Path("outputs"), probability=blobs(1)[0], ranks=True
+            name="card", folder=Path("outputs"), probability=blobs(1)[0][:, None], ranks=True
         )
         _, model, _, device = section(predictions=[returned]).rows
         assert device == replace(model, **vars(returned.identity()), precision_executed=None)

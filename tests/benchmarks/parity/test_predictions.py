@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import THREE_CLASSES, TWO_LABELS
 
 from segdeploy.benchmarks.parity.predictions import Values, read_predictions
 from segdeploy.benchmarks.speed.entries import RowIdentity
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.system.errors import InputError
 
 SIZE = (4, 6)
@@ -58,7 +60,7 @@ class TestWhatIsRead:
         for name, output in zip(NAMES, outputs, strict=True):
             write(tmp_path / name, output.reshape(shape))
         found = read_predictions(tmp_path, NAMES, size=SIZE)
-        assert np.array_equal(found.probability, outputs)
+        assert np.array_equal(found.probability[:, 0], outputs)
         assert found.ranks
         assert found.name == tmp_path.name
 
@@ -68,7 +70,7 @@ class TestWhatIsRead:
         for name, output in zip(NAMES, outputs, strict=True):
             png(tmp_path / name, output)
         found = read_predictions(tmp_path, NAMES, size=SIZE)
-        assert np.array_equal(found.probability, (outputs >= 0.5).astype(np.float32))
+        assert np.array_equal(found.probability[:, 0], (outputs >= 0.5).astype(np.float32))
         assert not found.ranks
 
     def test_logits_become_the_probabilities_they_stand_for(
@@ -79,6 +81,7 @@ class TestWhatIsRead:
         for name, output in zip(NAMES, logits, strict=True):
             npy(tmp_path / name, output)
         found = read_predictions(tmp_path, NAMES, size=SIZE, values=Values.LOGITS).probability
+        found = found[:, 0]
         assert found[0, 0, :3].tolist() == [0.5, 1.0, 0.0]
         assert found[1:] == pytest.approx(outputs[1:], abs=1e-6)
 
@@ -87,7 +90,7 @@ class TestWhatIsRead:
             npy(tmp_path / name, output.astype(np.float16))
         found = read_predictions(tmp_path, NAMES, size=SIZE)
         assert found.probability.dtype == np.float32
-        assert np.array_equal(found.probability, outputs.astype(np.float16))
+        assert np.array_equal(found.probability[:, 0], outputs.astype(np.float16))
 
     @pytest.mark.parametrize("numbered", ["output_{:06d}", "out{}"])
     def test_numbered_outputs_are_paired_by_the_list_of_inputs(
@@ -102,7 +105,7 @@ class TestWhatIsRead:
         for number, name in enumerate(sorted(NAMES), start=9):  # from one digit to two
             npz(folder / numbered.format(number), by_name[name])
         found = read_predictions(folder, NAMES, size=SIZE, order=order)
-        assert np.array_equal(found.probability, outputs)
+        assert np.array_equal(found.probability[:, 0], outputs)
 
     def test_a_row_is_named_by_the_flag(self, returned: Path) -> None:
         found = read_predictions(returned, NAMES, size=SIZE, name="VA16")
@@ -121,7 +124,7 @@ class TestWhatIsRead:
         (returned / "notes.txt").write_text("x")
         with caplog.at_level(logging.WARNING):
             found = read_predictions(returned, NAMES, size=SIZE)
-        assert np.array_equal(found.probability, outputs)
+        assert np.array_equal(found.probability[:, 0], outputs)
         assert "1 files left out, of no image: stranger.npz" in caplog.text
 
 
@@ -187,3 +190,91 @@ class TestWhatDoesNotFit:
     def test_no_folder_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is no folder"):
             read_predictions(tmp_path / "none", NAMES, size=SIZE)
+
+
+PLANES = (3, *SIZE)
+
+
+@pytest.fixture
+def planes() -> Outputs:
+    """Of each image, probabilities of three classes that exclude each other."""
+    return (
+        np.random.default_rng(1)
+        .dirichlet(np.ones(3), (len(NAMES), *SIZE))
+        .transpose(0, 3, 1, 2)
+        .astype(np.float32)
+    )
+
+
+class TestSeveralClasses:
+    @pytest.mark.parametrize("write", [npy, npz])
+    @pytest.mark.parametrize("shape", [PLANES, (1, *PLANES)])
+    def test_planes_are_probabilities(
+        self, tmp_path: Path, planes: Outputs, write: Write, shape: tuple[int, ...]
+    ) -> None:
+        for name, output in zip(NAMES, planes, strict=True):
+            write(tmp_path / name, output.reshape(shape).astype(np.float16))
+        found = read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
+        assert found.ranks
+        assert np.array_equal(found.probability, planes.astype(np.float16))
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
+    @pytest.mark.parametrize("shape", [SIZE, (1, *SIZE), (1, 1, *SIZE)])
+    def test_whole_numbers_are_classes(
+        self, tmp_path: Path, planes: Outputs, kind: type[np.integer], shape: tuple[int, ...]
+    ) -> None:
+        classes = planes.argmax(axis=1)
+        for name, output in zip(NAMES, classes, strict=True):
+            npy(tmp_path / name, output.reshape(shape).astype(kind))
+        found = read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
+        assert not found.ranks
+        assert np.array_equal(found.probability, THREE_CLASSES.members(planes))
+
+    def test_label_maps_are_classes(self, tmp_path: Path, planes: Outputs) -> None:
+        for name, output in zip(NAMES, planes.argmax(axis=1), strict=True):
+            Image.fromarray(output.astype(np.uint8)).save(tmp_path / f"{name}.png")
+        found = read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
+        assert np.array_equal(found.probability, THREE_CLASSES.members(planes))
+
+    def test_logits_go_through_what_the_contract_says(
+        self, tmp_path: Path, planes: Outputs
+    ) -> None:
+        for name, output in zip(NAMES, np.log(planes) + 3, strict=True):
+            npy(tmp_path / name, output)
+        ask = {"size": SIZE, "values": Values.LOGITS}
+        found = read_predictions(tmp_path, NAMES, output=THREE_CLASSES, **ask)
+        assert found.probability == pytest.approx(planes, abs=1e-6)
+        labels = OutputContract(classes=THREE_CLASSES.classes)
+        found = read_predictions(tmp_path, NAMES, output=labels, **ask)
+        assert found.probability == pytest.approx(1 / (1 + np.exp(-3) / planes), abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("broken", "message"),
+        [
+            (np.zeros(SIZE, np.float32), r"shape \(4, 6\)\); expected \(3, 4, 6\) or \(1, 3"),
+            (np.zeros(PLANES, np.uint8), "holds probabilities and classes"),
+            (np.full(PLANES, 0.5, np.float32), r"cells_01.npy: the prob.* add up to 1.5"),
+            (np.full(PLANES, 9, np.float32), r"\(9 to 9\).*--predictions-are logits"),
+            (np.zeros(PLANES, bool), "holds bool; expected floats, or whole numbers that are cl"),
+        ],
+    )
+    def test_a_broken_output_is_named(
+        self, tmp_path: Path, planes: Outputs, broken: Outputs, message: str
+    ) -> None:
+        for name, output in zip(NAMES, planes, strict=True):
+            npy(tmp_path / name, broken if name == "cells_01" else output)
+        with pytest.raises(InputError, match=message):
+            read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
+
+    def test_a_class_that_there_is_not_is_refused(self, tmp_path: Path) -> None:
+        for name in NAMES:
+            npy(tmp_path / name, np.full(SIZE, 3 if name == "cells_02" else 2))
+        message = r"1 predictions do not fit: cells_02.npy \(class 3 to 3\); expected .* 0 to 2"
+        with pytest.raises(InputError, match=message):
+            read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
+
+    def test_one_mask_holds_no_overlapping_labels(self, tmp_path: Path, outputs: Outputs) -> None:
+        for name, output in zip(NAMES, outputs, strict=True):
+            png(tmp_path / name, output)
+        with pytest.raises(InputError, match=r"2 labels may overlap; give arrays \(2, height"):
+            read_predictions(tmp_path, NAMES, size=SIZE, output=TWO_LABELS)
