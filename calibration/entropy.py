@@ -13,6 +13,9 @@ MLPerf inference v0.5. Bin by bin, for a histogram of ``|x|`` with B equal bins 
 - Both are normalised, and the divergence is the sum of P * ln(P / Q), in nats. Nothing is
   smoothed: where P has mass and Q has none the divergence is infinite. That happens only in the
   last bin, when it is empty and values lie beyond it, and such a candidate cannot win.
+- A candidate that clips more than 2 % of the values cannot win either: P counts what is clipped
+  as if it lay in the last bin. Where nothing or little lies below, as in values that begin far
+  from zero, P and Q then agree about one bin, whatever lies beyond.
 - The smallest divergence wins; among those within 1e-12 of it, the largest threshold.
 """
 
@@ -35,6 +38,9 @@ from segdeploy.calibration.threshold import (
 
 TIE_NATS = 1e-12
 """Divergences closer than this are equal; rounding leaves about 1e-14."""
+
+MOST_CLIPPED = 0.02
+"""Share of the values that a range may clip; searches that make sense clip half of it at most."""
 
 OUTLIER_SHARE = 1e-5
 OUTLIER_GAP_OCTAVES = 1
@@ -65,6 +71,8 @@ def entropy_threshold(histogram: TensorHistogram, *, num_bins: int = DEFAULT_NUM
     if occupied < levels:
         return fall_back(histogram, f"{occupied} occupied bins for {levels} levels")
     found = divergences(uniform.counts, levels)
+    kept = np.cumsum(uniform.counts)[lengths - 1]
+    found[kept < (1 - MOST_CLIPPED) * uniform.counts.sum()] = np.inf
     best = lowest(found, tolerance=TIE_NATS)
     return Threshold(
         value=float(lengths[best] * uniform.width),

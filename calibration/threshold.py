@@ -14,7 +14,7 @@ SIGNED_LEVELS = 128
 """Magnitudes 8 bits tell apart where values have both signs: 0 to 127."""
 
 NON_NEGATIVE_LEVELS = 256
-"""Magnitudes 8 bits tell apart where no value is below zero: 0 to 255."""
+"""Magnitudes 8 bits tell apart where all values have one sign: 0 to 255."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Threshold:
 
 
 def levels_of(histogram: TensorHistogram) -> int:
-    """Levels of magnitude: 128 for a signed tensor, 256 for a non-negative one."""
-    return SIGNED_LEVELS if histogram.signed else NON_NEGATIVE_LEVELS
+    """Levels of magnitude: 128 where values have both signs, 256 where they have one."""
+    return SIGNED_LEVELS if histogram.min < 0 < histogram.max else NON_NEGATIVE_LEVELS
 
 
 def fall_back(histogram: TensorHistogram, reason: str) -> Threshold:

@@ -6,8 +6,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from segdeploy.calibration.entropy import divergences, entropy_threshold, search_limit
+from segdeploy.calibration.entropy import (
+    MOST_CLIPPED,
+    divergences,
+    entropy_threshold,
+    search_limit,
+)
 from segdeploy.calibration.errors import CalibrationError
+from segdeploy.calibration.estimate import Method, estimate
 from segdeploy.calibration.histogram import TensorHistogram
 
 
@@ -169,3 +175,70 @@ def test_search_is_fast():
     for histogram in histograms:
         entropy_threshold(histogram)
     assert time.perf_counter() - start < 3.0  # a fifth of a second on one idle core
+
+
+ONE_SIGNED = {
+    "uniform": lambda rng, n: rng.uniform(0.25, 3.26, n),
+    "normal": lambda rng, n: (1.5 + 0.4 * rng.normal(size=n)).clip(0.25, 3.26),
+    "near one": lambda rng, n: (1 - 0.05 * rng.gamma(2, size=n)).clip(0.01, 1),
+    "from zero": lambda rng, n: np.abs(rng.laplace(size=n)),
+    "narrow": lambda rng, n: rng.uniform(5, 5.1, n),
+}
+
+
+@pytest.mark.parametrize("shape", ONE_SIGNED)
+def test_values_far_from_zero_are_not_clipped_whatever_their_sign(shape):
+    values = ONE_SIGNED[shape](np.random.default_rng(0), 100_000).astype(np.float32)
+    above, below = (
+        estimate(TensorHistogram.of(each), method=Method.ENTROPY) for each in (values, -values)
+    )
+    assert above.min == 0
+    assert above.share_clipped <= MOST_CLIPPED
+    assert above.max > 0.8 * np.quantile(values, 0.99)
+    assert (below.min, below.max) == (-above.max, 0)
+    assert (below.divergence, below.candidates) == (above.divergence, above.candidates)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+LOBED = {
+    "silu": lambda rng, n: silu(4 * rng.normal(size=n) - 3),
+    "leaky": lambda rng, n: (lambda x: np.where(x > 0, x, 0.01 * x))(rng.laplace(size=n)),
+    "hardswish": lambda rng, n: (lambda x: x * np.clip(x + 3, 0, 6) / 6)(2 * rng.normal(size=n)),
+    "a spike beside": lambda rng, n: np.where(rng.random(n) < 0.95, -0.5, 2 * rng.normal(size=n)),
+    "two values": lambda rng, n: np.where(rng.random(n) < 0.9, -1, 3) + 0.05 * rng.normal(size=n),
+}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("shape", LOBED)
+def test_a_long_side_beside_a_short_one_is_clipped_alike_on_either_side(shape, sign):
+    values = (sign * LOBED[shape](np.random.default_rng(0), 100_000)).astype(np.float32)
+    found, mirrored = (
+        estimate(TensorHistogram.of(each), method=Method.ENTROPY) for each in (values, -values)
+    )
+    assert found.share_clipped <= MOST_CLIPPED
+    assert (mirrored.min, mirrored.max) == (-found.max, -found.min)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(-8, 8), st.floats(0, 2), st.integers(1, 60)), min_size=1, max_size=4
+    ),
+    st.integers(0, 2**16),
+)
+def test_no_search_clips_more_than_its_share(parts, seed):
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([mean + width * rng.normal(size=100 * n) for mean, width, n in parts])
+    found = estimate(TensorHistogram.of(values.astype(np.float32)), method=Method.ENTROPY)
+    assert found.share_clipped <= MOST_CLIPPED + 1e-4
+
+
+def test_isolated_values_beyond_the_share_are_no_candidates():
+    # one occupied bin below, everything else beyond: P and Q agree about it
+    counts = np.zeros(2048)
+    counts[300], counts[600:2000] = 1, 10
+    assert divergences(counts, 128)[301 - 128] == pytest.approx(0, abs=1e-9)

@@ -9,6 +9,7 @@ from segdeploy.calibration.threshold import candidate_lengths, levels_of, lowest
 def test_levels_follow_the_sign():
     assert levels_of(TensorHistogram.of(np.array([0, 1], np.float32))) == 256
     assert levels_of(TensorHistogram.of(np.array([-1, 1], np.float32))) == 128
+    assert levels_of(TensorHistogram.of(np.array([-1, 0], np.float32))) == 256
 
 
 def test_lengths_run_from_levels_to_bins():
