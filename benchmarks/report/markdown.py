@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from segdeploy.benchmarks.literature.file import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
 from segdeploy.benchmarks.report.layers import debug_rows, slowest_layers
 from segdeploy.benchmarks.report.records import Report
@@ -133,7 +135,7 @@ def markdown(report: Report, *, word: str, verdict: str) -> str:
         report=report,
         word=word,
         verdict=verdict,
-        columns=COLUMNS,
+        columns=COLUMNS | {"speed": _speed_columns(report)},
         compared=compared_rows(report.parity),
         field_note=field_note(report.parity.field_of_view_percent if report.parity else None),
         pooled=pooled_rows(report),
@@ -150,4 +152,15 @@ def markdown(report: Report, *, word: str, verdict: str) -> str:
         published_note=PUBLISHED_NOTE,
         lost_images=lost_images(report, LOST_IMAGES),
         skipped=unmeasured(report),
+    )
+
+
+def _speed_columns(report: Report) -> Columns:
+    """What speeds are compared with stands above them, unless it is PyTorch."""
+    if report.model.source != "onnx":
+        return COLUMNS["speed"]
+    heading = "Times the reference"
+    return tuple(
+        replace(column, heading=heading) if column.path == "speedup" else column
+        for column in COLUMNS["speed"]
     )

@@ -40,6 +40,8 @@ class ModelFacts:
         head: UNet++ head that was exported.
         recurrence: R2U-Net's t.
         preprocess: the input contract.
+        output: the output contract.
+        source: what was brought; of an ONNX file, ``checkpoint`` and its digest are the file's.
     """
 
     name: Text
@@ -51,6 +53,8 @@ class ModelFacts:
     head: Annotated[int, Meta(ge=1, le=4)] | None
     recurrence: Count | None
     preprocess: dict[str, Any]
+    output: dict[str, Any] | None = None
+    source: Literal["checkpoint", "onnx", "module"] = "checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +207,12 @@ class Report:
     environment: Environment
     recommendation: Recommendation | None
     passed: bool | None
+
+    @property
+    def baseline(self) -> str:
+        """What speeds are so many times of: PyTorch, or the file that was brought."""
+        brought = self.model.source == "onnx" and self.model.checkpoint
+        return brought or "PyTorch"
 
     def __post_init__(self) -> None:
         rows = self.parity.rows if self.parity else ()

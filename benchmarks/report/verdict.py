@@ -95,7 +95,7 @@ def _advice(report: Report) -> str:
         return advice
     advice += f" At batch {row.batch} one call takes {figure(row.p50_ms, 'fixed')} ms (p50)"
     if row.speedup is not None:
-        advice += f", {figure(row.speedup, 'fixed')} times the speed of PyTorch"
+        advice += f", {figure(row.speedup, 'fixed')} times the speed of {report.baseline}"
     if row.file_bytes is not None:
         advice += f"; the file has {figure(row.file_bytes, 'mega')} MB"
     return f"{advice}."

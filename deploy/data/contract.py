@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -19,8 +19,9 @@ class Contract:
 
     Attributes:
         preprocess: how an image becomes its input.
-        output: what its channels mean; one label, as of the published models, unless stated.
+        output: what its channels mean; ``None`` takes what the network's last operator tells, or
+            one label of its own where it has one channel.
     """
 
     preprocess: Preprocess
-    output: OutputContract = field(default_factory=OutputContract)
+    output: OutputContract | None = None

@@ -1,4 +1,4 @@
-"""Deploy: the whole job, from a checkpoint to a verdict."""
+"""Deploy: the whole job, from a trained network to a verdict."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 from segdeploy.api.benchmark import DURATION_S, WARMUP
 from segdeploy.api.choices import choice
 from segdeploy.api.data import Data
-from segdeploy.api.models import checkpoint_of
+from segdeploy.api.models import is_checkpoint
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.parity import MAX_DROP
+from segdeploy.api.recommended import Recommended
 from segdeploy.api.run import Run
 from segdeploy.api.runtimes import AUTO, Runtimes, runtimes_of
+from segdeploy.api.source import DEFAULT_ARCH, OnnxFile, source_of
 from segdeploy.api.targets import profile_of
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data import bundled
+from segdeploy.deploy.data.contract import Contract
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.models.unet_plus_plus import DEPTH
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
@@ -30,26 +33,24 @@ from segdeploy.deploy.runtimes.registry import (
     availability,
     usable_cores,
 )
-from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.system.shown_command import shown_path
 from segdeploy.deploy.targets.profiles import TargetProfile, native_profile_here
 from segdeploy.pipeline.run import run as run_stages
 from segdeploy.pipeline.run_config import RunConfig
+from segdeploy.pipeline.source import Source
 
 if TYPE_CHECKING:
-    from segdeploy.api.models import AnyCheckpoint
-
-DEFAULT_ARCH = "unet_plus_plus"
-"""Of the bundled checkpoint that stands in where none is given."""
+    from segdeploy.api.models import AnyModel
 
 OUTPUT = Path("segdeploy-out")
 BATCH = 8
 
 
 def deploy(
-    checkpoint: AnyCheckpoint | None = None,
+    model: AnyModel | OnnxFile | None = None,
     data: Data | AnyPath | None = None,
     *,
+    contract: Contract | None = None,
     out: AnyPath = OUTPUT,
     method: Method | str = Method.ENTROPY,
     targets: TargetProfile | str | Sequence[TargetProfile | str] = (),
@@ -71,8 +72,10 @@ def deploy(
     it stopped. The same as ``segdeploy run``.
 
     Args:
-        checkpoint: what ``segdeploy.load`` returned, or a file; ``None`` is the bundled UNet++.
+        model: what ``segdeploy.load`` returned, or a file: a checkpoint, or the ONNX file of any
+            exporter; ``None`` is the bundled UNet++.
         data: its train split calibrates, its test split judges; ``None`` is the bundled sample.
+        contract: what the network takes and gives, where its file does not say so.
         out: folder to write.
         method: how a range is chosen from a histogram: entropy (KL), percentile, mse, minmax.
         targets: int8 models to make; none is one for each runtime that is here.
@@ -95,52 +98,43 @@ def deploy(
         RunError: a stage failed, or changed the output beyond what its arithmetic can explain.
     """
     images, cores = Data.of(data), threads or usable_cores()
-    stated = bundled.checkpoint(DEFAULT_ARCH) if checkpoint is None else checkpoint
-    net = checkpoint_of(stated, data=images)
     given = [targets] if isinstance(targets, (str, TargetProfile)) else targets
-    config = RunConfig(
-        name=name_of(net),
-        output=Path(out),
-        calibration=images.calibration_images,
-        evaluation=images.test,
-        method=choice(Method, method, what="method"),
-        targets=tuple(map(profile_of, given)) or native_targets(),
-        runtimes=fastest_or_named(runtimes, net, threads=cores, time_limit_s=time_limit_s),
-        exclude=tuple(exclude),
-        max_drop=float(max_drop),  # a whole number would read back as another report
-        batch=batch,
-        threads=cores,
-        warmup=warmup,
-        duration_s=float(duration_s),
-        seed=seed,
-        time_limit_s=time_limit_s,
-        overwrite=overwrite,
-        command=command
-        or _call(
-            net,
-            images,
-            out=shown_path(os.fspath(out)),
-            method=choice(Method, method, what="method").value,
-            targets=[profile_of(target).name for target in given],
-            exclude=list(exclude),
-            runtimes=runtimes,
-            max_drop=max_drop,
+    options: dict[str, Any] = {
+        "out": shown_path(os.fspath(out)),
+        "method": choice(Method, method, what="method").value,
+        "targets": [profile_of(target).name for target in given],
+        "exclude": list(exclude),
+        "runtimes": runtimes,
+        "max_drop": max_drop,
+        "batch": batch,
+        "warmup": warmup,
+        "duration_s": duration_s,
+        "threads": threads,
+        "seed": seed,
+        "time_limit_s": time_limit_s,
+    }
+    with source_of(model, images, contract=contract) as source:
+        config = RunConfig(
+            name=source.facts.name,
+            output=Path(out),
+            calibration=images.calibration_images,
+            evaluation=images.test,
+            method=choice(Method, method, what="method"),
+            targets=tuple(map(profile_of, given)) or native_targets(),
+            runtimes=fastest_or_named(runtimes, source, threads=cores, time_limit_s=time_limit_s),
+            exclude=tuple(exclude),
+            max_drop=float(max_drop),  # a whole number would read back as another report
             batch=batch,
+            threads=cores,
             warmup=warmup,
-            duration_s=duration_s,
-            threads=threads,
+            duration_s=float(duration_s),
             seed=seed,
             time_limit_s=time_limit_s,
-        ),
-    )
-    run_stages(config, net)
+            overwrite=overwrite,
+            command=command or _call(model, images, contract=contract, **options),
+        )
+        run_stages(config, source)
     return Run.open(out)
-
-
-def name_of(checkpoint: Checkpoint) -> str:
-    """Stem of every artefact: the network, and the head where it is not the deepest."""
-    head = f"_l{checkpoint.head}" if checkpoint.head not in (None, DEPTH) else ""
-    return f"{checkpoint.arch.value}{head}"
 
 
 def native_targets() -> tuple[TargetProfile, ...]:
@@ -152,12 +146,12 @@ def native_targets() -> tuple[TargetProfile, ...]:
 
 def fastest_or_named(
     asked: Runtimes | None,
-    checkpoint: Checkpoint,
+    source: Source,
     *,
     threads: int,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> tuple[RuntimeName, ...] | None:
-    """The runtimes asked for; "auto" is measured on what the checkpoint's export becomes.
+    """The runtimes asked for; "auto" is measured on what the run starts with.
 
     Raises:
         UsageError: no such runtime, or "auto" beside one by name.
@@ -168,8 +162,8 @@ def fastest_or_named(
     if names != [AUTO]:
         return runtimes_of(asked, [], execution=execution, time_limit_s=time_limit_s)
     with TemporaryDirectory(prefix="segdeploy-") as folder:
-        exported = export(checkpoint, Path(folder) / "model.onnx")
-        return runtimes_of(AUTO, [exported], execution=execution, time_limit_s=time_limit_s)
+        first = source.write(Path(folder) / "model.onnx")
+        return runtimes_of(AUTO, [first], execution=execution, time_limit_s=time_limit_s)
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -188,16 +182,11 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _call(checkpoint: Checkpoint, data: Data, **options: Any) -> str:
+def _call(
+    model: AnyModel | OnnxFile | None, data: Data, *, contract: Contract | None, **options: Any
+) -> str:
     """The call that does the same again, with paths as they are shown."""
-    stated = {
-        "head": None if checkpoint.head == DEPTH else checkpoint.head,
-        "recurrence": checkpoint.recurrence,
-        "preprocess": None if checkpoint.preprocess == Preprocess() else checkpoint.preprocess,
-    }
-    details = [f"{key}={value!r}" for key, value in stated.items() if value is not None]
-    net = repr(shown_path(checkpoint.path))
-    words = [f"segdeploy.load({', '.join([net, *details])})" if details else net]
+    words = [_shown(model)]
     other = data.calibration
     drawn = {
         "calibration": None if other is None else shown_path(os.fspath(other)),
@@ -207,5 +196,26 @@ def _call(checkpoint: Checkpoint, data: Data, **options: Any) -> str:
     chosen = [f"{key}={value!r}" for key, value in drawn.items() if value is not None]
     root = repr(shown_path(data.root))
     words.append(f"segdeploy.Data({', '.join([root, *chosen])})" if chosen else root)
+    words += [] if contract is None else [f"contract={contract!r}"]
     words += [f"{key}={value!r}" for key, value in options.items() if value != _DEFAULTS[key]]
     return f"segdeploy.deploy({', '.join(words)})"
+
+
+def _shown(model: AnyModel | OnnxFile | None) -> str:
+    """What a call is given as its model."""
+    if model is None:
+        return repr(shown_path(bundled.checkpoint(DEFAULT_ARCH)))
+    if isinstance(model, Recommended):
+        model = model.artifact
+    if not is_checkpoint(model):
+        path = model if isinstance(model, (str, os.PathLike)) else model.path
+        return repr(shown_path(os.fspath(path)))
+    stated = {
+        "head": None if model.head == DEPTH else model.head,
+        "recurrence": model.recurrence,
+        "preprocess": None if model.preprocess == Preprocess() else model.preprocess,
+        "output": None if model.output == OutputContract() else model.output,
+    }
+    details = [f"{key}={value!r}" for key, value in stated.items() if value is not None]
+    net = repr(shown_path(model.path))
+    return f"segdeploy.load({', '.join([net, *details])})" if details else net

@@ -48,7 +48,7 @@ def artifact_of(model: AnyOnnx) -> Artifact:
         return model.artifact
     if is_checkpoint(model):
         raise UsageError(f"{model.path} is a checkpoint; export it first, this takes ONNX files")
-    return opened(_path(model))
+    return opened(path_of(model))
 
 
 def checkpoint_of(model: AnyCheckpoint, *, data: Data | None = None) -> Checkpoint:
@@ -66,7 +66,7 @@ def checkpoint_of(model: AnyCheckpoint, *, data: Data | None = None) -> Checkpoi
         return model
     if isinstance(model, Artifact):
         raise UsageError(f"{model.path} is an ONNX file; this takes a checkpoint")
-    return load_network(_path(model), data=data)
+    return load_network(path_of(model), data=data)
 
 
 def model_of(model: AnyModel) -> Checkpoint | Artifact:
@@ -80,7 +80,7 @@ def model_of(model: AnyModel) -> Checkpoint | Artifact:
         return model.artifact
     if isinstance(model, Artifact) or is_checkpoint(model):
         return model
-    return load(_path(model))
+    return load(path_of(model))
 
 
 def several(models: AnyOnnx | Sequence[AnyOnnx]) -> list[AnyOnnx]:
@@ -131,7 +131,12 @@ def require_same_inputs(path: Path, reference: Preprocess, models: Preprocess) -
         )
 
 
-def _path(model: object) -> Path:
+def path_of(model: object) -> Path:
+    """The path that is meant.
+
+    Raises:
+        UsageError: it is none.
+    """
     if isinstance(model, (str, os.PathLike)):
         return Path(model)
     raise UsageError(

@@ -12,7 +12,7 @@ from segdeploy.deploy.system.only_writer import require_new
 
 AnyPath = str | os.PathLike[str]
 
-_STAGE = re.compile(r"\.(fp32|sim|opt|fp16|int8(\.[a-z0-9-]+)?)$")
+_STAGE = re.compile(r"\.(adopted|fp32|sim|opt|fp16|int8(\.[a-z0-9-]+)?)$")
 """What a stage adds to the name of a network."""
 
 
@@ -25,7 +25,17 @@ def beside(source: Path, suffix: str) -> Path:
         >>> beside(Path("best.safetensors"), "fp32.onnx").as_posix()
         'best.fp32.onnx'
     """
-    return source.with_name(f"{_STAGE.sub('', source.stem)}.{suffix}")
+    return source.with_name(f"{network_name(source)}.{suffix}")
+
+
+def network_name(source: Path) -> str:
+    """The name of a network, of a file of it.
+
+    Example:
+        >>> network_name(Path("out/net.int8.ort-x86.onnx")), network_name(Path("theirs.onnx"))
+        ('net', 'theirs')
+    """
+    return _STAGE.sub("", source.stem)
 
 
 def output_file(output: Path, *inputs: Path, overwrite: bool) -> Path:

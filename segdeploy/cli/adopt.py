@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
+    adoption_flags,
     calibration_alone,
     output_contract_flags,
     output_flag,
     overwrite_flag,
-    positive_int,
     preprocess_flag,
 )
 from segdeploy.cli.grammar import Parser
@@ -31,18 +31,7 @@ def add_flags(verb: Parser) -> None:
     output_flag(verb, "ONNX file to write", required=True)
     overwrite_flag(verb)
     preprocess_flag(verb, default=None)
-    verb.add_argument(
-        "--size",
-        type=positive_int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the input, where the model leaves it open (default: the model's, the contract's)",
-    )
-    verb.add_argument(
-        "--output-name",
-        metavar="NAME",
-        help="which output is the mask (default: the only one, the deepest of several alike)",
-    )
+    adoption_flags(verb)
     output_contract_flags(verb)
     calibration_alone(verb, count_help="default: 8")
 

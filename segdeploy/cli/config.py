@@ -8,6 +8,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+from segdeploy.cli.flags import class_names
 from segdeploy.cli.grammar import Parser, nearest
 from segdeploy.cli.parser import subparsers_of
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -111,6 +112,8 @@ def _as_flags(
         raise UsageError(f"{path}: {key!r} is {value!r}; expected true or false")
     if value is None or isinstance(value, dict):
         raise UsageError(f"{path}: {key!r} is {value!r}; expected a value or a list")
+    if isinstance(value, list) and action.type is class_names:
+        value = ",".join(map(str, value))
     if isinstance(value, list):
         if action.nargs is None or not value:
             expected = "one value" if action.nargs is None else "one or more values"

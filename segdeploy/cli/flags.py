@@ -149,6 +149,22 @@ def output_contract_flags(verb: Group) -> None:
     )
 
 
+def adoption_flags(verb: Group) -> None:
+    """What the graph of another exporter's file cannot tell, beside its contracts."""
+    verb.add_argument(
+        "--size",
+        type=positive_int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the input, where the model leaves it open (default: the model's, the contract's)",
+    )
+    verb.add_argument(
+        "--output-name",
+        metavar="NAME",
+        help="which output is the mask (default: the only one, the deepest of several alike)",
+    )
+
+
 def class_names(given: str) -> tuple[str, ...]:
     """Names between commas.
 

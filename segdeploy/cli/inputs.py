@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
     from segdeploy.api.data import Data
+    from segdeploy.api.source import OnnxFile
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,38 @@ def output_contract_in(options: Options) -> OutputContract | None:
         classes=options.classes,
         ignored_index=options.ignore_index,
     )
+
+
+def onnx_file_of(options: Options) -> OnnxFile:
+    """The ONNX file of ``-m`` with what the flags state of it."""
+    from segdeploy.api.source import OnnxFile
+
+    return OnnxFile(
+        path=options.model,
+        preprocess=options.preprocess,
+        size=None if options.size is None else tuple(options.size),
+        output_name=options.output_name,
+        output_kind=options.output_kind,
+        classes=options.classes,
+        ignored_index=options.ignore_index,
+        output=options.output_contract,
+    )
+
+
+def require_unused(options: Options, names: Iterable[str], what: str) -> None:
+    """Refuse flags that mean nothing here.
+
+    Args:
+        options: the command line.
+        names: of the flags, with underscores.
+        what: they are for.
+
+    Raises:
+        UsageError: naming the first that is given.
+    """
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for {what}")
 
 
 def activation_word(kind: str | None, classes: int) -> str:

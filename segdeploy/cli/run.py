@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
     TARGETS,
-    Group,
+    adoption_flags,
     calibration_data,
     checkpoint_flags,
     evaluation_data,
@@ -24,16 +25,36 @@ from segdeploy.cli.flags import (
     time_limit_flag,
     timing_flags,
 )
-from segdeploy.cli.inputs import GATE_FAILED, Options, Result, given_or_bundled
-from segdeploy.deploy.system.errors import RunError
+from segdeploy.cli.grammar import Parser
+from segdeploy.cli.inputs import (
+    GATE_FAILED,
+    Options,
+    Result,
+    given_or_bundled,
+    onnx_file_of,
+    require_unused,
+)
+from segdeploy.deploy.system.errors import RunError, UsageError
 from segdeploy.deploy.system.shown_command import shown_command
+
+if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it do
+    from segdeploy.api.source import OnnxFile
+    from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
 
-def add_flags(verb: Group) -> None:
+def add_flags(verb: Parser) -> None:
     """Everything the whole job takes."""
     checkpoint_flags(verb, required=False)
+    verb.add_models(
+        "the ONNX file of any exporter instead of a checkpoint",
+        many=False,
+        required=False,
+        from_run=False,
+    )
+    adoption_flags(verb)
     output_flag(verb, "folder to write (default: segdeploy-out)", default=Path("segdeploy-out"))
     evaluation_data(verb)
     calibration_data(verb)
@@ -56,13 +77,42 @@ def add_flags(verb: Group) -> None:
     overwrite_flag(verb, "what the folder holds; without it a run goes on")
 
 
+def from_run(options: Options, run: FinishedRun) -> list[Path]:
+    """A run is not what a run starts from.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(
+        f"{options.model} is the folder of a run; give the checkpoint or ONNX file to start from. "
+        "The command that made it stands in its report.json"
+    )
+
+
+def _model(options: Options) -> Checkpoint | OnnxFile:
+    """The network to deploy, with what the flags state of it.
+
+    Raises:
+        InputError: a checkpoint that cannot be read.
+        UsageError: two networks, or flags that are for the other kind.
+    """
+    if options.model is None:
+        require_unused(options, ("size", "output_name"), "an ONNX file (-m)")
+        return given_or_bundled(options)
+    if options.checkpoint is not None:
+        raise UsageError(f"-m {options.model} beside -c {options.checkpoint}; give one network")
+    for_checkpoints = ("arch", "recurrence", "weights", "head", "logits")
+    require_unused(options, for_checkpoints, "a checkpoint (-c)")
+    return onnx_file_of(options)
+
+
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
     from segdeploy.api.data import Data
     from segdeploy.api.deploy import deploy
 
     found = deploy(
-        given_or_bundled(options),
+        _model(options),
         Data(
             options.data,
             calibration=options.calib_data,

@@ -1,4 +1,4 @@
-"""From a checkpoint to a verdict: the stages in order."""
+"""From a trained network to a verdict: the stages in order."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from segdeploy.benchmarks.report.files import PAGES, write_report
 from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.speed.entries import entries_for, require_ready
 from segdeploy.deploy.data.image_set import require_disjoint
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.quantize.to_int8 import to_int8
-from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.rewrite import changed_sites, summary
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.checksums import sha256_of
-from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.targets.profiles import TargetProfile
 from segdeploy.pipeline.run_config import RunConfig
 from segdeploy.pipeline.run_report import assemble
+from segdeploy.pipeline.source import Source
 from segdeploy.pipeline.stage_runner import StageRunner
 
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, checkpoint: Checkpoint) -> Report:
+def run(config: RunConfig, source: Source) -> Report:
     """Make every artefact, prove it, and write the report.
 
     A stage whose inputs did not change is taken from the output folder, so an interrupted run
@@ -53,16 +53,16 @@ def run(config: RunConfig, checkpoint: Checkpoint) -> Report:
             f"{len(config.evaluation)} image; parity needs at least {FEWEST_IMAGES}, and tells "
             "something from about 30"
         )
-    log.info("%s", plan(config, checkpoint))
-    with writing_folder(config.output):
-        stages = StageRunner(config, checkpoint)
-        with begun():
-            return _run(config, checkpoint, stages)
+    log.info("%s", plan(config, source))
+    with writing_folder(config.output), StageRunner(config, source) as stages, begun():
+        return _run(config, source, stages)
 
 
-def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> Report:
+def _run(config: RunConfig, source: Source, stages: StageRunner) -> Report:
     """The stages in order, and the report."""
-    fp32 = stages.run("export", "fp32.onnx", lambda out: export(checkpoint, out), parent=None)
+    fp32 = stages.run(
+        source.stage, "fp32.onnx", source.write, parent=None, note=lambda _: source.note
+    )
     simplified = stages.run("simplify", "sim.onnx", lambda out: simplify(fp32, out), parent=fp32)
     fp16 = stages.run("fp16", "fp16.onnx", lambda out: to_fp16(simplified, out), parent=simplified)
     rewritten = stages.run(
@@ -73,7 +73,7 @@ def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> Repo
         note=summary,
     )
     table, table_path = stages.calibrate(rewritten)
-    artifacts = {"fp32 exported": fp32, "fp32": simplified, "fp16": fp16}
+    artifacts = {source.label: fp32, "fp32": simplified, "fp16": fp16}
     if changed_sites(rewritten):
         artifacts["fp32 rewritten"] = rewritten
     for profile in config.targets:
@@ -96,11 +96,11 @@ def _run(config: RunConfig, checkpoint: Checkpoint, stages: StageRunner) -> Repo
         debug = stages.debug(rewritten, artifacts[f"int8 {config.targets[0].name}"])
     entries = entries_for(artifacts, config.runtimes)
     parity = stages.parity(entries)
-    timed = [entry for entry in entries if entry.label != "fp32 exported"]
+    timed = [entry for entry in entries if entry.label != source.label]
     benchmark = stages.benchmark(timed)
     report = assemble(
         config=config,
-        checkpoint=checkpoint,
+        source=source,
         model=fp32,
         table=table,
         stages=stages.rows,
@@ -125,23 +125,36 @@ def contract_words(contract: Preprocess) -> str:
     return contract.words
 
 
-def plan(config: RunConfig, checkpoint: Checkpoint) -> str:
+def output_words(contract: OutputContract) -> str:
+    """An output contract in a few words.
+
+    Example:
+        >>> output_words(OutputContract())
+        'nucleus, where its probability is at least 0.5 (sigmoid)'
+    """
+    names = one_line(", ".join(contract.classes), limit=100)
+    if contract.exclusive:
+        count = contract.channels
+        ignored = contract.ignored_index
+        left = "" if ignored is None else f", pixels of {ignored} count nowhere"
+        return f"one of {count} classes at each pixel, {names} (softmax{left})"
+    whose = "its" if contract.binary else "their"
+    overlap = "" if contract.binary else ", and may overlap"
+    least = f"at least {FOREGROUND_PROBABILITY:g}{overlap} (sigmoid)"
+    return f"{names}, where {whose} probability is {least}"
+
+
+def plan(config: RunConfig, source: Source) -> str:
     """What a run is going to do, in a few lines."""
-    contract = checkpoint.preprocess
-    details = [f"{checkpoint.parameters:,} parameters", "x".join(map(str, contract.size))]
-    details += [f"head {checkpoint.head}"] if checkpoint.head else []
-    details += [f"t = {checkpoint.recurrence}"] if checkpoint.recurrence else []
-    details += [f"weights {checkpoint.weights}"] if checkpoint.weights else []
     targets = ", ".join(f"int8 {profile.name}" for profile in config.targets)
     calibration, evaluation = config.calibration, config.evaluation
     return (
-        f"{checkpoint.path.name}: {checkpoint.arch.value}, {', '.join(details)}\n"
-        f"input: {contract_words(contract)} ({checkpoint.contract_origin}); the network it was "
-        f"trained as returned {'logits' if checkpoint.logits else 'probabilities'} "
-        f"({checkpoint.detected.family.value})\n"
+        f"{source.what}\n"
+        f"input: {contract_words(source.preprocess)} {source.origin}\n"
+        f"output: {output_words(source.output)}; --classes and --output-kind state another\n"
         f"calibrate ({config.method.value}) on {len(calibration)} images of "
         f"{calibration.root.resolve().name} ({calibration.split}), report on {len(evaluation)} of "
         f"{evaluation.root.resolve().name} ({evaluation.split})\n"
-        f"export, simplify, fp16, rewrite, calibrate, {targets}, debug, parity (budget "
+        f"{source.stage}, simplify, fp16, rewrite, calibrate, {targets}, debug, parity (budget "
         f"{config.max_drop:g} points of IoU), benchmark, report -> {config.output}"
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from segdeploy.benchmarks.literature.file import PUBLISHED
-from segdeploy.benchmarks.literature.gflops import PUBLISHED_INPUT, published_gflops
+from segdeploy.benchmarks.literature.gflops import published_gflops
 from segdeploy.benchmarks.parity.records import ParitySection, PicturedImage
 from segdeploy.benchmarks.report.records import (
     SCHEMA_VERSION,
@@ -16,7 +15,6 @@ from segdeploy.benchmarks.report.records import (
     CostSection,
     DataSet,
     DataSets,
-    ModelFacts,
     Recommendation,
     Report,
     StageRow,
@@ -29,22 +27,18 @@ from segdeploy.benchmarks.speed.timing_noise import within_noise
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet
-from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.sensitivity.section import DebugSection
 from segdeploy.pipeline.run_config import RunConfig
-
-PUBLISHED_PARAMETERS = {Architecture.R2U_NET: 39_091_393, Architecture.UNET_PLUS_PLUS: 9_163_329}
-"""Parameters of the published networks, by which they are told from other widths."""
+from segdeploy.pipeline.source import Source
 
 
 def assemble(
     *,
     config: RunConfig,
-    checkpoint: Checkpoint,
+    source: Source,
     model: Artifact,
     table: CalibrationTable,
     stages: Sequence[StageRow],
@@ -58,7 +52,7 @@ def assemble(
 
     Args:
         config: what was asked for.
-        checkpoint: the reference.
+        source: what was brought.
         model: the float32 model whose cost is counted.
         table: the calibration.
         stages: in the order they ran.
@@ -74,17 +68,7 @@ def assemble(
         tool=Tool(name="segdeploy", version=__version__),
         created_utc=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=config.command,
-        model=ModelFacts(
-            name=config.name,
-            arch=checkpoint.arch.value,
-            family=checkpoint.detected.family.value,
-            checkpoint=checkpoint.path.name,
-            checkpoint_sha256=checkpoint.sha256,
-            parameters=checkpoint.parameters,
-            head=checkpoint.head,
-            recurrence=checkpoint.recurrence,
-            preprocess=json.loads(checkpoint.preprocess.to_json()),
-        ),
+        model=source.facts,
         data=DataSets(
             calibration=_data_set(config.calibration), evaluation=_data_set(config.evaluation)
         ),
@@ -100,7 +84,7 @@ def assemble(
         ),
         debug=debug,
         parity=parity,
-        cost=cost_section(model, checkpoint),
+        cost=cost_section(model, source),
         benchmark=benchmark,
         layer_times=layer_times,
         worst_images=worst,
@@ -110,14 +94,14 @@ def assemble(
     )
 
 
-def cost_section(model: Artifact, checkpoint: Checkpoint) -> CostSection:
-    """Count the exported model; add the published figure when it is the published network."""
+def cost_section(model: Artifact, source: Source) -> CostSection:
+    """Count the first model; add the published figure when it is a published network."""
     cost = onnx_cost(model.path)
-    published = _is_published(checkpoint)
+    published = source.published
     reproduced = None
-    if published:
-        network = build_network(checkpoint.arch, deep_supervision=False)
-        reproduced = published_gflops(network, checkpoint.arch.value)
+    if published is not None:
+        network = build_network(published, deep_supervision=False)
+        reproduced = published_gflops(network, published.value)
     return CostSection(
         input_shape=cost.input_shape,
         macs=cost.macs,
@@ -125,7 +109,7 @@ def cost_section(model: Artifact, checkpoint: Checkpoint) -> CostSection:
         parameters=cost.parameters,
         elementwise=cost.elementwise,
         not_counted=cost.not_counted,
-        published_gflops=PUBLISHED[checkpoint.arch.value].gflops if published else None,
+        published_gflops=PUBLISHED[published.value].gflops if published else None,
         published_gflops_reproduced=reproduced,
         layers=tuple(
             CostLayer(name=layer.name, op=layer.op, macs=layer.macs, parameters=layer.parameters)
@@ -153,18 +137,6 @@ def recommend(parity: ParitySection, benchmark: BenchmarkSection) -> Recommendat
     if alike:
         reason += f", within noise of {', '.join(alike)}"
     return Recommendation(file=file, runtime=best.runtime, reason=reason)
-
-
-def _is_published(checkpoint: Checkpoint) -> bool:
-    parameters = build_network(
-        checkpoint.arch, width=checkpoint.detected.width, deep_supervision=False
-    ).parameters()
-    return (
-        checkpoint.preprocess.size == PUBLISHED_INPUT[2:]
-        and checkpoint.head in (None, 4)
-        and checkpoint.recurrence in (None, 2)
-        and sum(p.numel() for p in parameters) == PUBLISHED_PARAMETERS.get(checkpoint.arch)
-    )
 
 
 def _data_set(images: SegmentationSet) -> DataSet:

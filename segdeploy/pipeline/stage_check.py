@@ -32,6 +32,8 @@ class StageLimits:
 
 STAGE_LIMITS = {
     "export": StageLimits(max_abs_difference=1e-4),
+    "adopt": StageLimits(max_abs_difference=1e-4),
+    "take": StageLimits(max_abs_difference=1e-4),
     "simplify": StageLimits(max_abs_difference=1e-4),
     "rewrite": StageLimits(max_abs_difference=1e-4),
     "fp16": StageLimits(disagreement_percent=1.0),

@@ -20,48 +20,45 @@ from segdeploy.benchmarks.speed.environment import describe as describe_environm
 from segdeploy.benchmarks.speed.layer_times import layer_time_section
 from segdeploy.benchmarks.speed.records import BenchmarkSection, LayerTimeRow
 from segdeploy.benchmarks.speed.run import speed_section
-from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
+from segdeploy.benchmarks.speed.subjects import FileSubject
 from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.benchmarks.speed.timing_noise import noise_lines
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
-from segdeploy.deploy.models.checkpoint import Checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution
-from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 from segdeploy.deploy.sensitivity.section import DebugSection
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.memory_limit import working_on
 from segdeploy.deploy.system.progress import bar, share_bar
 from segdeploy.pipeline.debug_stage import debug_stage
 from segdeploy.pipeline.run_config import RunConfig
+from segdeploy.pipeline.source import Source
 from segdeploy.pipeline.stage_check import CHECK_IMAGES, StageChecks
 from segdeploy.pipeline.workspace import Workspace, key_of
 
 log = logging.getLogger(__name__)
 
-REFERENCE_NAME = "PyTorch fp32"
-
 
 class StageRunner:
     """Runs or reuses stages, checks each against its parent, and keeps the rows of the report."""
 
-    def __init__(self, config: RunConfig, checkpoint: Checkpoint) -> None:
+    def __init__(self, config: RunConfig, source: Source) -> None:
         self.config = config
-        self.checkpoint = checkpoint
+        self.source = source
         self.execution = Execution(threads=config.threads)
-        self.reference = PyTorchRuntime(checkpoint, execution=self.execution)
         self.counts = config.output / f"{config.name}.calib.partial.npz"
         if config.overwrite:  # before the manifest says that the folder is this run's
             self.counts.unlink(missing_ok=True)
         self.workspace = Workspace.open(
-            config.output, _inputs(config, checkpoint), overwrite=config.overwrite
+            config.output, _inputs(config, source), overwrite=config.overwrite
         )
         few = config.calibration.samples[:CHECK_IMAGES]
-        self.check_images = np.stack([s.input(checkpoint.preprocess) for s in few])
+        self.check_images = np.stack([s.input(source.preprocess) for s in few])
+        self.reference = source.reference(self.execution, config.time_limit_s)
         self.checks = StageChecks(
             self.reference,
             self.check_images,
@@ -71,6 +68,12 @@ class StageRunner:
         self.rows: list[StageRow] = []
         self.number = 0
         self.total = 7 + len(config.targets) + bool(config.targets)
+
+    def __enter__(self) -> StageRunner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.reference.__exit__(*error)
 
     def run(
         self,
@@ -113,7 +116,7 @@ class StageRunner:
         activity = channel_activity(
             source.path,
             self.config.calibration.samples,
-            preprocess=self.checkpoint.preprocess,
+            preprocess=self.source.preprocess,
             threads=self.config.threads,
             progress=lambda samples: bar(samples, "rewrite", unit="image"),
         )
@@ -131,7 +134,7 @@ class StageRunner:
             table = calibrate(
                 source,
                 self.config.calibration,
-                preprocess=self.checkpoint.preprocess,
+                preprocess=self.source.preprocess,
                 method=self.config.method,
                 state=self.counts,
                 threads=self.config.threads,
@@ -164,11 +167,11 @@ class StageRunner:
     def parity(self, entries: Sequence[Entry]) -> ParitySection:
         """Score everything on the evaluation images."""
         _begin("parity")
-        config, preprocess = self.config, self.checkpoint.preprocess
+        config, preprocess = self.config, self.source.preprocess
         started = time.perf_counter()
         section = parity_section(
             self.reference,
-            REFERENCE_NAME,
+            self.source.reference_name,
             entries,
             images=config.evaluation.inputs(preprocess),
             truths=config.evaluation.truths(preprocess),
@@ -191,7 +194,7 @@ class StageRunner:
         started = time.perf_counter()
         with share_bar("benchmark") as progress:
             section = speed_section(
-                CheckpointSubject(name=REFERENCE_NAME, checkpoint=self.checkpoint),
+                self.source.subject,
                 [FileSubject(entry=entry) for entry in entries],
                 images=self.check_images,
                 sweep=Sweep(threads=(config.threads,), batches=tuple(sorted({1, config.batch}))),
@@ -226,7 +229,7 @@ class StageRunner:
             self.reference,
             entries,
             self.config.evaluation,
-            preprocess=self.checkpoint.preprocess,
+            preprocess=self.source.preprocess,
             execution=self.execution,
             time_limit_s=self.config.time_limit_s,
         )
@@ -278,17 +281,11 @@ def _begin(stage: str) -> None:
     working_on(f"segdeploy run, stage {stage}")
 
 
-def _inputs(config: RunConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+def _inputs(config: RunConfig, source: Source) -> dict[str, Any]:
     """What decides the artefacts, for the manifest."""
-    chosen = {"weights": checkpoint.weights} if checkpoint.weights else {}
-    return chosen | {
+    return source.inputs | {
         "segdeploy": __version__,
         "versions": describe_environment().versions,
-        "checkpoint_sha256": checkpoint.sha256,
-        "arch": checkpoint.arch.value,
-        "head": checkpoint.head,
-        "recurrence": checkpoint.recurrence,
-        "preprocess": checkpoint.preprocess.to_json(),
         "calibration_sha256": config.calibration.sha256(),
         "method": config.method.value,
         "targets": [profile.name for profile in config.targets],

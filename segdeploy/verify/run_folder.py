@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,20 @@ def verify_run(folder: Path, found: Findings) -> None:
     found.take(differences(folder))
     with found.reading(MANIFEST):
         inputs, entries = read_manifest(folder / MANIFEST)
-        _check_manifest(folder, entries, found)
+        _check_manifest(folder, entries, found, brought=str(inputs.get("model_sha256")))
         _note_versions(inputs, found)
     with found.reading("report.json"):
         _check_report(folder, read_report(folder), found)
 
 
-def _check_manifest(folder: Path, entries: dict[str, Entry], found: Findings) -> None:
+def _check_manifest(
+    folder: Path, entries: dict[str, Entry], found: Findings, *, brought: str
+) -> None:
+    """Hash the files of the stages, and follow what each says it was made from.
+
+    The ONNX file that a run was brought, ``brought`` its digest, lies elsewhere; what lies here is
+    made from it, or is it.
+    """
     digests = {entry.sha256: entry.file for entry in entries.values()}
     for entry in entries.values():
         path = folder / entry.file
@@ -47,15 +55,15 @@ def _check_manifest(folder: Path, entries: dict[str, Entry], found: Findings) ->
             found.add(entry.file, f"changed: {MANIFEST} states other bytes")
         elif path.suffix == ".onnx":
             with found.reading(entry.file):
-                _check_model(entry.file, metadata(load_model(path)), digests, found)
+                stated = metadata(load_model(path))
+                if entry.sha256 != brought:
+                    _check_model(entry.file, stated, {*digests, brought}, found)
         else:
             with found.reading(entry.file):
                 _check_table(entry.file, CalibrationTable.read(path), digests, found)
 
 
-def _check_model(
-    file: str, stated: dict[str, str], digests: dict[str, str], found: Findings
-) -> None:
+def _check_model(file: str, stated: dict[str, str], digests: Set[str], found: Findings) -> None:
     for key, what in (("parent_sha256", "model"), ("calibration_sha256", "table")):
         if key in stated and stated[key] not in digests:
             found.add(file, f"made from a {what} that is not in this folder ({key})")

@@ -27,6 +27,7 @@ from segdeploy.deploy.runtimes import isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.pipeline import run as pipeline
+from segdeploy.pipeline import source
 from segdeploy.pipeline.stage_runner import StageRunner
 
 NAME = "unet_plus_plus_l1"
@@ -308,9 +309,10 @@ class TestStageLimits:
     ) -> None:
         (copied / f"{NAME}.{suffix}").unlink()
         (copied / "report.json").unlink()
-        real: Callable[..., Artifact] = getattr(pipeline, function)
+        module = source if stage == "export" else pipeline
+        real: Callable[..., Artifact] = getattr(module, function)
         with monkeypatch.context() as broken:
-            broken.setattr(pipeline, function, lambda *a, **k: spoil(real(*a, **k)))
+            broken.setattr(module, function, lambda *a, **k: spoil(real(*a, **k)))
             assert main(command(inputs, copied)) == 4
         message = capsys.readouterr().err
         assert f"stage {stage} changed the output beyond its limit on 6 real images" in message

@@ -197,11 +197,12 @@ class TestAuto:
         self, tiny_unet_checkpoint: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         from segdeploy.api.deploy import fastest_or_named
+        from segdeploy.api.source import checkpoint_source
         from segdeploy.deploy.models.checkpoint import load_checkpoint
 
-        checkpoint = load_checkpoint(tiny_unet_checkpoint, head=1)
+        source = checkpoint_source(load_checkpoint(tiny_unet_checkpoint, head=1))
         with caplog.at_level(logging.INFO, logger="segdeploy.api.runtimes"):
-            found = fastest_or_named("auto", checkpoint, threads=1)
+            found = fastest_or_named("auto", source, threads=1)
         assert found is not None
         assert found[0] in (ORT, OPENVINO)
         assert "ONNX Runtime " in caplog.messages[0]
