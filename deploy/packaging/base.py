@@ -255,6 +255,7 @@ class Request:
             which: "calibration" or "evaluation".
 
         Raises:
+            InputError: masks of evaluation images that lie otherwise than the classes need.
             UsageError: none were given.
         """
         found: SegmentationSet | None = getattr(self, which)
@@ -262,6 +263,8 @@ class Request:
             raise UsageError(
                 f"this package holds {which} images; give a folder with {FLAG_OF[which]}"
             )
+        if which == "evaluation":
+            found.require_fits(self.sources[0].output)
         return found
 
 

@@ -45,15 +45,18 @@ def write_tensors(images: SegmentationSet, preprocess: Preprocess, folder: Path)
 def write_evaluation(images: SegmentationSet, folder: Path) -> None:
     """Images, masks and fields of view as a prepared folder, all of it test split, bytes kept.
 
+    Label maps stay label maps, and masks of a folder for each class stay in theirs.
+
     `segdeploy parity --data` reads it, wherever the device stands.
 
     Raises:
         OSError: a file cannot be copied.
     """
     for sample in images:
+        masks = [(f"masks/{name}", path) for name, path in sample.class_paths]
         for kind, path in (
             ("images", sample.image_path),
-            ("masks", sample.mask_path),
+            *(masks or [("masks", sample.mask_path)]),
             ("fov", sample.field_path),
         ):
             if path is not None:

@@ -12,7 +12,8 @@ from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import Sample, open_set
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.interface import interface_of
+from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.output_check import ending_of
 from segdeploy.deploy.onnx_model.probabilities import require_probabilities
 from segdeploy.deploy.packaging.base import PackagedModel, Request
 from segdeploy.deploy.runtimes.base import Execution
@@ -120,6 +121,27 @@ def mask_check(request: Request, *, batch: int) -> MaskCheck:
         return MaskCheck(request.calibration.samples, "of --calib-data", batch=batch)
     sample = open_set(bundled.sample(), "test")
     return MaskCheck(sample.samples, "of the bundled sample", batch=batch)
+
+
+def require_probable(request: Request) -> None:
+    """Refuse models that give no probabilities, where their graphs do not tell.
+
+    Some toolchains' packages run nothing here; the values of images answer for all of them.
+
+    Raises:
+        InputError: naming the file.
+        RunError: it fails, or gives values that are not finite.
+    """
+    for source in request.sources:
+        (result,) = source.artifact.outputs
+        if source.interface is Interface.IMAGE or ending_of(source.model(), result.name):
+            continue
+        batch = source.artifact.inputs[0].shape[0]
+        check = mask_check(request, batch=batch if isinstance(batch, int) else 1)
+        try:
+            check.masks_of_file(source.artifact, source, RuntimeName.ONNXRUNTIME)
+        except InputError as error:
+            raise InputError(f"{source.artifact.path}: {error}") from error
 
 
 def masks_of(

@@ -20,6 +20,7 @@ from segdeploy.deploy.packaging.base import (
     PackageTarget,
     Request,
 )
+from segdeploy.deploy.packaging.masks import require_probable
 from segdeploy.deploy.packaging.readme import SCHEMA_VERSION, manifest, readme
 from segdeploy.deploy.system.checksums import (
     CHECKSUMS,
@@ -82,6 +83,7 @@ def _package(request: Request, *, target: PackageTarget, output: Path) -> Packag
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         with naming(output, instead_of=temporary):
+            require_probable(request)
             temporary.mkdir()
             contents = target.write(request, temporary)
             content = manifest(request, target, contents, _listed(temporary))

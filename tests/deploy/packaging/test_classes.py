@@ -26,6 +26,7 @@ from tiny import (
     TWO_LABELS,
     quantized,
     write_image_set,
+    write_png_file,
     write_small_onnx,
 )
 
@@ -63,8 +64,17 @@ Values = NDArray[Any]
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Function (target, kind of output) -> the package of a small network brought along."""
     root = tmp_path_factory.mktemp("classes")
-    data = write_image_set(root / "set", SPLIT_OF_TWELVE)
-    train, test = open_set(data, "train").take(3, seed=0), open_set(data, "test")
+    for kind in CONTRACTS:
+        write_image_set(root / kind, SPLIT_OF_TWELVE)
+        for path in [*(root / kind / "masks").iterdir()]:
+            cells = np.asarray(Image.open(path)) > 0
+            if kind == "three":
+                write_png_file(path, cells + (np.arange(cells.shape[1]) % 3 == 2).astype(np.uint8))
+            else:
+                path.unlink()
+                for name in CONTRACTS[kind].classes:
+                    write_png_file(path.parent / name / path.name, cells * np.uint8(255))
+    train = open_set(root / "three", "train").take(3, seed=0)
 
     @cache
     def models(kind: str) -> dict[str, Path]:
@@ -89,7 +99,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         request = Request(
             sources=tuple(PackagedModel.open(path) for path in chosen),
             calibration=train if holds else None,
-            evaluation=test if holds else None,
+            evaluation=open_set(root / kind, "test") if holds else None,
         )
         out = root / f"{kind}-{target}"
         return package(request, target=PACKAGE_TARGETS[target], output=out)
@@ -151,6 +161,34 @@ class TestEveryTarget:
         own = page.replace(PACKAGE_TARGETS[target].document, "").lower()
         for word in ("foreground", "mask of 0 and 1", "masks of 0 and 1", "r2u", "unet"):
             assert word not in own
+
+
+@pytest.mark.parametrize("target", sorted(PACKAGE_TARGETS))
+class TestOutputs:
+    def test_what_is_no_probability_is_refused_in_one_line(
+        self, make: Make, tmp_path: Path, target: str
+    ) -> None:
+        """By the graph, and where it does not tell, by the values of images."""
+        root, path = make("vacc", "two").folder.parent, tmp_path / "theirs.onnx"
+
+        def packaged() -> Package:
+            request = Request(sources=(PackagedModel.open(path),))
+            if target in ("ascend", "vacc"):
+                images = (open_set(root / "two", split) for split in ("train", "test"))
+                request = replace(request, calibration=next(images), evaluation=next(images))
+            return package(request, target=PACKAGE_TARGETS[target], output=tmp_path / "out")
+
+        for operator, message in (
+            ("Identity", r"ends in node 'head' \(Conv\), .* no prob.*`segdeploy adopt` appends it"),
+            ("Tanh", r"theirs.onnx: predictions range from -.*; expected probabilities in 0 to 1"),
+        ):
+            model = onnx.load(write_small_onnx(path, output=TWO_LABELS))
+            model.graph.node[-1].op_type = operator
+            onnx.save(model, path)
+            with pytest.raises(InputError, match=message) as told:
+                packaged()
+            assert "\n" not in str(told.value)
+            assert not (tmp_path / "out").exists()
 
 
 class TestOnnx:
@@ -306,6 +344,29 @@ class TestProgram:
                 assert np.array_equal(found[0], expected.reshape(32, 32))
             else:
                 assert np.array_equal(found > 0, values.reshape(2, 32, 32) >= 0.5)
+
+
+class TestEvaluationSet:
+    @pytest.mark.parametrize("target", ["ascend", "vacc"])
+    @pytest.mark.parametrize("kind", CONTRACTS)
+    def test_it_holds_the_truth_of_every_class(self, make: Make, target: str, kind: str) -> None:
+        folder, contract = make(target, kind).folder, CONTRACTS[kind]
+        held, brought = open_set(folder / "evaluation", "test"), folder.parent / kind
+        truths = held.truths(TINY, contract)
+        assert np.array_equal(truths, open_set(brought, "test").truths(TINY, contract))
+        assert truths.shape == (4, *((2,) if contract.overlapping else ()), *TINY.size)
+        assert truths.any()
+
+    def test_masks_that_lie_otherwise_are_refused(self, make: Make, tmp_path: Path) -> None:
+        root = make("vacc", "three").folder.parent
+        request = Request(
+            sources=(PackagedModel.open(root / "three.sim.onnx"),),
+            calibration=open_set(root / "three", "train"),
+            evaluation=open_set(root / "two", "test"),
+        )
+        for target in ("ascend", "vacc"):
+            with pytest.raises(InputError, match="3 classes exclude each other; expected label"):
+                package(request, target=PACKAGE_TARGETS[target], output=tmp_path / target)
 
 
 class TestDevices:
