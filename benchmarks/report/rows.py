@@ -179,6 +179,11 @@ def unmeasured(report: Report) -> list[Unmeasured]:
         *_skipped("parity", parity_rows(report)),
         *_skipped("benchmark", timed),
         *_skipped("time by layer", report.layer_times or ()),
+        *(
+            Unmeasured(where="time by layer", name=row.name, reason=fault)
+            for row in report.layer_times or ()
+            for fault in row.faults
+        ),
     ]
 
 

@@ -180,6 +180,8 @@ class LayerTimeRow:
             slower than one of the benchmark.
         others: everything else that ran, by the runtime's own operator.
         skipped: why there are no times.
+        faults: layers whose time was not believed, and why; they have none, and it is in others.
+            Empty in older reports.
 
     Raises:
         ValueError: a profiled row without times, or a skipped one with some.
@@ -196,6 +198,7 @@ class LayerTimeRow:
     layers: tuple[LayerTime, ...] | None
     others: tuple[OperatorTime, ...] | None
     skipped: Text | None
+    faults: tuple[Text, ...] = ()
 
     def __post_init__(self) -> None:
         require_measured(self, self.measured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +126,8 @@ def executed_of(
     """Give each layer of a file the precision of the kernel that runs it.
 
     A kernel belongs to the layer it names. Where as many kernels as layers are left, the names
-    were lost and they are paired in order; otherwise the precision of what is left is unknown.
+    were lost, and if all of these kernels compute in one precision the layers do; otherwise the
+    precision of what is left is unknown. Nothing is paired by its place.
 
     Args:
         layers: of the model file; where there are none, the kernels stand for themselves, with
@@ -139,12 +140,14 @@ def executed_of(
     listed = list(kernels)
     owned = owners([layer.name for layer in layers], listed)
     precisions = {name: listed[index].precision for name, index in owned.items()}
+    left = [k.precision for i, k in enumerate(listed) if i not in set(owned.values())]
+    same = len(set(left)) == 1 and len(left) == len(layers) - len(owned)
     return Executed(
         layers=tuple(
             Layer(
                 name=layer.name,
                 operator=layer.operator,
-                precision=precisions.get(layer.name, UNKNOWN),
+                precision=precisions.get(layer.name, left[0] if same else UNKNOWN),
                 macs=layer.macs,
             )
             for layer in layers
@@ -156,28 +159,26 @@ def executed_of(
 def owners(layers: Sequence[str], kernels: Sequence[Kernel]) -> dict[str, int]:
     """Which kernel runs each layer, as its place among the kernels; layers of none are left out.
 
+    A kernel that names no layer runs none that is known: the order of kernels says nothing, since
+    runtimes run what does not depend on each other as they please.
+
     Example:
         >>> named = Kernel(names=("b",), operator="Conv", precision="int8")
         >>> nameless = Kernel(names=("fused_7",), operator="Conv", precision="int8")
         >>> owners(["a", "b"], [nameless, named])
-        {'b': 1, 'a': 0}
+        {'b': 1}
 
     Args:
         layers: their names, in the order of the model file.
         kernels: as for ``executed_of``.
     """
-    waiting = dict.fromkeys(layers)
+    waiting = set(layers)
     owned: dict[str, int] = {}
-    unnamed: deque[int] = deque()
     for index, kernel in enumerate(kernels):
         owner = next((name for name in kernel.names if name in waiting), None)
-        if owner is None:
-            unnamed.append(index)
-        else:
-            del waiting[owner]
+        if owner is not None:
+            waiting.discard(owner)
             owned[owner] = index
-    if len(unnamed) == len(waiting):
-        owned |= dict(zip(waiting, unnamed, strict=True))
     return owned
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import onnx
 
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.runtimes.base import Feeds, Results, Runtime, infer_threaded, require_fit
 from segdeploy.deploy.runtimes.executed import Executed, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
-from segdeploy.deploy.runtimes.ort_kernels import kernels_of
+from segdeploy.deploy.runtimes.ort_kernels import kernels_of, made_by
 from segdeploy.deploy.runtimes.ort_session import CPU, CUDA, TENSORRT, OrtSession, execution_options
 from segdeploy.deploy.system.errors import UsageError
 
@@ -66,11 +67,13 @@ class OrtRuntime:
     @cached_property
     def executed(self) -> Executed:
         """What really runs, read from the graph that a session like this one writes down."""
-        layers = file_layers(self._artifact.path)
+        path = self._artifact.path
+        layers = file_layers(path)
+        names = [layer.name for layer in layers]
         graph = optimised_graph(self._artifact, self.execution, provider=self._provider)
         return executed_of(
             layers,
-            kernels_of(graph, [layer.name for layer in layers]),
+            kernels_of(graph, names, made_by(load_model(path), names)),
             requested=self._artifact.precision,
         )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from segdeploy.deploy.onnx_model.artifact import Artifact
+from segdeploy.deploy.onnx_model.file import load_model
+from segdeploy.deploy.onnx_model.graph import layer_name
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.executed import Kernel
 from segdeploy.deploy.runtimes.execution import Execution
@@ -39,11 +41,23 @@ FLOAT_TYPES = {
     onnx.TensorProto.DOUBLE: "fp64",
 }
 
+FUSED, WIDENED, BLOCKED = "fused ", "InsertedPrecisionFreeCast_", "_nchwc"
+"""What ONNX Runtime puts before the name of a node it fused; before the tensor that a node without
+a half-precision kernel makes; and behind the tensor that a node in blocked layout makes. In the
+last two the tensor's name has become the node's."""
+
+ACTIVATIONS = frozenset(
+    {"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Tanh", "Cast"}
+)
+"""What a convolution may be fused with: its output then goes by the name of theirs."""
+
 SUFFIX = "_kernel_time"
 """Of the events that hold the time of a node, behind the node's name."""
 
 
-def kernels_of(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[Kernel]:
+def kernels_of(
+    graph: onnx.GraphProto, layers: Collection[str], tensors: Mapping[str, str] | None = None
+) -> Iterator[Kernel]:
     """List the convolutions and matrix products of an optimised graph, in the order they run.
 
     Args:
@@ -51,6 +65,7 @@ def kernels_of(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[Kern
         layers: names of the layers of the model file. ONNX Runtime puts words before or behind a
             node's name when it rewrites it (``fused conv1``, ``conv1_nchwc``,
             ``conv1/Relu_token_7``): a kernel belongs to the longest name it begins with.
+        tensors: see ``made_by``.
     """
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     types |= {
@@ -65,20 +80,51 @@ def kernels_of(graph: onnx.GraphProto, layers: Collection[str]) -> Iterator[Kern
             operator, precision = FLOAT_OPERATORS[node.op_type], FLOAT_TYPES.get(element, "fp32")
         else:
             continue
-        owner = owner_of(node.name, layers)
+        owner = owner_of(node.name, layers, tensors)
         names = (node.name,) if owner is None else (owner,)
         yield Kernel(names=names, operator=operator, precision=precision)
 
 
-def owner_of(node: str, layers: Collection[str]) -> str | None:
+def owner_of(
+    node: str, layers: Collection[str], tensors: Mapping[str, str] | None = None
+) -> str | None:
     """The layer that a node of the optimised graph came from, by its name.
 
     Example:
         >>> owner_of("fused conv10_nchwc", ["conv1", "conv10"])
         'conv10'
+        >>> owner_of("conv10_nchwc", ["conv1"])
+        >>> owner_of("InsertedPrecisionFreeCast_b_nchwc", ["conv1"], {"b": "conv1"})
+        'conv1'
+
+    Args:
+        node: its name.
+        layers: names of the layers of the model file.
+        tensors: see ``made_by``.
     """
-    plain = node.removeprefix("fused ")
-    return max((name for name in layers if plain.startswith(name)), key=len, default=None)
+    made = node.removeprefix(WIDENED).removesuffix(BLOCKED)
+    if made != node and made in (tensors or {}):
+        return (tensors or {})[made]
+    plain = node.removeprefix(FUSED).removeprefix(WIDENED)
+    begun = (n for n in layers if plain.startswith(n) and not plain[len(n) :][:1].isalnum())
+    return max(begun, key=len, default=None)
+
+
+def made_by(model: onnx.ModelProto, layers: Collection[str]) -> dict[str, str]:
+    """The layer that alone makes each tensor, activations behind it included.
+
+    Args:
+        model: of the file.
+        layers: names of its layers.
+    """
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        name = layer_name(node)
+        if name in layers:
+            found |= dict.fromkeys(node.output, name)
+        elif node.op_type in ACTIVATIONS and node.input[0] in found:
+            found |= dict.fromkeys(node.output, found[node.input[0]])
+    return found
 
 
 def profile(
@@ -104,17 +150,23 @@ def profile(
         for _ in range(WARMUP_CALLS + PROFILED_CALLS):
             session.run(feeds)
         trace = json.loads(session.end_profiling().read_text(encoding="utf-8"))
-    return read_trace(trace, layers, calls=PROFILED_CALLS)
+    tensors = made_by(load_model(artifact.path), layers)
+    return read_trace(trace, layers, tensors, calls=PROFILED_CALLS)
 
 
 def read_trace(
-    trace: list[dict[str, Any]], layers: Collection[str], *, calls: int
+    trace: list[dict[str, Any]],
+    layers: Collection[str],
+    tensors: Mapping[str, str] | None = None,
+    *,
+    calls: int,
 ) -> Iterator[TimedKernel]:
     """Every node of a trace with its last ``calls`` times, in the order the nodes ran.
 
     Args:
         trace: the events as ONNX Runtime writes them; the field ``dur`` is in microseconds.
         layers: names in the model file.
+        tensors: see ``made_by``.
         calls: how many to take; the ones before were warm-up.
 
     Raises:
@@ -130,7 +182,7 @@ def read_trace(
         if len(times) < calls:
             raise RunError(f"ONNX Runtime's trace shows {len(times)} calls of {node}, not {calls}")
         origin = INT8_OPERATORS.get(operator) or FLOAT_OPERATORS.get(operator)
-        owner = owner_of(node, layers) if origin else None
+        owner = owner_of(node, layers, tensors) if origin else None
         yield TimedKernel(
             kernel=Kernel(
                 names=(node if owner is None else owner,),

@@ -74,11 +74,14 @@ class TestExecuted:
         found = executed_of(layers, kernels, requested=Precision.INT8).layers
         assert [layer.precision for layer in found] == ["fp32", "bf16", "int8"]
 
-    def test_lost_names_are_paired_in_order_only_when_every_one_has_its_kernel(self) -> None:
+    def test_lost_names_leave_the_precision_open_unless_all_share_one(self) -> None:
         layers = ran(Precision.INT8, "a", "b", "c").layers
         kernels = [kernel("x", "int8"), kernel("b", "bf16"), kernel("y", "fp32")]
         found = executed_of(layers, kernels, requested=Precision.INT8).layers
-        assert [layer.precision for layer in found] == ["int8", "bf16", "fp32"]
+        assert [layer.precision for layer in found] == ["unknown", "bf16", "unknown"]
+        same = [*kernels[:2], kernel("y", "int8")]
+        found = executed_of(layers, same, requested=Precision.INT8).layers
+        assert [layer.precision for layer in found] == ["int8", "bf16", "int8"]
         found = executed_of(layers, kernels[:2], requested=Precision.INT8).layers
         assert [layer.precision for layer in found] == ["unknown", "bf16", "unknown"]
 
