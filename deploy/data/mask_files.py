@@ -62,6 +62,11 @@ SHOWN_VALUES = 6
 COLOUR_SPREAD = 32
 """Red, green and blue further apart than this are a colour; JPEG moves grey by less."""
 
+Values = NDArray[np.unsignedinteger[Any]]
+"""Whole numbers (H, W), of the type they need: a large mask is not made eight times as large."""
+
+COUNTED_AT_ONCE = 1 << 20
+
 AROUND = [step for step in product((0, 1, 2), repeat=2) if step != (1, 1)]
 
 REMEDY = (
@@ -306,8 +311,8 @@ class _Stored:
     """The pixels of a mask file.
 
     Attributes:
-        values: int64 (H, W): grey values of any depth, or colours as 0xRRGGBB.
-        indices: int64 (H, W): grey values, or the indices of a palette; ``None`` of colours.
+        values: (H, W): grey values of any depth, or colours as 0xRRGGBB.
+        indices: (H, W): grey values, or the indices of a palette; ``None`` of colours.
         coloured: whether the values are colours.
         grey: uint8 (H, W), of a grey file of at most 8 bits as Pillow shows it.
         alpha: uint8 (H, W) where transparency varies.
@@ -315,8 +320,8 @@ class _Stored:
         lossy: JPEG.
     """
 
-    values: NDArray[np.int64]
-    indices: NDArray[np.int64] | None
+    values: Values
+    indices: Values | None
     coloured: bool = False
     grey: NDArray[np.uint8] | None = None
     alpha: NDArray[np.uint8] | None = None
@@ -346,11 +351,13 @@ def _decoded(image: Image.Image, path: Path, kind: str) -> _Stored:
     indices = None
     if image.mode in ("P", "PA"):
         band = image.getchannel("P") if image.mode == "PA" else image
-        indices = np.asarray(band).astype(np.int64)
+        indices = np.asarray(band)
     if image.mode not in ("1", "L", "LA"):
-        rgb = np.asarray(image.convert("RGB")).astype(np.int64)
+        rgb = np.asarray(image.convert("RGB"))
         if (rgb.max(axis=2) - rgb.min(axis=2) > COLOUR_SPREAD).any():
-            values = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+            values = np.zeros(rgb.shape[:2], np.uint32)
+            for channel in range(3):
+                values = values << 8 | rgb[..., channel]
             return _Stored(
                 values=values,
                 indices=indices,
@@ -360,7 +367,7 @@ def _decoded(image: Image.Image, path: Path, kind: str) -> _Stored:
                 lossy=lossy,
             )
     grey = np.asarray(image.convert("L"))
-    numbers = grey.astype(np.int64) // LOW_BITS.get(raw, 1)
+    numbers = grey // np.uint8(LOW_BITS.get(raw, 1))
     return _Stored(
         values=numbers,
         indices=numbers if indices is None else indices,
@@ -371,7 +378,7 @@ def _decoded(image: Image.Image, path: Path, kind: str) -> _Stored:
     )
 
 
-def _whole(values: NDArray[Any], path: Path, kind: str) -> NDArray[np.int64]:
+def _whole(values: NDArray[Any], path: Path, kind: str) -> Values:
     """The numbers of a deep grey file, as whole ones."""
     if not np.isfinite(values).all() or (values < 0).any() or (values != np.rint(values)).any():
         raise InputError(
@@ -381,7 +388,7 @@ def _whole(values: NDArray[Any], path: Path, kind: str) -> NDArray[np.int64]:
         )
     if values.max() >= 1 << 32:
         raise InputError(f"{kind} {path} holds {values.max():.6g}; expected at most 32 bits")
-    return values.astype(np.int64)
+    return values.astype(np.uint32)
 
 
 def _alpha(image: Image.Image) -> tuple[NDArray[np.uint8] | None, bool]:
@@ -443,7 +450,7 @@ def _between(grey: NDArray[np.uint8], least: int) -> float:
         grey: with foreground.
         least: neighbours of the same value that a pixel has, which no edge happens to have.
     """
-    counts = np.bincount(grey.ravel(), minlength=WHITE + 1)
+    counts = _counts(grey, WHITE + 1)
     levels = np.flatnonzero(counts)
     low = NOISE if len(levels) > MOST_EXACT else 0
     high = int(levels[-1]) - NEAR
@@ -515,7 +522,7 @@ def _by_colour(stored: _Stored, output: OutputContract) -> NDArray[np.uint8] | N
     if stored.coloured:
         codes = stored.values
     elif stored.grey is not None:
-        codes = stored.grey.astype(np.int64) * 0x010101
+        codes = stored.grey.astype(np.uint32) * np.uint32(0x010101)
     else:
         return None
     levels, where = np.unique(codes, return_inverse=True)
@@ -525,11 +532,19 @@ def _by_colour(stored: _Stored, output: OutputContract) -> NDArray[np.uint8] | N
     return np.asarray(found[where.reshape(codes.shape)], np.uint8)
 
 
-def _levels(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _levels(values: Values) -> NDArray[np.int64]:
     """The different values, ascending."""
     if values.max() < 1 << 16:
-        return np.flatnonzero(np.bincount(values.ravel()))
-    return np.unique(values)
+        return np.flatnonzero(_counts(values, int(values.max()) + 1)).astype(np.int64)
+    return np.unique(values).astype(np.int64)
+
+
+def _counts(values: Values, levels: int) -> NDArray[np.int64]:
+    """How often each level is there; a part at a time, for NumPy counts in 64 bits."""
+    flat, total = values.ravel(), np.zeros(levels, np.int64)
+    for start in range(0, flat.size, COUNTED_AT_ONCE):
+        total += np.bincount(flat[start : start + COUNTED_AT_ONCE], minlength=levels)
+    return total
 
 
 def _white(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

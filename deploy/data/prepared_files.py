@@ -20,7 +20,7 @@ from PIL import Image
 from segdeploy.calibration.files import atomic_writer, write_atomic
 from segdeploy.deploy.data.image_opening import opened_image
 from segdeploy.deploy.data.layouts.base import RawSample
-from segdeploy.deploy.data.layouts.run_lengths import decoded
+from segdeploy.deploy.data.layouts.run_lengths import decoded_runs
 from segdeploy.deploy.data.mask_files import (
     WHITE,
     BinaryMask,
@@ -132,7 +132,7 @@ def _mask(source: RawSample, size: Size, foreground: Foreground | None) -> Binar
         mask = read_binary(path, image_path=source.image, size=size, foreground=Foreground())
         merged |= mask.grey > 0
     for where, text in source.runs:
-        merged |= decoded(text, size, where=where)
+        merged |= decoded_runs(text, size, where=where)
     return BinaryMask(
         grey=merged.astype(np.uint8) * np.uint8(WHITE),
         reading=Reading.OBJECTS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ USAGE = 2
 
 LONGEST = 800
 """Characters of a message; the choices of a flag have to fit."""
+
+MODEL_SUFFIXES = (".onnx", ".pth", ".pt", ".pkl", ".ckpt", ".safetensors")
+"""Of files that are models, whatever else is in them."""
 
 _FOLDER = "the folder of a finished run"
 
@@ -161,6 +165,7 @@ class Parser(argparse.ArgumentParser):
         if models.before:
             given = getattr(found, models.before)
             if not behind_flag and len(given) > 1:
+                self._require_model_first(given)
                 behind_flag = [Path(given[0])]
                 setattr(found, models.before, given[1:])
             words: list[Path] = []
@@ -177,6 +182,18 @@ class Parser(argparse.ArgumentParser):
             self.error(f"one model, not {len(every)}: {' '.join(map(str, every))}")
         found.model = every if models.many else next(iter(every), None)
         self._require_needed(found, every)
+
+    def _require_model_first(self, given: Sequence[str]) -> None:
+        """Refuse a model among the words that follow where the first word is none."""
+        first, *rest = given
+        models = [word for word in rest if word.lower().endswith(MODEL_SUFFIXES)]
+        runs = (Path(first) / "manifest.json").exists()
+        if models and not runs and not first.lower().endswith(MODEL_SUFFIXES):
+            ordered = [models[0], *(word for word in given if word != models[0])]
+            self.error(
+                f"{first} is no model, and {models[0]} no image: the model comes first, as in "
+                f"`{self.prog} {shlex.join(ordered)}`"
+            )
 
     def _require_needed(self, found: argparse.Namespace, models: Sequence[Path]) -> None:
         missing = [

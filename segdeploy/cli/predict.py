@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from segdeploy.cli.flags import (
 )
 from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import Options, Result, model_of
-from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
     from segdeploy.deploy.prediction.run import Summary
@@ -35,8 +33,6 @@ PYTORCH = "pytorch"
 FITS = ("resize", "pad", "tile")
 WRITES = ("mask", "probability", "probability-npy", "overlay", "labels")
 ENGINES = ("local", "ray")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MODEL_SUFFIXES = (".onnx", ".pth", ".pt", ".safetensors", ".pkl", ".ckpt")
 
 
 def add_flags(verb: Parser) -> None:
@@ -156,7 +152,6 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the masks of images, and an index of what became of each."""
     from segdeploy.api.predict import predict
 
-    require_model_first(options)
     summary = predict(
         model_of(options, options.model),
         options.images,
@@ -177,25 +172,6 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     )
     _say(summary)
     return summary.exit_code, _result(summary)
-
-
-def require_model_first(options: Options) -> None:
-    """Refuse images in the place of the model, and the model among the images.
-
-    Raises:
-        UsageError: with the words in their order.
-    """
-    models = [word for word in options.images if Path(word).suffix.lower() in MODEL_SUFFIXES]
-    first = options.model
-    swapped = first.suffix.lower() in IMAGE_SUFFIXES or (
-        first.is_dir() and not (first / "manifest.json").exists()
-    )
-    if swapped and models:
-        images = [str(first), *(word for word in options.images if word != models[0])]
-        raise UsageError(
-            f"{first} is no model, and {models[0]} no image: the model comes first, as in "
-            f"`segdeploy predict {shlex.join([models[0], *images])} -o {options.output}`"
-        )
 
 
 def _say(summary: Summary) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from segdeploy.benchmarks.literature.file import load_rows
 from segdeploy.benchmarks.mixed.state import SearchState
@@ -45,6 +46,17 @@ from segdeploy.cli.config import take_config
 from segdeploy.cli.parser import build_parser
 from segdeploy.cli.train import recipe_of
 from segdeploy.deploy.adoption.foreign_file import load_foreign
+from segdeploy.deploy.data.image_opening import opened_image
+from segdeploy.deploy.data.layouts.pattern import pattern_layout
+from segdeploy.deploy.data.layouts.run_lengths import decoded_runs, read_tables
+from segdeploy.deploy.data.mask_files import (
+    Foreground,
+    Reading,
+    read_binary,
+    read_label_map,
+    read_mask,
+)
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.data.prepared_files import Prepared, write_splits
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.splits import read_splits
@@ -59,10 +71,10 @@ from segdeploy.deploy.packaging.ascend.aipp import read_aipp
 from segdeploy.deploy.packaging.package import read_manifest
 from segdeploy.deploy.packaging.triton.model import read_config
 from segdeploy.deploy.prediction.journal import JOURNAL, Journal
-from segdeploy.deploy.prediction.settings import Write
+from segdeploy.deploy.prediction.settings import Write, is_own_file
 from segdeploy.deploy.prediction.sources import sources_of
 from segdeploy.deploy.system.checksums import read_checksums
-from segdeploy.deploy.system.errors import InputError, SegdeployError
+from segdeploy.deploy.system.errors import InputError, SegdeployError, one_line
 from segdeploy.deploy.system.yaml_text import read_yaml
 from segdeploy.pipeline.workspace import MANIFEST, Workspace
 from segdeploy.training.align.dump import INDEX, TENSORS, Dump, read_dump, write_dump
@@ -184,6 +196,63 @@ def splits(data: bytes) -> None:
         assert read_splits(path) == found
 
 
+@target
+def run_lengths(data: bytes) -> None:
+    for listed in read_tables([written(data, "runs.csv")]).values():
+        for where, text in listed.objects:
+            assert decoded_runs(text, (20, 30), where=where).shape == (20, 30)
+
+
+@target
+def mask(data: bytes) -> None:
+    path = written(data, "mask.png")
+    found = read_binary(path, image_path=path, size=mask_size(path))
+    assert found.grey.dtype == np.uint8
+    assert found.objects is None or found.objects > 0
+    again = io.BytesIO()
+    Image.fromarray(found.grey).save(again, format="PNG")
+    path = written(again.getvalue(), "again.png")
+    if found.reading is not Reading.GREY:
+        assert np.array_equal(read_mask(path, image_path=path, size=mask_size(path)), found.grey)
+
+
+CLASSES = OutputContract(
+    activation=Activation.SOFTMAX,
+    classes=("ground", "a", "b"),
+    colours=((0, 0, 0), (255, 0, 0), (0, 255, 0)),
+    ignored_index=255,
+)
+
+
+@target
+def label_map(data: bytes) -> None:
+    path = written(data, "mask.png")
+    found = read_label_map(path, image_path=path, size=mask_size(path), output=CLASSES)
+    assert set(np.unique(found).tolist()) <= {0, 1, 2, 255}
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """Of what a header says; large ones would only take long."""
+    with opened_image(path) as image:
+        if image.width * image.height > 1 << 16:
+            raise InputError("too large for a test")
+        return image.height, image.width
+
+
+@target
+def foreground_words(data: bytes) -> None:
+    try:
+        Foreground.parse(text_of(data).split())
+    except ValueError as error:
+        raise InputError(one_line(error)) from error
+
+
+@target
+def layout_patterns(data: bytes) -> None:
+    images, _, masks = text_of(data).partition("\n")
+    pattern_layout(images, masks)
+
+
 def flags(verb: str, path: Path) -> Any:
     parser, words = build_parser(), [*verb.split(), "--config", str(path)]
     take_config(words, parser)
@@ -255,7 +324,7 @@ def journal(data: bytes) -> None:
         rows = [found.row(name) for name in found._places]
     for row in rows:
         assert row is not None
-        assert set(row.outputs) <= {write.file(row.name) for write in Write}
+        assert all(is_own_file(file, row.name) for file in row.outputs)
     (folder / JOURNAL).unlink(missing_ok=True)
     with contextlib.closing(Journal(folder)) as again:
         for row in rows:

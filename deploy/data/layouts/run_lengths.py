@@ -57,8 +57,13 @@ def read_tables(paths: Iterable[Path]) -> dict[str, Listed]:
         columns: list[str] = []
         for number, line in _lines(path):
             cells = [cell.strip().strip('"') for cell in line.split(",")]
-            if number == 1:
+            if not columns:
                 columns = [cell.lower() for cell in cells]
+                if not set(COLUMNS) <= set(columns):
+                    raise InputError(
+                        f"{path} has columns {one_line(cells, limit=100)}; expected ImageId and "
+                        "EncodedPixels"
+                    )
                 continue
             if len(cells) != len(columns):
                 raise InputError(
@@ -70,17 +75,19 @@ def read_tables(paths: Iterable[Path]) -> dict[str, Listed]:
             listed.ignored |= row.get("usage", "").lower() == IGNORED
             if row["encodedpixels"]:
                 listed.objects.append((f"{path}:{number}", row["encodedpixels"]))
+        if not columns:
+            raise InputError(f"{path} is empty; expected columns ImageId and EncodedPixels")
         if twice := sorted(found.keys() & own.keys()):
             raise InputError(f"{path} lists {twice[0]!r}, and so does another table; keep one")
         found |= own
     return found
 
 
-def decoded(text: str, size: tuple[int, int], *, where: str) -> NDArray[np.bool_]:
+def decoded_runs(text: str, size: tuple[int, int], *, where: str) -> NDArray[np.bool_]:
     """The mask of one object.
 
     Example:
-        >>> decoded("1 2 6 1", (3, 2), where="here").astype(int).tolist()  # down the columns
+        >>> decoded_runs("1 2 6 1", (3, 2), where="here").astype(int).tolist()  # down the columns
         [[1, 0], [1, 0], [0, 1]]
 
     Args:

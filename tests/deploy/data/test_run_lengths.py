@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy.deploy.data.image_set import open_set
-from segdeploy.deploy.data.layouts.run_lengths import decoded, read_tables, tables_in
+from segdeploy.deploy.data.layouts.run_lengths import decoded_runs, read_tables, tables_in
 from segdeploy.deploy.data.prepare import prepare_raw
 from segdeploy.deploy.system.errors import InputError
 
@@ -31,19 +31,19 @@ def encoded(mask: Mask) -> str:
 
 @given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 7), st.integers(1, 9))))
 def test_decoding_is_the_inverse_of_encoding(mask: Mask) -> None:
-    assert np.array_equal(decoded(encoded(mask), mask.shape, where="here"), mask)
+    assert np.array_equal(decoded_runs(encoded(mask), mask.shape, where="here"), mask)
 
 
 @pytest.mark.parametrize("text", ["1", "1 2 3", "a b", "1 -2", "-1 2", "1.5 2", "9" * 30 + " 1"])
 def test_what_is_no_pairs_of_numbers(text: str) -> None:
     with pytest.raises(InputError, match=r"here holds .*expected pairs of a first pixel and a cou"):
-        decoded(text, (3, 4), where="here")
+        decoded_runs(text, (3, 4), where="here")
 
 
 @pytest.mark.parametrize("text", ["0 1", "12 2", "1 13"])
 def test_pixels_outside_the_image(text: str) -> None:
     with pytest.raises(InputError, match=r"its image has 4x3 \(width x height\), pixels 1 to 12"):
-        decoded(text, (3, 4), where="here")
+        decoded_runs(text, (3, 4), where="here")
 
 
 def stage(root: Path, count: int = 4) -> dict[str, list[Mask]]:
