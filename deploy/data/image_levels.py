@@ -93,6 +93,32 @@ def decode(path: Path, contract: Preprocess = PLAIN, *, content: bytes | None = 
     )
 
 
+def decode_whole(path: Path, *, page: int | None = None) -> Pixels:
+    """All channels of a file as they are stored, (H, W, channels), uint8 or uint16.
+
+    Raises:
+        InputError: naming the file, as ``decode``.
+    """
+    found = _of_tiff(path, None, page)
+    if found is None:
+        with opened_image(path, page=page) as image:
+            found = _of_pillow(image, path, None, page)
+    return found.pixels
+
+
+def keeps_depth(path: Path, *, page: int | None = None) -> bool:
+    """Whether a file holds more than 8-bit colours do, by its header: 16 bits, or bands.
+
+    Raises:
+        InputError: naming the file, when it is missing or no image.
+    """
+    if is_tiff_file(path):
+        with readable(path), opened_page(path, path=path, number=page) as found:
+            return not found.plain
+    with opened_image(path, page=page) as image:
+        return deep(image) and image.mode not in WIDE
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of an image file, from its header alone; of several pages the first's.
 
@@ -237,12 +263,13 @@ def _other_bits(path: Path, found: np.dtype[Any], contract: Preprocess) -> str:
     if bits == 16:
         return (
             f"image {path} has 16 bits a channel, the input contract takes 8. Say which levels "
-            "become black and white: `segdeploy data prepare --range LOW HIGH`, `predict --range`, "
-            "or a contract with source_bits 16"
+            "become 0 and 255: --range LOW HIGH (data prepare, predict, parity), or a contract "
+            "with source_bits 16"
         )
     return (
         f"image {path} has {bits} bits a channel, the input contract takes {contract.source_bits} "
-        "(source_bits); give images as the network was trained on"
+        "(source_bits); leave --range out where it is given, or give images as the network was "
+        "trained on"
     )
 
 

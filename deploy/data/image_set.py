@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -65,6 +65,9 @@ class Sample:
         class_paths: name of the folder and mask for each class, in name order of the folders;
             none where the masks lie in one folder.
         field_path: its field of view.
+        levels: 16-bit levels that become 0 and 255, where the image has 16 bits and the network's
+            input contract takes 8.
+        pages: which of several pages of its file is the image.
     """
 
     name: str
@@ -72,6 +75,12 @@ class Sample:
     mask_path: Path
     class_paths: tuple[tuple[str, Path], ...] = ()
     field_path: Path | None = None
+    levels: tuple[float, float] | None = None
+    pages: tuple[int, ...] | None = None
+
+    def stated(self, preprocess: Preprocess) -> Preprocess:
+        """A network's input contract with what is stated of this image's file."""
+        return preprocess.of_source(self.levels, self.pages)
 
     def image(self, preprocess: Preprocess = PLAIN) -> Pixels:
         """The image as a contract takes it: (H, W, channels) of its bits; RGB uint8 by default.
@@ -79,7 +88,7 @@ class Sample:
         Raises:
             InputError: the file cannot be decoded, or has other channels or bits.
         """
-        return decode(self.image_path, preprocess).pixels
+        return decode(self.image_path, self.stated(preprocess)).pixels
 
     def input(self, preprocess: Preprocess) -> NDArray[np.float32]:
         """The image as a network takes it: float32 (channels, height, width).
@@ -87,7 +96,7 @@ class Sample:
         Raises:
             InputError: as ``image``.
         """
-        return preprocess.apply(self.image(preprocess))
+        return self.stated(preprocess).apply(self.image(preprocess))
 
     def mask(self) -> NDArray[np.uint8]:
         """Uint8 (H, W), the size of the image, foreground from 125 on.
@@ -251,6 +260,17 @@ class SegmentationSet:
         samples = tuple(self.samples[i] for i in sorted(chosen))
         return SegmentationSet(root=self.root, split=self.split, samples=samples)
 
+    def of_source(
+        self, levels: tuple[float, float] | None, pages: tuple[int, ...] | None
+    ) -> SegmentationSet:
+        """The same set, with what is stated of its files (``Sample.levels``, ``pages``)."""
+        if levels is None and pages is None:
+            return self
+        return replace(
+            self,
+            samples=tuple(replace(each, levels=levels, pages=pages) for each in self.samples),
+        )
+
     def inputs(self, preprocess: Preprocess) -> NDArray[np.float32]:
         """Every image through the contract: float32 (N, channels, height, width)."""
         return np.stack([sample.input(preprocess) for sample in self.samples])
@@ -261,14 +281,17 @@ class SegmentationSet:
         Raises:
             InputError: an image cannot be decoded, or has more than 8 bits a channel.
         """
-        return np.stack([preprocess.pixels(sample.image(preprocess)) for sample in self.samples])
+        return np.stack(
+            [sample.stated(preprocess).pixels(sample.image(preprocess)) for sample in self.samples]
+        )
 
     def pictures(self, preprocess: Preprocess) -> NDArray[np.uint8]:
         """Every image resized, as people look at it: RGB (N, height, width, 3)."""
         return np.stack(
             [
-                preprocess.picture(preprocess.resized(sample.image(preprocess)))
+                contract.picture(contract.resized(sample.image(preprocess)))
                 for sample in self.samples
+                for contract in [sample.stated(preprocess)]
             ]
         )
 
@@ -319,6 +342,8 @@ class SegmentationSet:
         for sample in sorted(self.samples, key=lambda s: s.name):
             digest.update(sample.name.encode() + b"\0")
             digest.update(_content_sha256(sample))
+            if sample.levels or sample.pages:
+                digest.update(repr((sample.levels, sample.pages)).encode())
         return digest.hexdigest()
 
 

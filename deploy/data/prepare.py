@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from segdeploy.calibration.files import remove_partial
-from segdeploy.deploy.data.image_files import image_files, read_image
+from segdeploy.deploy.data.image_files import image_files
 from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, divide, require_shares
 from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, files_below
@@ -26,6 +26,7 @@ from segdeploy.deploy.data.layouts.registry import AUTO, SHOWN_ENTRIES, layout_o
 from segdeploy.deploy.data.mask_files import BinaryMask, Foreground, Reading
 from segdeploy.deploy.data.prepared_files import Prepared, targets, write_image, write_splits
 from segdeploy.deploy.data.preprocess import Pixels
+from segdeploy.deploy.data.raw_images import RawImages, percentile_levels, shown
 from segdeploy.deploy.data.splits import require_plain_name
 from segdeploy.deploy.system.errors import InputError, UsageError, one_line
 from segdeploy.deploy.system.only_writer import writing_folder
@@ -45,6 +46,8 @@ def prepare_raw(
     ratios: Ratios | None = None,
     foreground: Foreground | None = None,
     label_maps: bool = False,
+    images: RawImages | None = None,
+    percentiles: tuple[float, float] | None = None,
     progress: ItemProgress[RawSample] = iter,
 ) -> tuple[Prepared, ...]:
     """Write ``images/``, ``masks/``, ``splits.csv`` and where the layout has them ``fov/``.
@@ -61,6 +64,8 @@ def prepare_raw(
             own for ``None``.
         foreground: which values of masks are; ``None`` tells from the values.
         label_maps: masks hold the class of each pixel, and stay what they are.
+        images: by which levels and pages images are read; ``None`` keeps the bits they have.
+        percentiles: of all pixels of the set, which become the levels of ``images``.
         progress: wraps the images, for a progress bar.
 
     Returns:
@@ -87,20 +92,50 @@ def prepare_raw(
         raise UsageError(
             f"{raw} holds several masks for an image, one for each object or class: no label maps"
         )
-    _require_own_folder(raw, output, sources)
+    images = images or RawImages()
+    if percentiles is not None:
+        images = replace(
+            images, levels=_measured([each.image for each in sources], percentiles, images.page)
+        )
+    written = _written(sources, images)
+    _require_own_folder(raw, output, sources, written)
     log.info("%s: %d images laid out as %s", raw, len(sources), chosen.name)
     _say_left_out(raw, sources)
     with writing_folder(output):
-        for folder in _written(sources):
+        for folder in written:
             (output / folder).mkdir(parents=True, exist_ok=True)
             remove_partial(output / folder)
         (output / "splits.csv").unlink(missing_ok=True)
-        write = partial(write_image, output=output, foreground=foreground, label_maps=label_maps)
-        found, twins = _convert(progress(sources), write, chosen)
+        write = partial(
+            write_image,
+            output=output,
+            images=images,
+            foreground=foreground,
+            label_maps=label_maps,
+        )
+        found, twins = _convert(progress(sources), images, write, chosen)
         shares = chosen.ratios if ratios is None else ratios
         rows = _with_splits(found, chosen, seed=seed, ratios=shares, twins=twins)
         write_splits(rows, output / "splits.csv")
         return rows
+
+
+def _measured(
+    paths: Sequence[Path], percentiles: tuple[float, float], page: int | None
+) -> tuple[int, int]:
+    """The levels at two percentiles, said as numbers."""
+    low, high = percentile_levels(paths, percentiles, page=page)
+    log.info(
+        "percentiles %g and %g of %d images: levels %d to %d become 0 to 255, as with --range "
+        "%d %d",
+        *percentiles,
+        len(paths),
+        low,
+        high,
+        low,
+        high,
+    )
+    return low, high
 
 
 def _require_consistent(raw: Path, sources: Sequence[RawSample], ratios: Ratios | None) -> None:
@@ -155,11 +190,12 @@ def _some(names: Sequence[str]) -> str:
     return one_line(", ".join(names[:SHOWN_ENTRIES]) + more)
 
 
-def _require_own_folder(raw: Path, output: Path, sources: Sequence[RawSample]) -> None:
+def _require_own_folder(
+    raw: Path, output: Path, sources: Sequence[RawSample], written: dict[str, set[str]]
+) -> None:
     """Refuse an output whose own images would mix with the new ones, or that is the source."""
     if os.path.realpath(output) == os.path.realpath(raw):
         raise UsageError(f"-o {output} is the raw folder itself; choose another")
-    written = _written(sources)
     parents = {path.parent for source in sources for path in source.files}
     read = {os.path.realpath(parent) for parent in parents}
     for folder in written:
@@ -173,17 +209,18 @@ def _require_own_folder(raw: Path, output: Path, sources: Sequence[RawSample]) -
                 raise UsageError(f"-o {output} holds {path}, which is not of {raw}; choose another")
 
 
-def _written(sources: Sequence[RawSample]) -> dict[str, set[str]]:
+def _written(sources: Sequence[RawSample], images: RawImages) -> dict[str, set[str]]:
     """Folder of the prepared set to the names of all files written there."""
     written: dict[str, set[str]] = defaultdict(set)
     for source in sources:
-        for folder, file in targets(source).items():
+        for folder, file in targets(source, images).items():
             written[folder].add(file)
     return written
 
 
 def _convert(
     sources: Iterable[RawSample],
+    images: RawImages,
     write: Callable[[RawSample, Pixels], BinaryMask | None],
     layout: Layout,
 ) -> tuple[list[Prepared], list[list[str]]]:
@@ -194,11 +231,13 @@ def _convert(
         in groups.
     """
     rows: list[Prepared] = []
+    first: list[tuple[Path, int]] = []
     groups: dict[bytes, list[RawSample]] = defaultdict(list)
     readings: Counter[Reading] = Counter()
     empty = 0
     for source in sources:
-        image = read_image(source.image, "RGB")
+        image = images.read(source.image)
+        _require_one_depth(first, source.image, image)
         mask = write(source, image)
         if mask is not None:
             readings[mask.reading] += 1
@@ -211,6 +250,18 @@ def _convert(
     return rows, [[twin.name for twin in group] for group in groups.values() if len(group) > 1]
 
 
+def _require_one_depth(first: list[tuple[Path, int]], path: Path, image: Pixels) -> None:
+    """Refuse images of other bits than the first: a network takes one kind."""
+    bits = 8 * image.dtype.itemsize
+    if not first:
+        first.append((path, bits))
+    if first[0][1] != bits:
+        raise InputError(
+            f"image {path} has {bits} bits a channel, and {first[0][0]} has {first[0][1]}; a set "
+            "has images of one kind: convert the few, or all of 16 bits with --range LOW HIGH"
+        )
+
+
 def _row(source: RawSample, image: Pixels, mask: BinaryMask | None, layout: Layout) -> Prepared:
     return Prepared(
         image_id=source.name,
@@ -218,7 +269,7 @@ def _row(source: RawSample, image: Pixels, mask: BinaryMask | None, layout: Layo
         width=image.shape[1],
         height=image.shape[0],
         nuclei=None if mask is None else mask.objects,
-        modality=layout.stratum(image),
+        modality=layout.stratum(shown(image)),
     )
 
 

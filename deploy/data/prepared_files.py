@@ -1,7 +1,8 @@
 """Writing one image of a prepared set, and its table of splits. No file is ever half there.
 
 Decoded pixels are kept exactly. A JPEG file is copied as it is: as PNG it would hold the same
-pixels in several times the space. Everything else becomes PNG.
+pixels in several times the space. So are files of 16 bits and of bands. Everything else becomes
+PNG; a page of more than 8-bit colours becomes TIFF under that name: content decides, no suffix.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ from segdeploy.deploy.data.mask_files import (
 )
 from segdeploy.deploy.data.orientation import require_upright
 from segdeploy.deploy.data.preprocess import Pixels
+from segdeploy.deploy.data.raw_images import RawImages
 from segdeploy.deploy.data.resizing import Size
 from segdeploy.deploy.system.errors import InputError
 
 COPIED_SUFFIXES = (".jpg", ".jpeg")
+
+COLOURS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +57,13 @@ class Prepared:
     modality: str | None = None
 
 
-def targets(source: RawSample) -> dict[str, str]:
-    """Folder of the prepared set to the name of the file written there for one image."""
-    suffix = source.image.suffix.lower()
-    kept = suffix if suffix in COPIED_SUFFIXES else ".png"
+def targets(source: RawSample, images: RawImages) -> dict[str, str]:
+    """Folder of the prepared set to the name of the file written there for one image.
+
+    Raises:
+        InputError: the image is none.
+    """
+    kept = _kept_suffix(source.image, images) or ".png"
     drawn = [f"masks/{name}" for name, _ in source.class_masks] or ["masks"]
     drawn += [] if source.field is None else ["fov"]
     return {"images": source.name + kept} | dict.fromkeys(drawn, f"{source.name}.png")
@@ -67,6 +74,7 @@ def write_image(
     image: Pixels,
     output: Path,
     *,
+    images: RawImages,
     foreground: Foreground | None = None,
     label_maps: bool = False,
 ) -> BinaryMask | None:
@@ -76,6 +84,7 @@ def write_image(
         source: where the files are.
         image: the decoded image, (H, W, channels).
         output: the prepared folder.
+        images: how images are read.
         foreground: which values of masks are; ``None`` tells from the values.
         label_maps: masks hold the class of each pixel, and stay what they are.
 
@@ -87,7 +96,7 @@ def write_image(
             things, or an image that EXIF turns.
     """
     size = image.shape[:2]
-    paths = {folder: output / folder / file for folder, file in targets(source).items()}
+    paths = {folder: output / folder / file for folder, file in targets(source, images).items()}
     for drawn in source.files[1:] or ([source.image] if source.runs else []):
         require_upright(source.image, drawn=drawn, size=size)
     mask = None
@@ -103,8 +112,8 @@ def write_image(
     if source.field is not None:
         field = read_field(source.field, image_path=source.image, size=size)
         _write_png(field, paths["fov"])
-    if paths["images"].suffix not in COPIED_SUFFIXES:
-        _write_png(image, paths["images"])
+    if _kept_suffix(source.image, images) is None:
+        _write_image(image, paths["images"])
         return mask
     with source.image.open("rb") as content, atomic_writer(paths["images"]) as stream:
         shutil.copyfileobj(content, stream)
@@ -151,6 +160,33 @@ def _copy_label_map(path: Path, target: Path, *, image_path: Path, size: Size) -
         stream = io.BytesIO()
         image.save(stream, format="PNG")
     write_atomic(target, path.read_bytes() if image.format == "PNG" else stream.getvalue())
+
+
+def _kept_suffix(path: Path, images: RawImages) -> str | None:
+    """Of an image that is copied as it is, in lower case; ``None`` where it is written anew."""
+    if images.levels is None and images.page is None and path.suffix.lower() in COPIED_SUFFIXES:
+        return path.suffix.lower()
+    return images.suffix(path)
+
+
+def _write_image(pixels: Pixels, path: Path) -> None:
+    """One picture: a PNG file, or of a page of more bits or bands a TIFF file by another name."""
+    if pixels.dtype == np.uint8 and pixels.shape[2] == COLOURS:
+        _write_png(pixels, path)
+        return
+    import tifffile
+
+    stream = io.BytesIO()
+    tifffile.imwrite(
+        stream,
+        pixels if pixels.shape[2] > 1 else pixels[..., 0],
+        photometric="rgb" if pixels.shape[2] == COLOURS else "minisblack",
+        planarconfig="contig" if pixels.shape[2] > 1 else None,
+        compression="zlib",
+        metadata=None,
+        software=False,
+    )
+    write_atomic(path, stream.getvalue())
 
 
 def _write_png(pixels: Pixels | NDArray[np.bool_], path: Path) -> None:

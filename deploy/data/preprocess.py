@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -291,6 +291,26 @@ class Preprocess:
             raise InputError(
                 f"{what} cannot express the input contract's {', '.join(found)}; {advice}"
             )
+
+    def of_source(
+        self, levels: tuple[Number, Number] | None = None, pages: tuple[int, ...] | None = None
+    ) -> Preprocess:
+        """The contract for files of 16 bits or of several pages.
+
+        Example:
+            >>> Preprocess().of_source((0, 4095), (2,)).words
+            '96x96 BGR, bilinear, 16 bits, 0 to 4095 as 0 to 255, page 2, x / 255, mean 0.5 0.5 \
+0.5, std 0.5 0.5 0.5'
+
+        Args:
+            levels: 16-bit levels that become 0 and 255; ``None`` keeps what the contract says.
+            pages: which of several; likewise.
+
+        Raises:
+            InputError: levels or pages that no contract may have.
+        """
+        found = self if levels is None else replace(self, source_bits=16, source_range=levels)
+        return found if pages is None else replace(found, source_pages=pages)
 
     def placement(self, image: Size) -> Placement:
         """Where an image of a size (height, width) lies in the input."""

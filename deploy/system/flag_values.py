@@ -66,3 +66,11 @@ def not_negative(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
     return value
+
+
+def level(text: str) -> int | float:
+    """A level of an image; a whole one stays whole."""
+    value = _float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a level, 0 or more")
+    return int(value) if value.is_integer() else value

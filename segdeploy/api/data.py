@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +31,18 @@ class Data:
         calibration: another folder whose train split calibrates; ``None`` is the same folder.
         num_samples: images to calibrate on, drawn by seed; ``None`` takes all.
         seed: of the draw.
+        levels: of images of 16 bits, which levels become 0 and 255 for a network that takes 8;
+            ``None`` expects images as the network's input contract says.
+        page: of files of several pages, which is the image, from 0; one for each band of a
+            network that takes bands.
     """
 
     folder: AnyPath | None = None
     calibration: AnyPath | None = field(default=None, kw_only=True)
     num_samples: int | None = field(default=None, kw_only=True)
     seed: int = field(default=0, kw_only=True)
+    levels: tuple[float, float] | None = field(default=None, kw_only=True)
+    page: int | Sequence[int] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, given: Data | AnyPath | None) -> Data:
@@ -52,6 +58,9 @@ class Data:
         """
         return bundled.sample() if self.folder is None else Path(self.folder)
 
+    def _opened(self, folder: Path, split: str) -> SegmentationSet:
+        return open_set(folder, split).of_source(self.levels, pages_of(self.page))
+
     @cached_property
     def train(self) -> SegmentationSet:
         """The train split, all of it.
@@ -59,17 +68,17 @@ class Data:
         Raises:
             InputError: see ``segdeploy.deploy.data.image_set.open_set``; likewise the others.
         """
-        return open_set(self.root, "train")
+        return self._opened(self.root, "train")
 
     @cached_property
     def val(self) -> SegmentationSet:
         """The validation split."""
-        return open_set(self.root, "val")
+        return self._opened(self.root, "val")
 
     @cached_property
     def test(self) -> SegmentationSet:
         """The test split: it judges, and nothing is ever chosen on it."""
-        return open_set(self.root, "test")
+        return self._opened(self.root, "test")
 
     def image_sizes(self) -> Iterator[tuple[int, int]]:
         """Height and width of every image of the folder, in name order."""
@@ -79,6 +88,20 @@ class Data:
     def calibration_images(self) -> SegmentationSet:
         """What calibrates: ``num_samples`` images of the train split, drawn by seed."""
         whole = (
-            self.train if self.calibration is None else open_set(Path(self.calibration), "train")
+            self.train
+            if self.calibration is None
+            else self._opened(Path(self.calibration), "train")
         )
         return whole.take(self.num_samples, seed=self.seed)
+
+
+def pages_of(page: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Page numbers, of one or of several.
+
+    Example:
+        >>> pages_of(3), pages_of([0, 2])
+        ((3,), (0, 2))
+    """
+    if page is None or isinstance(page, int):
+        return None if page is None else (page,)
+    return tuple(page)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from segdeploy.api.choices import choice, choices
+from segdeploy.api.data import pages_of
 from segdeploy.api.models import is_checkpoint, model_of
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
 from segdeploy.api.runtimes import runtimes_of
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
+from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.model import CheckpointModel, Model, onnx_model, require_possible
 from segdeploy.deploy.prediction.run import Engine, Summary
 from segdeploy.deploy.prediction.run import predict as predict_images
@@ -51,6 +54,8 @@ def predict(
     streams: int | None = None,
     workers: int | None = None,
     engine: Engine | str = Engine.LOCAL,
+    levels: tuple[float, float] | None = None,
+    page: int | Sequence[int] | None = None,
     overwrite: bool = False,
 ) -> Summary:
     """Write the outputs of every image, and an index of what became of each.
@@ -77,6 +82,8 @@ def predict(
         streams: calls at once; ``None`` is one for each thread; with Ray one.
         workers: threads that decode and encode; with Ray, processes that each hold the model.
         engine: local, or ray.
+        levels: of images of 16 bits, which levels become 0 and 255 for a model that takes 8.
+        page: of files of several pages, which is the image, from 0.
         overwrite: do every image again.
 
     Raises:
@@ -99,6 +106,13 @@ def predict(
         precision=choice(Precision, precision, what="precision"),
     )
     chosen = prediction_model(model, runtime=runtime, execution=execution)
+    contract = chosen.preprocess.of_source(levels, pages_of(page))
+    if chosen.interface is Interface.IMAGE and not contract.eight_bit:
+        raise UsageError(
+            f"--range is for a model that takes normalised tensors, and {chosen.name} takes 8-bit "
+            "pixels; take the file it was made from"
+        )
+    chosen = replace(chosen, preprocess=contract)
     settings = prediction_settings(
         chosen,
         write=choices(Write, write, what="write"),

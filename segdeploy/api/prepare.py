@@ -12,6 +12,7 @@ from segdeploy.deploy.data.layouts.pattern import pattern_layout
 from segdeploy.deploy.data.layouts.registry import AUTO
 from segdeploy.deploy.data.mask_files import Foreground
 from segdeploy.deploy.data.prepare import prepare_raw
+from segdeploy.deploy.data.raw_images import RawImages
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import require_new_in
 from segdeploy.deploy.system.progress import bar
@@ -31,6 +32,9 @@ def prepare(
     masks: str | None = None,
     foreground: Sequence[str] | None = None,
     label_maps: bool = False,
+    levels: tuple[float, float] | None = None,
+    percentiles: tuple[float, float] | None = None,
+    page: int | None = None,
     overwrite: bool = False,
 ) -> Data:
     """Write ``images/``, ``masks/``, ``splits.csv`` and where the set has them ``fov/``.
@@ -47,6 +51,11 @@ def prepare(
         foreground: which values of masks are foreground: ``any`` but 0, numbers, or colours such
             as ff0000; ``None`` tells from the values, and refuses where they leave it open.
         label_maps: masks hold the class of each pixel, and stay what they are.
+        levels: of images of 16 bits, which levels become 0 and 255: the set has 8 bits then;
+            ``None`` keeps the bits that files have.
+        percentiles: the levels below which these shares of all pixels of the set lie, in percent;
+            computed once, and logged as the ``levels`` they are.
+        page: of files of several pages, which is the image, from 0.
         overwrite: replace the set that the folder holds.
 
     Returns:
@@ -67,6 +76,8 @@ def prepare(
         stated = None if foreground is None else Foreground.parse(foreground)
     except ValueError as error:
         raise UsageError(f"--foreground {' '.join(foreground or ())}: {error}") from error
+    if levels is not None and percentiles is not None:
+        raise UsageError("levels beside percentiles, which compute them; drop one")
     prepare_raw(
         Path(raw),
         Path(out),
@@ -75,6 +86,8 @@ def prepare(
         ratios=ratios,
         foreground=stated,
         label_maps=label_maps,
+        images=RawImages(levels=levels, page=page),
+        percentiles=percentiles,
         progress=lambda sources: bar(sources, "prepare", unit="image"),
     )
     return Data(out)

@@ -14,6 +14,7 @@ from segdeploy.cli.flags import (
     overwrite_flag,
 )
 from segdeploy.cli.inputs import Options, Result
+from segdeploy.deploy.system.flag_values import level
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,30 @@ def add_flags(verb: Group) -> None:
         help="masks hold the class of each pixel, for a network of several classes: kept as they "
         "are",
     )
+    levels = verb.add_mutually_exclusive_group()
+    levels.add_argument(
+        "--range",
+        dest="levels",
+        type=level,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of images of 16 bits: levels that become 0 and 255 of a set of 8 bits, those beyond "
+        "them as well; 0 65535 is all of them (default: images keep the bits they have)",
+    )
+    levels.add_argument(
+        "--range-percentiles",
+        type=level,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="the levels below which these shares of all pixels of the set lie, as 0.5 99.5; "
+        "computed once, and said as the --range they are",
+    )
+    verb.add_argument(
+        "--page",
+        type=count,
+        metavar="N",
+        help="of files of several pages (OME-TIFF, GIF): which is the image, from 0",
+    )
     output_flag(
         verb,
         "folder to write images/, masks/, splits.csv and, for DRIVE, fov/ to",
@@ -85,6 +110,9 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         masks=options.masks,
         foreground=options.foreground,
         label_maps=options.label_maps,
+        levels=None if options.levels is None else tuple(options.levels),
+        percentiles=None if options.range_percentiles is None else tuple(options.range_percentiles),
+        page=options.page,
         overwrite=options.overwrite,
     )
     found = list(read_splits(prepared.root / "splits.csv").values())

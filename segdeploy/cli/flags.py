@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segdeploy.cli.grammar import Parser
 from segdeploy.deploy.system.flag_values import count as count
-from segdeploy.deploy.system.flag_values import memory_size
+from segdeploy.deploy.system.flag_values import level, memory_size
 from segdeploy.deploy.system.flag_values import not_negative as not_negative
 from segdeploy.deploy.system.flag_values import positive as positive
 from segdeploy.deploy.system.flag_values import positive_int as positive_int
@@ -173,6 +173,27 @@ def class_names(given: str) -> tuple[str, ...]:
         ('background', 'cell')
     """
     return tuple(name.strip() for name in given.split(","))
+
+
+def source_flags(verb: Group) -> None:
+    """What files hold that are not one 8-bit picture."""
+    verb.add_argument(
+        "--range",
+        dest="levels",
+        type=level,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of images of 16 bits, for a network that takes 8: levels that become 0 and 255, those"
+        " beyond them as well; 0 65535 is all of them (default: as the input contract says)",
+    )
+    verb.add_argument(
+        "--page",
+        type=count,
+        nargs="+",
+        metavar="N",
+        help="of files of several pages (OME-TIFF, GIF): which is the image, from 0; for a network "
+        "that takes bands one for each (default: files of one page)",
+    )
 
 
 def output_flag(

@@ -14,6 +14,7 @@ from segdeploy.cli.flags import (
     max_drop_flag,
     runtime_flag,
     seed_flag,
+    source_flags,
     threads_flag,
     time_limit_flag,
 )
@@ -42,6 +43,7 @@ def add_flags(verb: Parser) -> None:
     )
     checkpoint_details(verb)
     evaluation_data(verb)
+    source_flags(verb)
     runtime_flag(verb, default="every runtime that is here and takes the file")
     max_drop_flag(verb)
     seed_flag(verb)
@@ -92,6 +94,7 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Compare candidates with a reference; exit code 1 unless every one is proven to be kept."""
+    from segdeploy.api.data import Data
     from segdeploy.api.parity import DeviceOutputs, parity
 
     folders, names = options.predictions, options.predictions_name
@@ -104,7 +107,11 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     found = parity(
         options.model,
         reference=model_of(options, options.reference),
-        data=options.data,
+        data=Data(
+            options.data,
+            levels=None if options.levels is None else tuple(options.levels),
+            page=options.page,
+        ),
         outputs=[
             DeviceOutputs(
                 folder=folder,

@@ -17,6 +17,7 @@ from segdeploy.cli.flags import (
     overwrite_flag,
     positive,
     positive_int,
+    source_flags,
     threads_flag,
 )
 from segdeploy.cli.grammar import Parser
@@ -76,6 +77,7 @@ def add_flags(verb: Parser) -> None:
         "same",
     )
     _fit_flags(verb.add_argument_group("images of any size"))
+    source_flags(verb.add_argument_group("microscopes' files"))
     _running_flags(verb.add_argument_group("running"))
     checkpoint_details(verb.add_argument_group("a checkpoint's details"))
 
@@ -168,6 +170,8 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         streams=options.streams,
         workers=options.workers,
         engine=options.engine,
+        levels=None if options.levels is None else tuple(options.levels),
+        page=options.page,
         overwrite=options.overwrite,
     )
     _say(summary)
