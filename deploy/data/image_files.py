@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,15 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.image_levels import decode
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.presets import preset
-from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.system.errors import InputError, one_line
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+# fmt: off
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp",
+)
+# fmt: on
+
+SHOWN_NAMES = 6
 
 EIGHT_BIT = {"RGB": Preprocess(), "L": preset("pixels", channels=1)}
 """Contracts by Pillow's mode, for what is read of them: bits and channels."""
@@ -42,6 +50,41 @@ def image_files(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> 
         for path in (folder.iterdir() if folder.is_dir() else ())
         if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
+
+
+def left_out(folder: Path) -> list[str]:
+    """What a folder holds beside its image files, by name: other files, and folders.
+
+    Example:
+        ``["notes.txt", "more/ (12 images)"]``; hidden entries are not listed.
+    """
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        f"{path.name}/ ({_count(path)} images)" if path.is_dir() else path.name
+        for path in entries
+        if not path.name.startswith(".") and (path.is_dir() or not is_image(path.name))
+    ]
+
+
+def _count(folder: Path) -> int:
+    """Image files in a folder and all folders in it."""
+    return sum(is_image(name) for _, _, files in os.walk(folder) for name in files)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name; hidden files are not."""
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def some_names(names: Sequence[str]) -> str:
+    """A few of many names, in one line.
+
+    Example:
+        >>> some_names(list("abcdefgh"))
+        'a, b, c, d, e, f and 2 more'
+    """
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return one_line(", ".join(names[:SHOWN_NAMES]) + more)
 
 
 def by_stem(folder: Path) -> dict[str, Path]:

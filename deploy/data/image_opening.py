@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.regular_file import require_regular_file
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 """Told by content, not by suffix; no other decoder of Pillow ever sees a file."""
 
 MOST_PIXELS = (256 << 20) // 3

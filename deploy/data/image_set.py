@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import overload
 
@@ -16,7 +18,9 @@ from segdeploy.deploy.data.image_files import (
     IMAGE_SUFFIXES,
     by_stem,
     image_files,
+    left_out,
     read_image,
+    some_names,
 )
 from segdeploy.deploy.data.image_levels import PLAIN, decode, image_size
 from segdeploy.deploy.data.image_opening import image_bytes
@@ -34,6 +38,8 @@ from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import MASK_THRESHOLD, Pixels, Preprocess
 from segdeploy.deploy.data.splits import LAYOUT_HELP, SPLITS, read_splits, require_plain_name
 from segdeploy.deploy.system.errors import InputError
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -275,6 +281,10 @@ class SegmentationSet:
         """Every image through the contract: float32 (N, channels, height, width)."""
         return np.stack([sample.input(preprocess) for sample in self.samples])
 
+    def has_pixels(self, preprocess: Preprocess) -> bool:
+        """Whether a model that takes 8-bit pixels can be given the images: none of 16 bits."""
+        return self.samples[0].stated(preprocess).eight_bit
+
     def pixels(self, preprocess: Preprocess) -> NDArray[np.uint8]:
         """Every image resized, as a model that takes pixels wants it: (N, height, width, channels).
 
@@ -366,6 +376,7 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
     """
     if not (root / "images").is_dir():
         raise InputError(f"{root} holds no images/ folder; {_how_to_prepare(root)}")
+    _say_left_out(root / "images")
     images = by_stem(root / "images")
     classes = class_folders(root / "masks")
     masks = {folder.name: by_stem(folder) for folder in classes or [root / "masks"]}
@@ -414,6 +425,14 @@ def _how_to_prepare(root: Path) -> str:
         f"it is laid out as {layout.name}, which `segdeploy data prepare {shlex.quote(str(root))} "
         "-o DIR` makes a set of"
     )
+
+
+@lru_cache(maxsize=256)
+def _say_left_out(folder: Path) -> None:
+    """Name, once, what a folder of images holds beside them."""
+    found = left_out(folder)
+    if found:
+        log.warning("%s: %d left out, not images: %s", folder, len(found), some_names(found))
 
 
 def class_folders(masks: Path) -> list[Path]:

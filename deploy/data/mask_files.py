@@ -501,7 +501,7 @@ def _holds_objects(path: Path) -> bool:
 def _folder_holds_objects(folder: Path, changed_ns: int) -> bool:
     """See ``_holds_objects``; the time of the folder's last change makes an old answer void."""
     clear = False
-    for path in image_files(folder, suffixes=(*IMAGE_SUFFIXES, ".gif"))[:WITNESSES]:
+    for path in image_files(folder, suffixes=IMAGE_SUFFIXES)[:WITNESSES]:
         try:
             with opened_image(path) as image:
                 stored = _decoded(image, path, "mask")

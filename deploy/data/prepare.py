@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from segdeploy.calibration.files import remove_partial
-from segdeploy.deploy.data.image_files import image_files
+from segdeploy.deploy.data.image_files import image_files, some_names
 from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, divide, require_shares
 from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, files_below
-from segdeploy.deploy.data.layouts.registry import AUTO, SHOWN_ENTRIES, layout_of
+from segdeploy.deploy.data.layouts.registry import AUTO, layout_of
 from segdeploy.deploy.data.mask_files import BinaryMask, Foreground, Reading
 from segdeploy.deploy.data.prepared_files import Prepared, targets, write_image, write_splits
 from segdeploy.deploy.data.preprocess import Pixels
 from segdeploy.deploy.data.raw_images import RawImages, percentile_levels, shown
 from segdeploy.deploy.data.splits import require_plain_name
-from segdeploy.deploy.system.errors import InputError, UsageError, one_line
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.system.progress import ItemProgress
 
@@ -163,11 +163,11 @@ def _require_images(raw: Path) -> None:
         raise InputError(f"{raw} holds no images; its folders are empty")
     if not images:
         raise InputError(
-            f"{raw} holds no images ({', '.join(SOURCE_SUFFIXES)}), but {_some(files)}"
+            f"{raw} holds no images ({', '.join(SOURCE_SUFFIXES)}), but {some_names(files)}"
         )
     raise InputError(
-        f"{raw} holds {len(images)} images, but none where its layout has them: {_some(images)}. "
-        "Say where they are with --images and --masks"
+        f"{raw} holds {len(images)} images, but none where its layout has them: "
+        f"{some_names(images)}. Say where they are with --images and --masks"
     )
 
 
@@ -181,13 +181,7 @@ def _say_left_out(raw: Path, sources: Sequence[RawSample]) -> None:
         if path.suffix.lower() not in (".csv", ".txt", ".md", ".json")
     ]
     if left:
-        log.warning("%d files of %s are left out: %s", len(left), raw, _some(left))
-
-
-def _some(names: Sequence[str]) -> str:
-    """A few of many names."""
-    more = f" and {len(names) - SHOWN_ENTRIES} more" if len(names) > SHOWN_ENTRIES else ""
-    return one_line(", ".join(names[:SHOWN_ENTRIES]) + more)
+        log.warning("%d files of %s are left out: %s", len(left), raw, some_names(left))
 
 
 def _require_own_folder(

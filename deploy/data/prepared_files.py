@@ -37,7 +37,7 @@ from segdeploy.deploy.data.raw_images import RawImages
 from segdeploy.deploy.data.resizing import Size
 from segdeploy.deploy.system.errors import InputError
 
-COPIED_SUFFIXES = (".jpg", ".jpeg")
+COPIED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 COLOURS = 3
 

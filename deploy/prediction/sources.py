@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES
+from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES, is_image, some_names
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.prediction.settings import Write, files_of
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.system.shown_command import shown_path
+
+log = logging.getLogger(__name__)
 
 LIST_MARK = "@"
 WILDCARDS = "*?["
@@ -81,7 +84,7 @@ def _found(given: str, output: Path) -> Iterator[ImageSource]:
         _require_apart(path, output)
         yield from _below(path, _walked(path))
     elif path.exists():
-        if not _is_image(path.name):
+        if not is_image(path.name):
             raise InputError(f"{given} is no image ({', '.join(IMAGE_SUFFIXES)})")
         yield _named(given)
     elif any(mark in given for mark in WILDCARDS):
@@ -122,7 +125,11 @@ def _listed(file: Path) -> Iterator[str]:
 
 
 def _walked(folder: Path) -> Iterator[str]:
-    """Image files of a folder and all folders in it, by name, each folder's own files first."""
+    """Image files of a folder and all folders in it, by name, each folder's own files first.
+
+    What is left out is counted and named.
+    """
+    others: list[str] = []
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -131,11 +138,13 @@ def _walked(folder: Path) -> Iterator[str]:
 
     for where, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (str(Path(where, name)) for name in sorted(files) if _is_image(name))
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+        visible = [name for name in sorted(files) if not name.startswith(".")]
+        yield from (str(Path(where, name)) for name in visible if is_image(name))
+        others += [str(Path(where, name)) for name in visible if not is_image(name)]
+    if others:
+        log.warning(
+            "%s: %d files left out, not images: %s", folder, len(others), some_names(others)
+        )
 
 
 def _matching(pattern: Path) -> list[str]:
@@ -144,7 +153,7 @@ def _matching(pattern: Path) -> list[str]:
     return [
         str(path)
         for path in sorted(root.glob(str(pattern.relative_to(root))))
-        if _is_image(path.name)
+        if is_image(path.name)
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]

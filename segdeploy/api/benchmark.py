@@ -168,7 +168,7 @@ def benchmark(
             right,
             [FileSubject(entry=entry) for entry in entries],
             images=images.inputs(preprocess),
-            pixels=images.pixels(preprocess) if preprocess.eight_bit else None,
+            pixels=images.pixels(preprocess) if images.has_pixels(preprocess) else None,
             sweep=sweep,
             warmup=warmup,
             duration_s=float(duration_s),

@@ -166,7 +166,7 @@ def parity(
             name,
             _entries(artifacts, runtimes, execution, time_limit_s),
             images=images.inputs(preprocess),
-            pixels=images.pixels(preprocess) if preprocess.eight_bit else None,
+            pixels=images.pixels(preprocess) if images.has_pixels(preprocess) else None,
             truths=images.truths(preprocess),
             fields=images.fields(preprocess),
             names=[sample.name for sample in images],

@@ -10,7 +10,7 @@ from pathlib import Path
 from segdeploy.deploy.data.image_files import IMAGE_SUFFIXES, composed, image_files
 from segdeploy.deploy.system.errors import InputError
 
-SOURCE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+SOURCE_SUFFIXES = IMAGE_SUFFIXES
 
 MASK_WORDS = (
     "mask",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segdeploy.deploy.data.image_files import some_names
 from segdeploy.deploy.data.layouts import drive, dsb2018, isic2018, paired, split_folders
 from segdeploy.deploy.data.layouts.base import Layout
 from segdeploy.deploy.system.errors import InputError, UsageError
@@ -21,9 +22,6 @@ LAYOUTS = {
 }
 LAYOUT_NAMES = (AUTO, *LAYOUTS)
 """What ``--layout`` takes."""
-
-SHOWN_ENTRIES = 6
-"""Names of a folder that a message lists."""
 
 
 def layout_of(raw: Path, name: str = AUTO) -> Layout:
@@ -58,5 +56,4 @@ def _content(raw: Path) -> str:
     names = sorted(path.name for path in raw.iterdir())
     if not names:
         return "It is empty"
-    more = f" and {len(names) - SHOWN_ENTRIES} more" if len(names) > SHOWN_ENTRIES else ""
-    return f"It holds {', '.join(names[:SHOWN_ENTRIES])}{more}"
+    return f"It holds {some_names(names)}"

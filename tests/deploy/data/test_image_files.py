@@ -13,7 +13,9 @@ from PIL import Image
 from segdeploy.deploy.data.image_files import (
     by_stem,
     image_files,
+    left_out,
     read_image,
+    some_names,
 )
 from segdeploy.deploy.system.errors import InputError
 
@@ -83,8 +85,39 @@ def test_16_bits_a_channel_are_refused_in_colour_too(tmp_path: Path, name: str, 
 def test_hidden_and_other_files_are_no_images(tmp_path: Path, write_png: WritePng) -> None:
     for name in ("b.PNG", "a.png", "._a.png"):
         write_png(tmp_path / name, np.zeros((2, 2), np.uint8))
-    for name in ("LICENSE.txt", "a.gif", "Thumbs.db"):
+    for name in ("LICENSE.txt", "a.svg", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.PNG"]
     assert list(by_stem(tmp_path)) == ["a", "b"]
     assert image_files(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form"), [("gif", "GIF"), ("webp", "WEBP"), ("jfif", "JPEG"), ("jpe", "JPEG")]
+)
+def test_less_common_suffixes_are_images(tmp_path: Path, suffix: str, form: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    options = {"lossless": True} if form == "WEBP" else {}
+    Image.fromarray(np.full((4, 6, 3), 90, np.uint8)).save(path, format=form, **options)
+    assert image_files(tmp_path) == [path]
+    assert np.abs(read_image(path, "RGB").astype(int) - 90).max() <= 1
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP"])
+def test_animations_are_refused(tmp_path: Path, form: str) -> None:
+    frames = [Image.fromarray(np.full((4, 6, 3), level, np.uint8)) for level in (10, 200)]
+    frames[0].save(tmp_path / "x.png", format=form, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="holds several pictures"):
+        read_image(tmp_path / "x.png", "RGB")
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path, write_png: WritePng) -> None:
+    write_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    for name in ("b.png", "deep/c.png"):
+        (tmp_path / "plate" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_png(tmp_path / "plate" / name, np.zeros((2, 2), np.uint8))
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".hidden").write_text("x")
+    assert left_out(tmp_path) == ["notes.txt", "plate/ (2 images)"]
+    assert left_out(tmp_path / "nowhere") == []
+    assert some_names([str(number) for number in range(9)]) == "0, 1, 2, 3, 4, 5 and 3 more"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -603,3 +604,16 @@ def test_splits_files_as_spreadsheets_write_them(tmp_path: Path, encoding: str, 
     rows = ["split,image_id,note", "train,zürich,", 'test,"a,b",x']
     path.write_bytes((end.join(rows) + end).encode(encoding))
     assert read_splits(path) == {"zürich": "train", "a,b": "test"}
+
+
+def test_a_set_says_what_it_leaves_out_once(
+    image_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(image_set, tmp_path / "set")
+    (tmp_path / "set" / "images" / "plate").mkdir()
+    (tmp_path / "set" / "images" / "notes.txt").write_text("x")
+    for split in ("train", "test"):
+        open_set(tmp_path / "set", split)
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].endswith("2 left out, not images: notes.txt, plate/ (0 images)")
