@@ -94,6 +94,8 @@ class Comparison:
     Attributes:
         a: the earlier run.
         b: the later one.
+        models_differ: in what the two networks are not the same, in a sentence; ``None`` where
+            they are.
         images_differ: why IoU cannot be compared, in a sentence; ``None`` where it can.
         parity: candidates that both scored.
         speed: candidates and settings that both timed.
@@ -103,6 +105,7 @@ class Comparison:
 
     a: RunIdentity
     b: RunIdentity
+    models_differ: str | None
     images_differ: str | None
     parity: tuple[ParityChange, ...]
     speed: tuple[SpeedChange, ...]
@@ -124,12 +127,44 @@ def compare_reports(one: Report, other: Report) -> Comparison:
     return Comparison(
         a=_identity(one),
         b=_identity(other),
+        models_differ=models_differ(one, other),
         images_differ=differ,
         parity=_parity(one, other, same_images=differ is None),
         speed=_speed(one, other),
         around=_around(one, other),
         only=tuple(_only(one, other)),
     )
+
+
+def models_differ(one: Report, other: Report) -> str | None:
+    """In what the networks differ; ``None`` where both runs are of one network and its weights."""
+    a, b = (_network(report) for report in (one, other))
+    told = [f"{key} {a[key]} and {b[key]}" for key in a if a[key] != b[key]]
+    if told:
+        return (
+            f"The runs are of different networks ({'; '.join(told)}), so that rows of one name are "
+            "of two models: a change says which is better, not what an update did."
+        )
+    if one.model.checkpoint_sha256 != other.model.checkpoint_sha256:
+        return (
+            "The runs are of one network with different weights, so that rows of one name are of "
+            "two models."
+        )
+    return None
+
+
+def _network(report: Report) -> dict[str, str]:
+    """What tells one network from another, weights aside."""
+    model, cost = report.model, report.cost
+    return {
+        "architecture": model.arch,
+        "parameters": f"{model.parameters:,}",
+        "head": str(model.head),
+        "recurrence": str(model.recurrence),
+        "input contract": str(model.preprocess),
+        "output contract": str(model.output),
+        "multiply-adds": str(cost.macs if cost else None),
+    }
 
 
 def images_differ(one: Report, other: Report) -> str | None:

@@ -113,7 +113,7 @@ def warnings(found: Comparison) -> list[str]:
     """What a reader must know before any figure."""
     changed = {difference.what for difference in found.around}
     machines = MACHINES if changed & {"cpu", "cores", "instruction sets"} else None
-    return [note for note in (found.images_differ, machines) if note]
+    return [note for note in (found.models_differ, found.images_differ, machines) if note]
 
 
 def _sections(found: Comparison) -> list[Section]:

@@ -214,6 +214,15 @@ class Report:
         brought = self.model.source == "onnx" and self.model.checkpoint
         return brought or "PyTorch"
 
+    @property
+    def unexported_parameters(self) -> int:
+        """Those of the network that the file whose cost was counted does not hold.
+
+        BatchNorm's, which is folded into convolutions, and of heads that are left out; 0 where
+        there are none or nothing was counted.
+        """
+        return max(self.model.parameters - self.cost.parameters, 0) if self.cost else 0
+
     def __post_init__(self) -> None:
         rows = self.parity.rows if self.parity else ()
         scored = {(row.name, image.name) for row in rows for image in row.worst_images}

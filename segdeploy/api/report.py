@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from segdeploy.api.outputs import AnyPath
@@ -15,6 +16,8 @@ from segdeploy.deploy.system.only_writer import require_new_in, writing_folder
 
 PAGE = "compare.html"
 """Of a comparison."""
+
+REPORT = PAGES[0]
 
 
 def report(run: AnyPath) -> Report:
@@ -54,10 +57,12 @@ def compare(
 
     Raises:
         InputError: a report cannot be read.
-        UsageError: ``out`` is a file, or holds a comparison.
+        UsageError: ``out`` is a file, holds a comparison, or lies in a folder that is sealed, as
+            that of a run.
         OSError: the pages cannot be written.
     """
     if out is not None:
+        _require_no_run(Path(out))
         require_new_in(Path(out), PAGE, overwrite=overwrite)
         if Path(out).exists() and not Path(out).is_dir():
             raise UsageError(f"-o {out} is a file; give a folder")
@@ -65,3 +70,20 @@ def compare(
     if out is not None:
         write_comparison(found, Path(out))
     return found
+
+
+def _require_no_run(out: Path) -> None:
+    """Refuse a folder in which a page more would break a seal, or mix with a run's.
+
+    Raises:
+        UsageError: naming the folder.
+    """
+    whole = Path(os.path.realpath(out))
+    sealed = next((f for f in (whole, *whole.parents) if (f / CHECKSUMS).is_file()), None)
+    if sealed is None and (whole / REPORT).exists():
+        sealed = whole
+    if sealed is not None:
+        raise UsageError(
+            f"-o {out} lies in {sealed}, which belongs to a run or another finished folder; its "
+            "files are listed and sealed. Give a folder of its own"
+        )

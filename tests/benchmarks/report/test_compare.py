@@ -14,6 +14,7 @@ from segdeploy.benchmarks.report.compare import Comparison, Difference, compare_
 from segdeploy.benchmarks.report.compare_page import MACHINES, warnings, write_comparison
 from segdeploy.benchmarks.report.files import write_report
 from segdeploy.cli.main import main
+from segdeploy.deploy.system.checksums import files_of, write_checksums
 
 INT8 = "int8 ort-x86 on ONNX Runtime"
 
@@ -79,6 +80,31 @@ def test_other_images_give_no_change_and_say_why(tmp_path: Path) -> None:
         assert "The runs scored different images (A: 64" in (tmp_path / name).read_text("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"arch": "r2u_net", "parameters": 5}, "different networks (architecture unet_plus_plus and r2u_net"),
+        ({"head": 2}, "different networks (head "),
+        ({"checkpoint_sha256": "7" * 64}, "one network with different weights"),
+    ],
+)
+def test_two_models_are_told_before_their_rows_are_paired(
+    tmp_path: Path, changes: dict[str, Any], said: str | None
+) -> None:
+    later = later_report()
+    later["model"] |= changes
+    found = compared(sample_report(), later)
+    if said is None:
+        assert found.models_differ is None
+        return
+    assert said in str(found.models_differ)
+    assert warnings(found)[0] == found.models_differ
+    write_comparison(found, tmp_path)
+    for name in ("compare.md", "compare.html"):
+        assert said.split("(")[0] in (tmp_path / name).read_text("utf-8")
+
+
 def test_other_machines_are_said() -> None:
     later = later_report()
     later["environment"]["cpu"] = "Another CPU"
@@ -111,6 +137,21 @@ class TestCommand:
         assert f"{INT8}: IoU +1.000 points" in said.err
         assert f"{INT8}, batch 1: 0.50 times the latency of A" in said.err
         assert json.loads(said.out)["images_differ"] is None
+
+    @pytest.mark.parametrize("inside", [".", "pages", "deep/pages"])
+    def test_it_writes_into_no_folder_of_a_run(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], inside: str
+    ) -> None:
+        """A page more would be one that its seal does not list."""
+        for name in "ab":
+            write_report(report_of(sample_report()), tmp_path / name)
+        write_checksums(tmp_path / "a", files_of(tmp_path / "a"))
+        before = sorted(tmp_path.rglob("*"))
+        runs = ["--compare", str(tmp_path / "a"), str(tmp_path / "b")]
+        assert main(["report", *runs, "-o", str(tmp_path / "a" / inside)]) == 2
+        assert f"lies in {tmp_path / 'a'}, which belongs to a run" in capsys.readouterr().err
+        assert main(["report", *runs, "-o", str(tmp_path / "b")]) == 2  # not sealed, a run's still
+        assert sorted(tmp_path.rglob("*")) == before
 
     @pytest.mark.parametrize(
         ("words", "code", "message"),

@@ -476,6 +476,16 @@ def test_what_the_file_cannot_hold_is_refused(value: Any, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+def test_two_numbers_of_parameters_say_what_they_count() -> None:
+    content = sample_report()
+    page = pages_of(report_of(content))["report.html"].decode()
+    assert "as trained" not in page
+    content["model"]["parameters"] += 7395
+    page = pages_of(report_of(content))["report.html"].decode()
+    assert page.count("9,007,396 parameters as trained") == 2
+    assert "9,000,001 in the exported file; 7,395 more are trained and not in it" in page
+
+
 def test_a_report_of_before_there_were_records_is_read_and_written_back() -> None:
     """``segdeploy run`` wrote it, at the last version that kept a report as a dict."""
     report = read_report(OLDER)
