@@ -28,6 +28,7 @@ from segdeploy.deploy.data.layouts.registry import layout_of
 from segdeploy.deploy.data.mask_files import (
     WHITE,
     BinaryMask,
+    Reading,
     read_binary,
     read_field,
     read_label_map,
@@ -58,6 +59,10 @@ __all__ = [
 Truth = NDArray[np.bool_] | NDArray[np.uint8]
 """What an output contract is judged by: bool (h, w) of one label, bool (classes, h, w) of labels
 that may overlap, uint8 (h, w) of classes that exclude each other, their indices."""
+
+
+SHOWN_READINGS = 16
+"""Masks that are looked at to say how they are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +321,23 @@ class SegmentationSet:
         output = OutputContract() if output is None else output
         truths: Truth = np.stack([sample.truth(preprocess, output) for sample in self.samples])  # type: ignore[assignment]  # all of one kind
         return truths
+
+    def masks_in_words(self, output: OutputContract) -> str:
+        """What the values of the first masks are taken for, one line; empty where it is plain.
+
+        Args:
+            output: of the network; only the masks of one label are taken for anything.
+        """
+        if not output.binary:
+            return ""
+        try:
+            found = [sample.binary().reading for sample in self.samples[:SHOWN_READINGS]]
+        except InputError:  # of a mask that is refused where it is needed
+            return ""
+        unusual = sorted({reading.value for reading in found if reading is not Reading.GREY})
+        if not unusual:
+            return ""
+        return f"masks of {self.root} hold {' or '.join(unusual)}: what that marks is foreground"
 
     def require_fits(self, output: OutputContract) -> None:
         """Refuse, before anything is decoded, masks that lie otherwise than a contract needs.

@@ -69,6 +69,8 @@ COUNTED_AT_ONCE = 1 << 20
 
 AROUND = [step for step in product((0, 1, 2), repeat=2) if step != (1, 1)]
 
+EXPECTED = "expected background and one foreground, or a number for each object"
+
 REMEDY = (
     "Say what is foreground: `segdeploy data prepare RAW -o DIR --foreground any`, or the values"
 )
@@ -201,7 +203,7 @@ def read_binary(
     if understood is None and _may_be_objects(stored) and _holds_objects(path):
         understood = _objects(stored)
     if understood is None:
-        raise InputError(f"{kind} {path} {_found(stored)}. {REMEDY}")
+        raise InputError(f"{kind} {path} {_found(stored)}; {EXPECTED}. {REMEDY}")
     return understood
 
 

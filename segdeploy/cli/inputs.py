@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it do
+    from segdeploy.deploy.data.image_set import SegmentationSet
     from segdeploy.deploy.data.output_contract import OutputContract
     from segdeploy.deploy.models.checkpoint import Checkpoint
 
@@ -142,6 +143,15 @@ def given_or_bundled(options: Options) -> Checkpoint:
     """The checkpoint of ``-c``; without one the bundled checkpoint of ``--arch``, or UNet++."""
     arch = options.arch or "unet_plus_plus"
     return checkpoint_of(options, options.checkpoint or bundled.checkpoint(arch))
+
+
+def say_masks(images: SegmentationSet, model: Checkpoint | Artifact) -> None:
+    """Say what the masks that judged a model are taken for, where they are not plain."""
+    from segdeploy.deploy.onnx_model.file import output_of
+
+    contract = output_of(model) if isinstance(model, Artifact) else model.output
+    if said := images.masks_in_words(contract):
+        log.info("%s", said)
 
 
 def wrote(artifact: Artifact) -> Result:

@@ -19,7 +19,7 @@ from segdeploy.cli.flags import (
     time_limit_flag,
 )
 from segdeploy.cli.grammar import Parser
-from segdeploy.cli.inputs import GATE_FAILED, Options, Result, model_of
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result, model_of, say_masks
 from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,9 +104,10 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         raise UsageError(
             f"--predictions-name has {len(names)} names for {len(folders)} folders; give one each"
         )
+    reference = model_of(options, options.reference)
     found = parity(
         options.model,
-        reference=model_of(options, options.reference),
+        reference=reference,
         data=Data(
             options.data,
             levels=None if options.levels is None else tuple(options.levels),
@@ -129,6 +130,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     )
     _say(found.section)
     log.info("%s (budget %g points of IoU)", "PASS" if found.kept else "FAIL", options.max_drop)
+    say_masks(Data.of(options.data).test, reference)
     return 0 if found.kept else GATE_FAILED, found.section
 
 

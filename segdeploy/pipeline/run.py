@@ -54,6 +54,8 @@ def run(config: RunConfig, source: Source) -> Report:
             "something from about 30"
         )
     log.info("%s", plan(config, source))
+    if said := config.evaluation.masks_in_words(source.output):
+        log.info("%s", said)
     with writing_folder(config.output), StageRunner(config, source) as stages, begun():
         return _run(config, source, stages)
 

@@ -299,6 +299,16 @@ def test_a_mask_that_one_class_lacks(image_set: Path, write_png: WritePng) -> No
     refused(lambda: open_set(image_set, "test"), image_set / "masks" / "1" / "cells_11.png")
 
 
+def test_what_masks_are_taken_for_is_said(image_set: Path, write_png: WritePng) -> None:
+    images = open_set(image_set, "test")
+    assert images.masks_in_words(OutputContract()) == ""
+    sample = images.samples[1]
+    write_png(sample.mask_path, (sample.mask() >= 125).astype(np.uint8))
+    said = images.masks_in_words(OutputContract())
+    assert said == (f"masks of {image_set} hold one value beside 0: what that marks is foreground")
+    assert images.masks_in_words(SOFTMAX) == ""
+
+
 # --- images that EXIF turns --------------------------------------------------------------------
 
 
