@@ -84,7 +84,7 @@ def test_other_images_give_no_change_and_say_why(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({}, None),
-        ({"arch": "r2u_net", "parameters": 5}, "different networks (architecture unet_plus_plus and"),
+        ({"arch": "r2u_net", "parameters": 5}, "different networks (architecture unet_plus_plus"),
         ({"head": 2}, "different networks (head "),
         ({"checkpoint_sha256": "7" * 64}, "one network with different weights"),
     ],
