@@ -26,6 +26,8 @@ START = "start"
 ANCHORS = (CENTRE, START)
 """What is padded or cropped lies in the middle, or at the top left."""
 
+MOST_OF_A_PIXEL = 0.5
+
 CONSTANT = "constant"
 REFLECT = "reflect"
 PADS = (CONSTANT, REFLECT)
@@ -143,16 +145,19 @@ class Placement:
 
         Args:
             found: float32 (*frame).
-            unseen: of the pixels that were cropped away.
+            unseen: of the pixels that were cropped away by more than half.
 
         Returns:
             float32 (*image).
         """
-        canvas = found
-        if self.pads or self.crops:
-            canvas = np.full(self.scaled, unseen, np.float32)
-            canvas[self.kept] = found[self.shown]
-        return resized_values(canvas, self.image)
+        if not self.crops:
+            return resized_values(found[self.shown], self.image)
+        canvas, seen = np.zeros((2, *self.scaled), np.float32)
+        canvas[self.kept], seen[self.kept] = found[self.shown], 1
+        share = resized_values(seen, self.image)
+        values = resized_values(canvas, self.image)
+        enough = share >= MOST_OF_A_PIXEL
+        return np.where(enough, values / np.where(enough, share, 1), np.float32(unseen))
 
 
 def resized_values(values: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
