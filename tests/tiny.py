@@ -200,7 +200,7 @@ def write_small_onnx(
         keep_aspect_ratio_policy="stretch",
     )
     nodes = [
-        conv("high", "image", (3, 4), 3),
+        conv("high", "image", (preprocess.channels, 4), 3),
         helper.make_node("Relu", ["high"], ["high/Relu"], name="high/Relu"),
         helper.make_node(
             "MaxPool", ["high/Relu"], ["pool"], name="pool", kernel_shape=[2, 2], strides=[2, 2]
@@ -217,7 +217,7 @@ def write_small_onnx(
         else helper.make_node("Sigmoid", ["head"], ["probability"], name="sigmoid"),
     ]
     ends = [
-        ("image", [batch, 3, height, width]),
+        ("image", [batch, preprocess.channels, height, width]),
         ("probability", [batch, output.channels, height, width]),
     ]
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ends]

@@ -50,6 +50,17 @@ CHANNELS = {GREY: 1, RGB: 3, BGR: 3, BANDS: None}
 
 NO_RESIZE = "none"
 
+GEOMETRY = (
+    "interpolation",
+    "resize_to",
+    "aspect",
+    "anchor",
+    "pad",
+    "pad_value",
+    "source_pages",
+)
+"""Keys of what is done before an image has the network's size, which callers do themselves."""
+
 WHITE = 255
 """What the top of ``source_range`` becomes before ``scale``: units are those of 8-bit images."""
 
@@ -220,6 +231,11 @@ class Preprocess:
             and self.interpolation != NO_RESIZE
             and self.resize_to in (None, self.size)
         )
+
+    @property
+    def plain_resize(self) -> bool:
+        """Whether images are stretched bilinearly without antialiasing, as the published are."""
+        return self.stretches and self.interpolation == "bilinear" and not self.antialias
 
     @property
     def words(self) -> str:

@@ -169,6 +169,11 @@ class Request:
                     "input contracts or networks; a package holds one model in several precisions"
                 )
 
+    @property
+    def images_inside(self) -> bool:
+        """Whether models that take 8-bit images are wanted and can be: images have 8 bits."""
+        return self.preprocessing.inside and self.sources[0].preprocess.eight_bit
+
     def only(self, *precisions: Precision, targets: Collection[str] = ()) -> Request:
         """This request, refused where a model is none a target can take.
 

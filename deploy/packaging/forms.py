@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from segdeploy.deploy.data.preprocess import BANDS, GREY, Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, TensorSpec
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.packaging.base import PackagedModel, Request
@@ -55,11 +56,30 @@ def insides(source: PackagedModel, wanted: Preprocessing, *, mask: bool) -> list
                 "out again; give the file it was made from"
             )
         return [True]
+    if wanted.inside and not source.preprocess.eight_bit:
+        if not wanted.outside:
+            raise InputError(
+                f"{source.artifact.path} takes levels of {source.preprocess.source_bits} bits in a "
+                "range, and no model that takes 8-bit images is made of it; leave --preprocessing "
+                "out"
+            )
+        return [False]
     if mask and wanted.inside and source.output.overlapping:
         if not wanted.outside:
             require_one_class_a_pixel(source.output)
         return [False]
     return [inside for inside in (False, True) if (wanted.inside if inside else wanted.outside)]
+
+
+def images_words(contract: Preprocess) -> str:
+    """What a model takes that does all but decode and resize.
+
+    Example:
+        >>> images_words(Preprocess())
+        '8-bit RGB images'
+    """
+    kinds = {GREY: "8-bit grey images", BANDS: f"8-bit images of {contract.channels} bands"}
+    return kinds.get(contract.channel_order, "8-bit RGB images")
 
 
 def with_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:

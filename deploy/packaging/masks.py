@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import Sample, open_set
 from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.onnx_model.output_check import ending_of
@@ -36,15 +37,17 @@ class MaskCheck:
     All run with one batch, so that a runtime takes the same kernels for both.
 
     Attributes:
-        images: RGB uint8 (H, W, 3), each of its own size.
+        images: (H, W, channels) as the contract takes them, each of its own size.
         batch: how often each is repeated in a call.
         origin: in words, for the package's README.
     """
 
-    def __init__(self, samples: Sequence[Sample], origin: str, *, batch: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], contract: Preprocess, origin: str, *, batch: int
+    ) -> None:
         self.batch = batch
         chosen = samples[:IMAGES]
-        self.images = tuple(sample.image() for sample in chosen)
+        self.images = tuple(sample.image(contract) for sample in chosen)
         self.origin = f"{len(chosen)} image{'' if len(chosen) == 1 else 's'} {origin}"
         self._expected: dict[tuple[str, RuntimeName], Masks] = {}
 
@@ -115,12 +118,18 @@ def mask_check(request: Request, *, batch: int) -> MaskCheck:
     Raises:
         InputError: an image cannot be decoded.
     """
+    contract = request.sources[0].preprocess
     if request.evaluation is not None:
-        return MaskCheck(request.evaluation.samples, "of --data", batch=batch)
+        return MaskCheck(request.evaluation.samples, contract, "of --data", batch=batch)
     if request.calibration is not None:
-        return MaskCheck(request.calibration.samples, "of --calib-data", batch=batch)
+        return MaskCheck(request.calibration.samples, contract, "of --calib-data", batch=batch)
     sample = open_set(bundled.sample(), "test")
-    return MaskCheck(sample.samples, "of the bundled sample", batch=batch)
+    try:
+        return MaskCheck(sample.samples, contract, "of the bundled sample", batch=batch)
+    except InputError as error:
+        raise InputError(
+            f"the bundled sample is no set of images for this model ({error}); give some: --data"
+        ) from error
 
 
 def require_probable(request: Request) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.deploy import __version__
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.packaging.base import (
     MANIFEST,
     Contents,
@@ -24,6 +25,9 @@ SCHEMA_VERSION = 1
 
 EXAMPLE = "segment.py"
 """The example program, copied as it is."""
+
+GEOMETRY_FILES = ("resizing.py", "placement.py")
+"""What the example imports where the contract does more than stretch 8-bit images bilinearly."""
 
 
 def manifest(
@@ -75,14 +79,21 @@ def readme(content: dict[str, Any], *, title: str) -> str:
     return "\n".join(parts)
 
 
-def write_example(folder: Path) -> None:
-    """Copy the example beside the models.
+def write_example(folder: Path, contract: Preprocess) -> None:
+    """Copy the example beside the models, and where images are not just stretched our resizing.
 
     Raises:
         OSError: the folder cannot be written.
     """
     text = (resources.files("segdeploy.deploy.packaging") / EXAMPLE).read_text(encoding="utf-8")
     (folder / EXAMPLE).write_text(text, encoding="utf-8")
+    bilinear = contract.stretches and contract.interpolation == "bilinear"
+    if bilinear and contract.source_bits == 8:
+        return
+    for name in GEOMETRY_FILES:
+        text = (resources.files("segdeploy.deploy.data") / name).read_text(encoding="utf-8")
+        text = text.replace("from segdeploy.deploy.data.resizing import", "from resizing import")
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _model(source: PackagedModel) -> dict[str, Any]:
@@ -112,6 +123,8 @@ def _facts(content: dict[str, Any]) -> list[tuple[str, object]]:
         for model in content["models"]
     ]
     ends = content["models"][0]
+    whole = Preprocess.from_json(json.dumps(contract), source=MANIFEST)
+    words = whole.words if whole.departures else ""
     smoothing = "with" if contract["antialias"] else "without"
     for key in ("inputs", "outputs"):
         for end in ends[key]:
@@ -123,6 +136,7 @@ def _facts(content: dict[str, Any]) -> list[tuple[str, object]]:
         ("size, height x width", size),
         ("channel order", contract["channel_order"]),
         ("resize", f"{contract['interpolation']}, {smoothing} antialiasing"),
+        *([("in words", words)] if words else []),
         ("(pixel x scale - mean) / std", _numbers(contract)),
         ("everything, for programs", f"`{MANIFEST}`"),
     ]

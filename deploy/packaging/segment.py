@@ -72,15 +72,29 @@ def main() -> None:
             found = decided(values_of(path), output)
             print(*write(found, output, options.output / f"{path.stem}.png"), sep="\n")
         return
-    image = np.asarray(Image.open(options.image).convert("RGB"))
+    image = read(options.image, contract)
     model = on_server(options.server, options.model) if options.server else open_file(options.model)
     print(*write(segment(model, image, contract, output), output, options.output), sep="\n")
+
+
+def read(path: Path, contract: Contract) -> Values:
+    """An image file as the contract takes it, (H, W, channels); .npy holds it decoded already."""
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    if contract["channel_order"] == "BANDS" or contract.get("source_bits", 8) != 8:
+        sys.exit(
+            f"{path}: the model takes {len(contract['mean'])} channels of "
+            f"{contract.get('source_bits', 8)} bits; decode it, and give (height, width, channels) "
+            "as .npy"
+        )
+    image = Image.open(path).convert("L" if contract["channel_order"] == "GREY" else "RGB")
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def segment(
     model: Model, image: Values, contract: Contract, output: Contract = ONE_LABEL
 ) -> Values:
-    """What an RGB image (H, W, 3) uint8 shows, uint8 of the contract's height and width.
+    """What an image (H, W, channels) shows, colours as RGB: uint8 of the contract's size.
 
     (height, width), 0 and 1 of one label or the index of a class; of labels that may overlap
     (labels, height, width), 0 and 1.
@@ -133,13 +147,43 @@ def prepared(image: Values, contract: Contract, *, shape: list[int], dtype: str)
     takes_pixels = dtype == "uint8"
     if takes_pixels and shape[1] < 0:
         return image
-    pixels = resized(image, tuple(contract["size"]), antialias=contract["antialias"])
+    pixels = framed(image, contract)
     if takes_pixels:
         return pixels
     ordered = pixels[..., ::-1] if contract["channel_order"] == "BGR" else pixels
     mean, std = (np.asarray(contract[key], np.float32) for key in ("mean", "std"))
-    normalised = (ordered.astype(np.float32) * np.float32(contract["scale"]) - mean) / std
+    normalised = (eight_bit(ordered, contract) * np.float32(contract["scale"]) - mean) / std
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)).astype(dtype, copy=False)
+
+
+def framed(image: Values, contract: Contract) -> Values:
+    """An image at the contract's size: resized, padded and cropped as it says."""
+    size, interpolation = tuple(contract["size"]), contract["interpolation"]
+    if interpolation == "bilinear" and not {"resize_to", "aspect", "source_bits"} & set(contract):
+        return resized(image, size, antialias=contract["antialias"])
+    from placement import Placement  # type: ignore[import-not-found]  # beside this script
+    from resizing import resize  # type: ignore[import-not-found]
+
+    target = None if interpolation == "none" else tuple(contract.get("resize_to") or size)
+    aspect, anchor = contract.get("aspect", "stretch"), contract.get("anchor", "centre")
+    place = Placement.of(image.shape[:2], size, target=target, aspect=aspect, anchor=anchor)
+    if target is not None:
+        image = resize(
+            image, place.scaled, interpolation=interpolation, antialias=contract["antialias"]
+        )
+    pad, value = contract.get("pad", "constant"), contract.get("pad_value", 0)
+    return np.asarray(place.framed(image, pad=pad, value=value))
+
+
+def eight_bit(pixels: Values, contract: Contract) -> Values:
+    """Levels as those of 8-bit images, 0 to 255, where the contract takes others."""
+    values: Values = pixels.astype(np.float32)
+    if not {"source_bits", "source_range"} & set(contract):
+        return values
+    top = (1 << contract.get("source_bits", 8)) - 1
+    low, high = (np.float32(end) for end in contract.get("source_range") or (0, top))
+    stretched: Values = (values.clip(low, high) - low) * (np.float32(255) / (high - low))
+    return stretched
 
 
 def resized(image: Values, size: tuple[int, int], *, antialias: bool) -> Values:
@@ -147,7 +191,7 @@ def resized(image: Values, size: tuple[int, int], *, antialias: bool) -> Values:
     if image.shape[:2] == size:
         return image
     if antialias:
-        planes = [Image.fromarray(image[..., channel]) for channel in range(3)]
+        planes = [Image.fromarray(image[..., channel]) for channel in range(image.shape[2])]
         scaled = [plane.resize(size[::-1], Image.Resampling.BILINEAR) for plane in planes]
         return np.stack([np.asarray(plane) for plane in scaled], axis=-1)
     top, bottom, down = _taps(image.shape[0], size[0])

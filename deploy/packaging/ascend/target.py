@@ -13,7 +13,7 @@ import numpy as np
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.name_order import counted
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import GEOMETRY, Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import save_model
 from segdeploy.deploy.packaging.argmax import ENDING as ARGMAX_ENDING
@@ -49,6 +49,11 @@ def write(request: Request, folder: Path) -> Contents:
     request.one_image_a_call()
     request.only(Precision.FP32, Precision.INT8)
     source = request.needed(Precision.FP32, why="AMCT quantizes the float model by itself")
+    source.preprocess.refuse_departures(
+        what="AIPP, the preprocessing of an Ascend processor,",
+        but=GEOMETRY,
+        advice="it takes 8-bit RGB: deploy with the onnx package, or train on such images",
+    )
     calibration, evaluation = request.images("calibration"), request.images("evaluation")
     layers = float_layers(request, source)
     model = plain_model(source, batch=1)
@@ -56,7 +61,7 @@ def write(request: Request, folder: Path) -> Contents:
     if source.output.exclusive:
         save_model(with_argmax(model), folder / f"{source.name}{ARGMAX_ENDING}")
     if stated_output(source.output):
-        write_example(folder)
+        write_example(folder, source.preprocess)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     aipp = Aipp.of(source.preprocess)
     (folder / AIPP).write_text(aipp.text(), encoding="utf-8")

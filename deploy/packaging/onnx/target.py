@@ -16,7 +16,13 @@ from segdeploy.deploy.onnx_model.file import (
 )
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
-from segdeploy.deploy.packaging.forms import fixed_batch, insides, require_unique, with_batch
+from segdeploy.deploy.packaging.forms import (
+    fixed_batch,
+    images_words,
+    insides,
+    require_unique,
+    with_batch,
+)
 from segdeploy.deploy.packaging.masks import mask_check
 from segdeploy.deploy.packaging.readme import EXAMPLE, write_example
 from segdeploy.deploy.rewrites.image_interface import image_interface
@@ -52,7 +58,7 @@ def write(request: Request, folder: Path) -> Contents:
         written = describe(folder / name)
         found = check.masks_of_file(written, source, ON)
         executed.append(check.require_same(source, found, ON, what=name))
-    write_example(folder)
+    write_example(folder, request.sources[0].preprocess)
     first = names[0]
     return Contents(
         steps=(
@@ -124,10 +130,12 @@ def _notes(request: Request, batch: int | None) -> tuple[str, ...]:
         "Every file holds its weights, and in `metadata_props` its input contract.",
     ]
     output = request.sources[0].output
-    if request.preprocessing.inside and not output.overlapping:
+    contract = request.sources[0].preprocess
+    if request.images_inside and not output.overlapping:
         gives = "the class of each pixel, 8 bits" if output.exclusive else "masks of 0 and 1"
         notes.append(
-            "`*.image.onnx` take resized 8-bit RGB images (batch, height, width, 3) and give "
+            f"`*.image.onnx` take resized {images_words(contract)} (batch, height, width, "
+            f"{contract.channels}) and give "
             f"{gives} (batch, height, width); only decoding and resizing are left outside."
         )
     return tuple(notes)

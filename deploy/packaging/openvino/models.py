@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.data.resizing import resize
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import output_stated
 from segdeploy.deploy.onnx_model.interface import METADATA_KEY, Interface
@@ -124,7 +123,7 @@ def masks_of_ir(xml: Path, like: PackagedModel, check: MaskCheck) -> Masks:
     def prepared(image: Pixels) -> NDArray[np.generic]:
         if ir.input.dtype != "uint8":
             return preprocess.apply(image)
-        return image if whole else resize(image, preprocess.size, antialias=preprocess.antialias)
+        return image if whole else preprocess.pixels(image)
 
     feeds = [prepared(image) for image in check.images]
     return masks_of(
@@ -142,11 +141,13 @@ def verify_ir(xml: Path) -> None:
 
     ir = read_ir(xml)
     contract = Preprocess.from_json(ir.facts.get("preprocess", ""), source=str(xml))
-    height, width = contract.size
-    open_sides = (-1, -1) if not contract.antialias else contract.size
+    (height, width), channels = contract.size, contract.channels
+    open_sides = (-1, -1) if contract.plain_resize else contract.size
     interface, output = ir.facts.get(METADATA_KEY), output_stated(ir.facts, source=str(xml))
     inside = interface in (IMAGE_PROBABILITY, Interface.IMAGE.value)
-    expected = ("uint8", [*open_sides, 3]) if inside else ("float32", [3, height, width])
+    expected = (
+        ("uint8", [*open_sides, channels]) if inside else ("float32", [channels, height, width])
+    )
     if (ir.input.dtype, sides(ir.input)[1:]) != expected:
         raise InputError(f"{xml} takes {ir.input}, its metadata says {expected}")
     decided = interface == Interface.IMAGE.value

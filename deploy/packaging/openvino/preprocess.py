@@ -18,41 +18,41 @@ from openvino import opset8 as ops
 from openvino import opset11
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import BGR, RGB, Preprocess
 
 HEIGHT_AXIS, WIDTH_AXIS = 1, 2
 CHANNEL_AXIS = 1
 """Of probabilities, which have their channels first."""
 LEVELS = 256
-CHANNELS = 3
 
 Node = Any
 """A node or the output of one: OpenVINO's Python package has no types."""
 
 
 def embed(model: openvino.Model, preprocess: Preprocess) -> openvino.Model:
-    """Make a model take 8-bit RGB images; its outputs stay.
+    """Make a model take 8-bit images, colours as RGB; its outputs stay.
 
-    The input keeps its name and becomes uint8 (N, H, W, 3): of any height and width where the
-    contract's resize can be built in, of the contract's size where it asks for antialiasing, which
-    is Pillow's fixed-point filter.
+    The input keeps its name and becomes uint8 (N, H, W, channels): of any height and width where
+    the contract's resize can be built in, of the contract's size where it asks for more than
+    bilinear stretching: antialiasing is Pillow's fixed-point filter.
 
     Args:
-        model: one normalised image (N, 3, height, width) in; changed.
-        preprocess: its contract.
+        model: one normalised image (N, channels, height, width) in; changed.
+        preprocess: its contract, of 8-bit levels as they are.
     """
     batch = model.input(0).get_partial_shape()[0]
-    sides = list(preprocess.size) if preprocess.antialias else [-1, -1]
+    sides = [-1, -1] if preprocess.plain_resize else list(preprocess.size)
     steps = PrePostProcessor(model)
     source = steps.input()
     source.tensor().set_element_type(openvino.Type.u8)
     source.tensor().set_layout(openvino.Layout("NHWC"))
-    source.tensor().set_color_format(ColorFormat.RGB)
-    source.tensor().set_shape(openvino.PartialShape([batch, *sides, CHANNELS]))
+    if preprocess.channel_order in (RGB, BGR):
+        source.tensor().set_color_format(ColorFormat.RGB)
+    source.tensor().set_shape(openvino.PartialShape([batch, *sides, preprocess.channels]))
     source.model().set_layout(openvino.Layout("NCHW"))
-    if not preprocess.antialias:
+    if preprocess.plain_resize:
         source.preprocess().custom(lambda image: resized(image, preprocess.size))
-    if preprocess.channel_order == "BGR":
+    if preprocess.channel_order == BGR:
         source.preprocess().convert_color(ColorFormat.BGR)
     source.preprocess().convert_layout(openvino.Layout("NCHW"))
     source.preprocess().custom(lambda image: normalised(image, preprocess))
@@ -82,11 +82,11 @@ def resized(image: Node, size: tuple[int, int]) -> Node:
     """``deploy.data.preprocess.resize`` without antialiasing, of any size.
 
     Args:
-        image: uint8 (N, H, W, 3).
+        image: uint8 (N, H, W, channels).
         size: (height, width).
 
     Returns:
-        uint8 (N, height, width, 3).
+        uint8 (N, height, width, channels).
     """
     rows = _blended(image, axis=HEIGHT_AXIS, target=size[0], weight_axes=[1, 2])
     blended = _blended(rows, axis=WIDTH_AXIS, target=size[1], weight_axes=[1])
@@ -101,26 +101,27 @@ def normalised(image: Node, preprocess: Preprocess) -> Node:
     rounds values half-way between two steps otherwise.
 
     Args:
-        image: uint8 (N, 3, height, width), channels in the contract's order.
+        image: uint8 (N, channels, height, width), in the contract's order.
         preprocess: the contract.
 
     Returns:
-        float32 (N, 3, height, width).
+        float32 (N, channels, height, width).
     """
-    first = ops.constant(np.arange(CHANNELS, dtype=np.int32).reshape(1, CHANNELS, 1, 1) * LEVELS)
+    rows = np.arange(preprocess.channels, dtype=np.int32)
+    first = ops.constant(rows.reshape(1, -1, 1, 1) * LEVELS)
     entry = ops.add(ops.convert(image, "i32"), first)
     table = ops.constant(normalised_levels(preprocess).reshape(-1))
     return ops.gather(table, entry, _whole(0)).output(0)
 
 
 def normalised_levels(preprocess: Preprocess) -> NDArray[np.float32]:
-    """What the 256 values of a pixel become, float32 (3, 256), a row a channel of the contract.
+    """What the 256 values of a pixel become, float32 (channels, 256), a row a channel.
 
     Example:
         >>> normalised_levels(Preprocess())[:, [0, 255]].tolist()
         [[-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]]
     """
-    levels = np.arange(LEVELS, dtype=np.uint8)[None, :, None].repeat(CHANNELS, axis=2)
+    levels = np.arange(LEVELS, dtype=np.uint8)[None, :, None].repeat(preprocess.channels, axis=2)
     return preprocess.normalise(levels)[:, 0, :]
 
 

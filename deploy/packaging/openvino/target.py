@@ -12,7 +12,7 @@ from pathlib import Path
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.packaging.base import Contents, PackageTarget, Request, Step
-from segdeploy.deploy.packaging.forms import IMAGE_ENDING, fixed_batch, insides
+from segdeploy.deploy.packaging.forms import IMAGE_ENDING, fixed_batch, images_words, insides
 from segdeploy.deploy.packaging.masks import mask_check
 from segdeploy.deploy.packaging.openvino.models import (
     INT8_NOTE,
@@ -54,7 +54,7 @@ def write(request: Request, folder: Path) -> Contents:
     check = mask_check(request, batch=batch or 1)
     executed = [write_ir_model(model, folder / model.name, check, batch=batch) for model in models]
     (folder / SERVER_CONFIG).write_text(_server_config([m.name for m in models]), "utf-8")
-    write_example(folder)
+    write_example(folder, request.sources[0].preprocess)
     return Contents(
         steps=_steps(models, batch or request.batches[1]),
         executed=tuple(executed),
@@ -127,7 +127,8 @@ def _steps(models: list[IrModel], batch: int) -> tuple[Step, ...]:
     first = min(models, key=lambda model: (order.index(model.label), model.inside))
     image = min(models, key=lambda model: (order.index(model.label), not model.inside))
     height, width = first.source.preprocess.size
-    axes = [batch, height, width, 3] if first.inside else [batch, 3, height, width]
+    channels = first.source.preprocess.channels
+    axes = [batch, height, width, channels] if first.inside else [batch, channels, height, width]
     shape = f"{first.source.artifact.inputs[0].name}[{','.join(map(str, axes))}]"
     serve = (
         f'docker run --rm -p 8000:8000 -v "$PWD":{MOUNT}:ro openvino/model_server:latest '
@@ -159,14 +160,16 @@ def _notes(request: Request, batch: int | None) -> tuple[str, ...]:
     ]
     if batch is None and request.of(Precision.INT8) is not None:
         notes.append(INT8_NOTE)
-    if request.preprocessing.inside:
-        smooth = request.sources[0].preprocess.antialias
-        takes = "resized to the contract's size" if smooth else "of any size, as decoded"
+    if request.images_inside:
+        contract = request.sources[0].preprocess
+        whole, smooth = contract.plain_resize, contract.antialias
+        takes = "of any size, as decoded" if whole else "resized to the contract's size"
         gives = "the same probabilities"
         if request.sources[0].output.exclusive:
             gives = "the class of each pixel, 8 bits (batch, height, width), of these probabilities"
         notes.append(
-            f"`*{IMAGE_ENDING}` take 8-bit RGB images {takes} (batch, height, width, 3) and give "
+            f"`*{IMAGE_ENDING}` take {images_words(contract)} {takes} (batch, height, width, "
+            f"{contract.channels}) and give "
             f"{gives}, bit for bit: tables stand in for arithmetic that a compiler "
             "could reorder."
             + (" Antialiasing is Pillow's filter and stays outside." if smooth else "")

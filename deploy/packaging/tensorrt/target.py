@@ -103,7 +103,10 @@ def verify(folder: Path) -> None:
         _verify_cache(folder)
     for path in sorted((folder / INPUTS).glob("*.npy")):
         found = np.load(path, allow_pickle=False)
-        if found.shape != (1, 3, *sources[0].preprocess.size) or found.dtype != np.float32:
+        if (
+            found.shape != (1, sources[0].preprocess.channels, *sources[0].preprocess.size)
+            or found.dtype != np.float32
+        ):
             raise InputError(f"{path} holds {found.shape} {found.dtype}; the model takes another")
 
 

@@ -148,7 +148,7 @@ def warmup_feed(
     """An image as a model takes it, without the batch axis.
 
     Args:
-        image: RGB (H, W, 3), as decoded.
+        image: (H, W, channels), as decoded.
         contract: the model's.
         spec: its input; one of any size takes the image as it is.
     """

@@ -14,6 +14,7 @@ from segdeploy.deploy.packaging.classes import stated_output
 from segdeploy.deploy.packaging.forms import (
     IMAGE_ENDING,
     fixed_batch,
+    images_words,
     insides,
     require_unique,
     served_name,
@@ -87,7 +88,7 @@ def write(request: Request, folder: Path) -> Contents:
         _write_entry(entry, folder / REPOSITORY / entry.name, request, check, batch)
         for entry in entries
     ]
-    write_example(folder)
+    write_example(folder, request.sources[0].preprocess)
     return Contents(
         steps=_steps(entries),
         executed=(
@@ -230,14 +231,19 @@ def _notes(request: Request, entries: list[Entry], batch: int | None) -> tuple[s
         state = availability(RuntimeName.OPENVINO)
         notes.append(f"The OpenVINO backend was left out: {state.reason or 'no model for it'}.")
     output = request.sources[0].output
-    if request.preprocessing.inside:
+    contract = request.sources[0].preprocess
+    if request.images_inside:
         gives = {ONNXRUNTIME: "mask of 0 and 1", OPENVINO: "probability"}
         if output.exclusive:
             gives = dict.fromkeys(gives, "class of each pixel, 8 bits")
+        whole = contract.plain_resize
+        size = "of any size" if whole or contract.antialias else "resized"
+        kind = ", without antialiasing" if whole or contract.antialias else ""
         forms = f"resized for the {gives[ONNXRUNTIME]} ({ONNXRUNTIME}), "
         notes.append(
-            f"`*{IMAGE_ENDING}` take 8-bit RGB images: {'' if output.overlapping else forms}"
-            f"of any size for the {gives[OPENVINO]} ({OPENVINO}, without antialiasing)."
+            f"`*{IMAGE_ENDING}` take {images_words(contract)}: "
+            f"{'' if output.overlapping else forms}{size} for the {gives[OPENVINO]} ({OPENVINO}"
+            f"{kind})."
         )
     if stated_output(output):
         notes.append(

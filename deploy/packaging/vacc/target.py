@@ -12,7 +12,7 @@ import yaml
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import OutputContract
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import GEOMETRY, Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.file import save_model
 from segdeploy.deploy.packaging.base import Contents, PackagedModel, PackageTarget, Request, Step
@@ -53,6 +53,11 @@ def write(request: Request, folder: Path) -> Contents:
     request.one_image_a_call()
     request.only(Precision.FP32, Precision.INT8)
     source = request.needed(Precision.FP32, why="vamc quantizes the float model by itself")
+    source.preprocess.refuse_departures(
+        what="the image unit of a Vastai card",
+        but=GEOMETRY,
+        advice="it takes 8-bit RGB: deploy with the onnx package, or train on such images",
+    )
     calibration, evaluation = request.images("calibration"), request.images("evaluation")
     layers = float_layers(request, source)
     model = plain_model(source, batch=1)
@@ -66,7 +71,7 @@ def write(request: Request, folder: Path) -> Contents:
         text = yaml.safe_dump(build, sort_keys=False, default_flow_style=None)
         (folder / file).write_text(text, encoding="utf-8")
     if stated_output(source.output):
-        write_example(folder)
+        write_example(folder, source.preprocess)
     _write_json(folder / VDSP, operator_json(source.preprocess))
     older = older_operator_json(source.preprocess)
     if older is not None:
