@@ -45,6 +45,18 @@ or an object of their own."""
 LEAST_ALIKE = 2
 """Neighbours of the same value that a pixel away from edges has at least."""
 
+BLURRED = 40
+"""Where JPEG or a soft edge moves values: so far from background and foreground."""
+
+NOISE_STEP = 12
+"""By how much JPEG changes neighbours of one value."""
+
+LEAST_NEAR = 4
+"""As ``LEAST_ALIKE``, of values that are only near."""
+
+SOFT_SHARE = 0.1
+"""As ``RIM_SHARE``, of a mask with soft edges that no JPEG made: a wide blur has some."""
+
 POINTS_SHARE = 0.5
 """Of the foreground: objects of single pixels, which edges could be, are most of it."""
 
@@ -117,11 +129,14 @@ class Foreground:
     """Which values of masks are foreground; everything else is background.
 
     Attributes:
-        values: grey values, indices or, as ``RRGGBB``, colours; none for all but 0 and black.
+        values: grey values.
+        colours: as 0xRRGGBB; with no values and no colours all but 0 and black.
+        alpha: what is not transparent, whatever its value.
     """
 
     values: tuple[int, ...] = ()
     colours: tuple[int, ...] = ()
+    alpha: bool = False
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Foreground:
@@ -132,14 +147,16 @@ class Foreground:
             Foreground(values=(100,), colours=(16711680,))
 
         Args:
-            words: ``any`` alone, numbers above 0, or colours of six hexadecimal digits.
+            words: ``any`` or ``alpha`` alone, numbers above 0, or colours of six hexadecimal
+                digits.
 
         Raises:
             ValueError: a word that is none of these.
         """
-        if list(words) == ["any"]:
-            return cls()
-        values, colours = [], []
+        if list(words) in (["any"], ["alpha"]):
+            return cls(alpha=words[0] == "alpha")
+        values: list[int] = []
+        colours: list[int] = []
         for word in words:
             digits = word.removeprefix("#")
             if len(digits) == 6:
@@ -148,13 +165,15 @@ class Foreground:
                 values.append(int(word))
             else:
                 raise ValueError(
-                    f"{word!r} is neither any, a number above 0 nor a colour such as ff0000"
+                    f"{word!r} is neither any, alpha, a number above 0 nor a colour such as ff0000"
                 )
         return cls(values=tuple(values), colours=tuple(colours))
 
     def of(self, stored: _Stored) -> NDArray[np.bool_]:
         """Where a mask is foreground."""
-        if stored.alpha is not None and len(_levels(stored.values)) == 1:
+        if self.alpha and stored.alpha is None:
+            return np.zeros(stored.values.shape, np.bool_)
+        if stored.alpha is not None and (self.alpha or len(_levels(stored.values)) == 1):
             return np.asarray(stored.alpha >= MASK_THRESHOLD)
         if not self.values and not self.colours:
             return np.asarray(stored.values > 0)
@@ -330,6 +349,11 @@ class _Stored:
     keyed: bool = False
     lossy: bool = False
 
+    @property
+    def numbers(self) -> Values:
+        """What may number objects: indices of a palette, whose colours may repeat, or values."""
+        return self.values if self.indices is None else self.indices
+
 
 def _stored(path: Path, kind: str, image_path: Path, size: tuple[int, int]) -> _Stored:
     with opened_image(path) as image:
@@ -404,24 +428,24 @@ def _alpha(image: Image.Image) -> tuple[NDArray[np.uint8] | None, bool]:
 
 def _understood(stored: _Stored) -> BinaryMask | None:
     """A mask whose values leave no doubt."""
+    levels = _levels(stored.values)
     if stored.alpha is not None:
-        levels = _levels(stored.values)
         if len(levels) == 1:
             opaque = BinaryMask(grey=stored.alpha, reading=Reading.ALPHA)
-            return opaque if _is_plain(stored.alpha) else None
+            return opaque if _is_plain(stored.alpha, lossy=False) else None
         if not stored.keyed and not _same_foreground(stored):
             return None
-    levels = _levels(stored.values)
-    numbers = levels[levels > 0]
+    numbers = _levels(stored.numbers)
+    count = np.count_nonzero(numbers)
     deep = not stored.coloured and stored.grey is None
-    many = len(numbers) >= CLEAR_OBJECTS or (deep and numbers.max(initial=0) > WHITE)
-    if stored.grey is not None and _is_plain(stored.grey):
-        points = many and _between(stored.grey, 0) > POINTS_SHARE and _may_be_objects(stored)
+    many = count >= CLEAR_OBJECTS or (deep and count > 1)
+    if stored.grey is not None and _is_plain(stored.grey, lossy=stored.lossy):
+        points = many and _points(stored.grey) > POINTS_SHARE and _may_be_objects(stored)
         return _objects(stored) if points else BinaryMask(grey=stored.grey, reading=Reading.GREY)
     if stored.lossy:
         return None
-    if len(numbers) == 1:
-        full = numbers[0] in (1, WHITE, (1 << 16) - 1)
+    if np.count_nonzero(levels) == 1:
+        full = levels[-1] in (1, WHITE, (1 << 16) - 1)
         if len(levels) == 1 and not (full and not stored.coloured):
             return None
         return BinaryMask(grey=_white(stored.values > 0), reading=Reading.VALUE)
@@ -436,49 +460,68 @@ def _same_foreground(stored: _Stored) -> bool:
     return bool(np.array_equal(opaque, lit))
 
 
-def _is_plain(grey: NDArray[np.uint8]) -> bool:
+def _is_plain(grey: NDArray[np.uint8], *, lossy: bool) -> bool:
     """Whether grey levels are background, foreground and soft edges between them alone."""
-    top = int(grey.max())
-    return top == 0 or (top >= MASK_THRESHOLD and _between(grey, LEAST_ALIKE) <= RIM_SHARE)
+    counts = _counts(grey, WHITE + 1)
+    levels = np.flatnonzero(counts)
+    top = int(levels[-1])
+    if top < MASK_THRESHOLD:
+        return top == 0
+    many = lossy or len(levels) > MOST_EXACT
+    low = NOISE if many else 0
+    if not counts[low + 1 : top - NEAR].any():
+        return True
+    if _apart(grey, low=low, high=top - NEAR, tolerance=0, least=LEAST_ALIKE) > RIM_SHARE:
+        return False
+    if not many:
+        return True
+    share = _apart(grey, low=BLURRED, high=top - BLURRED, tolerance=NOISE_STEP, least=LEAST_NEAR)
+    return share <= (RIM_SHARE if lossy else SOFT_SHARE)
 
 
-def _between(grey: NDArray[np.uint8], least: int) -> float:
+def _points(grey: NDArray[np.uint8]) -> float:
+    """Share of the foreground whose pixels have no neighbours but of their own value."""
+    return _apart(grey, low=0, high=WHITE + 1, tolerance=0, least=0)
+
+
+def _apart(grey: NDArray[np.uint8], *, low: int, high: int, tolerance: int, least: int) -> float:
     """Share of the foreground that is neither background, foreground nor a soft edge.
 
     A pixel of a soft edge has neighbours of other values that are not background; one of a class
     or an object of its own has neighbours like itself.
 
     Args:
-        grey: with foreground.
-        least: neighbours of the same value that a pixel has, which no edge happens to have.
+        grey: of a mask.
+        low: the background's values end here.
+        high: the foreground's begin here.
+        tolerance: values that far apart are alike.
+        least: neighbours alike that a pixel has, which no edge happens to have.
     """
-    counts = _counts(grey, WHITE + 1)
-    levels = np.flatnonzero(counts)
-    low = NOISE if len(levels) > MOST_EXACT else 0
-    high = int(levels[-1]) - NEAR
-    if not counts[low + 1 : max(high, 0)].any():
-        return 0.0
-    padded = np.pad(grey, 1)
-    alike, same = (grey > low) & (grey < high), np.zeros(grey.shape, np.uint8)
+    values = np.pad(grey.astype(np.int16), 1)
+    own = values[1:-1, 1:-1]
+    apart, alike = (own > low) & (own < high), np.zeros(own.shape, np.uint8)
     for down, across in AROUND:
-        near = padded[down : down + grey.shape[0], across : across + grey.shape[1]]
-        equal = near == grey
-        alike &= equal | (near <= low)
-        same += equal
-    return int((alike & (same >= least)).sum()) / int(counts[low + 1 :].sum())
+        near = values[down : down + own.shape[0], across : across + own.shape[1]]
+        equal = np.abs(near - own) <= tolerance
+        apart &= equal | (near <= low)
+        alike += equal
+    found = int((apart & (alike >= least)).sum())
+    return found / max(int((own > low).sum()), 1)
 
 
 def _may_be_objects(stored: _Stored) -> bool:
     """Whether background and numbers or colours, each in one place, can be objects."""
-    if stored.lossy or (stored.alpha is not None and not stored.keyed):
+    if stored.lossy:
         return False
-    levels = _levels(stored.values)
+    if stored.alpha is not None and not stored.keyed and not _same_foreground(stored):
+        return False
+    levels = _levels(stored.numbers)
     if levels[0] != 0 or len(levels) < 2:
         return False
     top = int(levels[-1])
     if top in (WHITE, (1 << 16) - 1) and top - 1 not in levels:
         return False  # the mark of pixels that count nowhere
-    numbered = np.searchsorted(levels, stored.values).astype(np.int32)
+    numbered = np.searchsorted(levels, stored.numbers).astype(np.int32)
     allowed = int(len(levels) * (1 - WHOLE_SHARE))
     around = np.ones((3, 3), np.bool_)
     for number, place in enumerate(ndimage.find_objects(numbered), start=1):
@@ -489,8 +532,8 @@ def _may_be_objects(stored: _Stored) -> bool:
 
 
 def _objects(stored: _Stored) -> BinaryMask:
-    count = len(_levels(stored.values)) - 1
-    return BinaryMask(grey=_white(stored.values > 0), reading=Reading.OBJECTS, objects=count)
+    count = len(_levels(stored.numbers)) - 1
+    return BinaryMask(grey=_white(stored.numbers > 0), reading=Reading.OBJECTS, objects=count)
 
 
 def _holds_objects(path: Path) -> bool:
@@ -573,12 +616,12 @@ def _listed(words: Sequence[str]) -> str:
 def _found(stored: _Stored) -> str:
     """What is in a mask, for a message."""
     levels = _levels(stored.values).tolist()
+    other = "" if stored.alpha is None else " and, with another foreground, an alpha channel"
     if stored.coloured:
-        return f"holds the colours {_listed([_hex(code) for code in levels])}"
+        return f"holds the colours {_listed([_hex(code) for code in levels])}{other}"
     what = f"holds the {'value' if len(levels) == 1 else 'values'} "
     what += _listed([str(value) for value in levels])
-    if stored.alpha is not None:
-        what += " and, with another foreground, an alpha channel"
+    what += other
     if stored.lossy:
         what += " (JPEG changes values; save masks as PNG)"
     return what

@@ -59,7 +59,8 @@ def require_upright(path: Path, *, drawn: Path, size: tuple[int, int]) -> None:
     """Refuse an image that EXIF turns, where what was drawn on it may lie on either form.
 
     A quarter turn of an image that is no square is told by the sizes: a mask of the stored size
-    lies on the pixels as stored, and any other is refused for its size.
+    lies on the pixels as stored, and any other is refused for its size. A mask that is turned as
+    its image is lies on it as stored, too.
 
     Args:
         path: the image.
@@ -69,13 +70,24 @@ def require_upright(path: Path, *, drawn: Path, size: tuple[int, int]) -> None:
     Raises:
         InputError: naming both files, the orientation and both remedies.
     """
-    orientation = orientation_of(path)
-    if orientation == UPRIGHT or (orientation in SIDEWAYS and size[0] != size[1]):
+    orientation, other = orientation_of(path), orientation_of(drawn)
+    if orientation == other or (other == UPRIGHT and _told_by_size(orientation, size)):
         return
+    if other != UPRIGHT:
+        raise InputError(
+            f"mask {drawn} is shown turned (EXIF orientation {other}), and its image {path.name} "
+            f"is not turned so ({orientation}): turn the mask's pixels for good (`mogrify "
+            "-auto-orient`), or drop its tag (`exiftool -Orientation=`)"
+        )
     raise InputError(
         f"image {path} is shown turned (EXIF orientation {orientation}), and {drawn.name} fits it "
         f"either way: {REMEDIES}"
     )
+
+
+def _told_by_size(orientation: int, size: tuple[int, int]) -> bool:
+    """Whether a mask of an image's stored size can only lie on the pixels as stored."""
+    return orientation in SIDEWAYS and size[0] != size[1]
 
 
 def turned_hint(path: Path) -> str:

@@ -1,7 +1,8 @@
 """Any layout, by a pattern for the images and one for the masks: what their wildcards match pairs.
 
 ``--images 'scans/*/t1.png' --masks 'scans/*/seg.tif'`` pairs by the folder, ``--images 'a/*.jpg'
---masks 'b/*_gt.png'`` by the part of the name.
+--masks 'b/*_gt.png'`` by the part of the name. Where all images lie in folders called after
+splits, ``train``, ``val`` and ``test``, they keep them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from segdeploy.deploy.data.layouts.base import Layout, RawSample
 from segdeploy.deploy.data.layouts.division import Ratios, rounded
 from segdeploy.deploy.data.layouts.pairing import SOURCE_SUFFIXES, files_below, require_paired
 from segdeploy.deploy.system.errors import InputError, UsageError
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Folders whose images are of a split, where all images lie in such folders."""
 
 WILDCARDS = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)", "?": "([^/])"}
 """Folders of any depth, any part of a name, one letter."""
@@ -49,8 +61,15 @@ def pattern_layout(images: str, masks: str) -> Layout:
     def sources(raw: Path, ratios: Ratios | None) -> tuple[RawSample, ...]:
         found = {flag: _matching(raw, pattern, flag) for flag, pattern in patterns.items()}
         require_paired(*found.values(), kind="mask", folder=raw / masks)
+        splits = {name: _split_of(path, raw) for name, path in found["--images"].items()}
+        told = all(splits.values()) and len(set(splits.values())) > 1
         return tuple(
-            RawSample(name=name, image=path, masks=(found["--masks"][name],))
+            RawSample(
+                name=name,
+                image=path,
+                masks=(found["--masks"][name],),
+                split=splits[name] if told else None,
+            )
             for name, path in sorted(found["--images"].items())
         )
 
@@ -62,6 +81,12 @@ def pattern_layout(images: str, masks: str) -> Layout:
         ratios=(0.7, 0.1, 0.2),
         sizes=rounded,
     )
+
+
+def _split_of(path: Path, raw: Path) -> str | None:
+    """The split that a folder above an image is named after."""
+    folders = (part.lower() for part in path.relative_to(raw).parts[:-1])
+    return next((SPLIT_FOLDERS[part] for part in folders if part in SPLIT_FOLDERS), None)
 
 
 def _expression(pattern: str) -> str:

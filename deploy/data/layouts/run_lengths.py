@@ -18,6 +18,7 @@ from segdeploy.deploy.system.errors import InputError, one_line
 
 COLUMNS = ("imageid", "encodedpixels")
 IGNORED = "ignored"
+SUBMISSION = "submission"
 HEADER_BYTES = 4096
 
 
@@ -33,15 +34,26 @@ class Listed:
     objects: list[tuple[str, str]] = field(default_factory=list)
     ignored: bool = False
 
+    def agrees(self, other: Listed) -> bool:
+        """Whether another table says the same of the image."""
+        own, theirs = ([runs for _, runs in each.objects] for each in (self, other))
+        return (own, self.ignored) == (theirs, other.ignored)
+
 
 def tables_in(*folders: Path) -> tuple[Path, ...]:
-    """The tables of run lengths in some folders, told by their first line."""
+    """The tables of run lengths in some folders, told by their first line.
+
+    A submission has the same columns, and holds what somebody predicted: it is no truth.
+    """
     return tuple(
         path
         for folder in dict.fromkeys(folders)
         if folder.is_dir()
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() == ".csv" and path.is_file() and _is_table(path)
+        if path.suffix.lower() == ".csv"
+        and SUBMISSION not in path.name.lower()
+        and path.is_file()
+        and _is_table(path)
     )
 
 
@@ -77,8 +89,11 @@ def read_tables(paths: Iterable[Path]) -> dict[str, Listed]:
                 listed.objects.append((f"{path}:{number}", row["encodedpixels"]))
         if not columns:
             raise InputError(f"{path} is empty; expected columns ImageId and EncodedPixels")
-        if twice := sorted(found.keys() & own.keys()):
-            raise InputError(f"{path} lists {twice[0]!r}, and so does another table; keep one")
+        twice = [name for name in found.keys() & own.keys() if not found[name].agrees(own[name])]
+        if twice:
+            raise InputError(
+                f"{path} lists {min(twice)!r} otherwise than another table; keep the right one"
+            )
         found |= own
     return found
 

@@ -334,6 +334,18 @@ def test_an_image_that_is_shown_turned_may_have_a_mask_that_is(
     refused(lambda: sample.truth(TINY, SOFTMAX), "EXIF orientation")
 
 
+def test_a_mask_that_is_turned_as_its_image_is_lies_on_it(image_set: Path) -> None:
+    sample = turned(image_set, 3)
+    expected = read_image(sample.mask_path, "L")
+    exif = Image.Exif()
+    for orientation in (3, 8):
+        exif[274] = orientation
+        Image.fromarray(expected).save(sample.mask_path, exif=exif)
+        if orientation == 3:
+            assert np.array_equal(sample.mask(), expected)
+    assert "its image cells_08.png is not turned so (3)" in refused(sample.mask, sample.mask_path)
+
+
 def test_a_quarter_turn_is_told_by_the_sizes(image_set: Path, write_png: WritePng) -> None:
     sample = turned(image_set, 6)
     height, width = sample.image().shape[:2]

@@ -411,6 +411,18 @@ def test_patterns_pair_whatever_their_wildcards_match(
         assert np.array_equal(sample.mask(), item(index)[1])
 
 
+def test_folders_called_after_splits_keep_them(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for split in ("train", "Test"):
+        write_places(raw, f"{split}/images/{{}}.png", f"{split}/masks/{{}}.png", ["a", "b"])
+    layout = pattern_layout("*/images/*.png", "*/masks/*.png")
+    rows = prepare_raw(raw, tmp_path / "set", layout=layout)
+    splits = ["test", "test", "train", "train"]
+    assert [(row.image_id, row.split) for row in rows] == list(
+        zip(["Test_a", "Test_b", "train_a", "train_b"], splits, strict=True)
+    )
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "words"),
     [

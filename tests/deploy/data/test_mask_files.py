@@ -119,6 +119,35 @@ def test_numbers_of_objects_are_foreground_from_1_on(tmp_path: Path, count: int,
     assert np.array_equal(found, labels > 0)
 
 
+@pytest.mark.parametrize("depth", [np.uint16, np.int32])
+def test_a_few_numbers_of_a_deep_file_are_objects(tmp_path: Path, depth: type[np.generic]) -> None:
+    labels = cells(3)
+    path = saved(tmp_path / "mask.tif", labels.astype(depth))
+    assert binary(path, labels.shape)[1:] == (Reading.OBJECTS, 3)
+
+
+def test_indices_of_a_palette_are_objects_though_its_colours_repeat(tmp_path: Path) -> None:
+    labels = cells(30)
+    image = Image.fromarray(labels.astype(np.uint8))
+    colours = np.random.default_rng(1).integers(60, 255, (256, 3), np.uint8)
+    colours[11:] = colours[1:11][np.arange(245) % 10]
+    colours[0] = 0
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "mask.png")
+    found, reading, objects = binary(tmp_path / "mask.png", labels.shape)
+    assert (reading, objects) == (Reading.OBJECTS, 30)
+    assert np.array_equal(found, labels > 0)
+
+
+@pytest.mark.parametrize("quality", [60, 75, 95])
+def test_jpeg_does_not_hide_a_second_grey(tmp_path: Path, quality: int) -> None:
+    labels = cells(12, side=12)
+    greys = np.where(labels > 0, np.where(labels % 2 == 0, 200, 100), 0)
+    path = saved(tmp_path / "mask.jpg", greys.astype(np.uint8), quality=quality)
+    with pytest.raises(InputError, match="JPEG changes values; save masks as PNG"):
+        binary(path, labels.shape)
+
+
 def test_numbers_of_single_pixels_are_objects(tmp_path: Path) -> None:
     labels = cells(200, side=1)
     path = saved(tmp_path / "mask.png", labels.astype(np.uint8))
@@ -268,11 +297,18 @@ def test_what_is_foreground_can_be_said(tmp_path: Path) -> None:
     path = saved(tmp_path / "colours.png", pixels)
     found, _, _ = binary(path, labels.shape, foreground=Foreground.parse(["#ffff00"]))
     assert np.array_equal(found, labels == 200)
+    photo = np.random.default_rng(0).integers(0, 255, (*labels.shape, 3), np.uint8)
+    cut = np.dstack([photo, (labels > 0) * 255]).astype(np.uint8)
+    path = saved(tmp_path / "cut.png", cut)
+    with pytest.raises(InputError, match="an alpha channel"):
+        binary(path, labels.shape)
+    found, _, _ = binary(path, labels.shape, foreground=Foreground.parse(["alpha"]))
+    assert np.array_equal(found, labels > 0)
 
 
 @pytest.mark.parametrize("words", [["0"], ["red"], ["any", "1"], ["-3"], ["12345678901"]])
 def test_words_that_say_no_foreground(words: list[str]) -> None:
-    with pytest.raises(ValueError, match="neither any, a number above 0 nor a colour"):
+    with pytest.raises(ValueError, match="neither any, alpha, a number above 0 nor a colour"):
         Foreground.parse(words)
 
 

@@ -143,5 +143,9 @@ def test_bad_tables(tmp_path: Path) -> None:
         read_tables([path])
     path.write_text("ImageId,EncodedPixels\na,1 2\n")
     (tmp_path / "other.csv").write_text("ImageId,EncodedPixels\na,1 2\n")
-    with pytest.raises(InputError, match="lists 'a', and so does another table"):
+    assert len(read_tables(tables_in(tmp_path))["a"].objects) == 1, "copies say the same"
+    (tmp_path / "sample_submission.csv").write_text("ImageId,EncodedPixels\na,1 1\n")
+    assert len(tables_in(tmp_path)) == 2, "what somebody predicted is no truth"
+    (tmp_path / "third.csv").write_text("ImageId,EncodedPixels\na,1 3\n")
+    with pytest.raises(InputError, match="lists 'a' otherwise than another table"):
         read_tables(tables_in(tmp_path))
