@@ -48,8 +48,9 @@ def prepare(
         images: of any other layout, a pattern of the images inside the folder: ``*`` and ``?``
             stand for parts of a name, ``**/`` for folders.
         masks: a pattern of the masks; what its wildcards match pairs them with the images.
-        foreground: which values of masks are foreground: ``any`` but 0, numbers, or colours such
-            as ff0000; ``None`` tells from the values, and refuses where they leave it open.
+        foreground: which values of masks are foreground: ``any`` but 0, numbers, ranges such as
+            125-255, colours such as ff0000, or ``alpha``; ``None`` tells from the values, and
+            refuses where they leave it open.
         label_maps: masks hold the class of each pixel, and stay what they are.
         levels: of images of 16 bits, which levels become 0 and 255: the set has 8 bits then;
             ``None`` keeps the bits that files have.

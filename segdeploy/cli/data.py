@@ -45,9 +45,9 @@ def add_flags(verb: Group) -> None:
         "--foreground",
         nargs="+",
         metavar="VALUE",
-        help="which values of masks are foreground: any (all but 0), numbers, colours such as "
-        "ff0000, or alpha (what is not transparent) (default: told from the values; what may mean "
-        "several things is refused)",
+        help="which values of masks are foreground: any (all but 0), numbers, ranges such as "
+        "125-255, colours such as ff0000, or alpha (what is not transparent) (default: told from "
+        "the values; what may mean several things is refused)",
     )
     verb.add_argument(
         "--label-maps",

@@ -287,7 +287,11 @@ def test_a_few_numbers_are_objects_where_another_mask_of_the_folder_shows_it(
 def test_what_is_foreground_can_be_said(tmp_path: Path) -> None:
     labels = cells(12) % 3 * 100
     path = saved(tmp_path / "mask.png", labels.astype(np.uint8))
-    for words, expected in ((["any"], labels > 0), (["100"], labels == 100)):
+    for words, expected in (
+        (["any"], labels > 0),
+        (["100"], labels == 100),
+        (["150-255"], labels == 200),
+    ):
         found, reading, _ = binary(path, labels.shape, foreground=Foreground.parse(words))
         assert reading is Reading.STATED
         assert np.array_equal(found, expected)
@@ -306,9 +310,9 @@ def test_what_is_foreground_can_be_said(tmp_path: Path) -> None:
     assert np.array_equal(found, labels > 0)
 
 
-@pytest.mark.parametrize("words", [["0"], ["red"], ["any", "1"], ["-3"], ["12345678901"]])
+@pytest.mark.parametrize("words", [["0"], ["red"], ["any", "1"], ["-3"], ["9-3"], ["12345678901"]])
 def test_words_that_say_no_foreground(words: list[str]) -> None:
-    with pytest.raises(ValueError, match="neither any, alpha, a number above 0 nor a colour"):
+    with pytest.raises(ValueError, match="neither any, alpha, a number above 0, a range"):
         Foreground.parse(words)
 
 
