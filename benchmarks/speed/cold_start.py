@@ -61,17 +61,25 @@ def cold_start(
         measure_here,
         subject.request(),
         execution,
+        subject.size,
         progress=lambda share: None,
         silence_s=time_limit_s,
     )
 
 
-def measure_here(request: Request, execution: Execution, *, progress: ShareProgress) -> ColdStart:
+def measure_here(
+    request: Request,
+    execution: Execution,
+    size: tuple[int, int] | None,
+    *,
+    progress: ShareProgress,
+) -> ColdStart:
     """Measure in this process, which did nothing before.
 
     Args:
         request: what is opened.
         execution: how.
+        size: height and width to feed, of a model that takes any.
         progress: told that each call came back.
 
     Raises:
@@ -85,7 +93,7 @@ def measure_here(request: Request, execution: Execution, *, progress: ShareProgr
     with read_request(request).open(execution) as runtime:
         loaded = perf_counter()
         progress(0.0)
-        feeds = random_feeds(runtime.inputs, execution.batch)
+        feeds = random_feeds(runtime.inputs, execution.batch, size=size)
         begun = perf_counter()
         runtime.infer(feeds)
         answered = perf_counter()

@@ -100,10 +100,13 @@ def end_to_end_section(
     Raises:
         InputError: a runtime does not accept a file, or an image cannot be read.
     """
-    work = [(point, route) for point in sweep.points() for route in routes]
+    fitting = sweep.fitting([route.subject.batch for route in routes])
+    work = [(point, route) for point in fitting.points() for route in routes]
     rows = []
     for index, (point, route) in enumerate(work):
         skipped = route.subject.skipped or point.skipped
+        if not skipped and route.subject.batch not in (None, point.batch):
+            skipped = f"takes {route.subject.batch} in a call, and this is {point.batch}"
         found: tuple[EndToEnd, Executed] | None = None
         failed = False
         if point.execution and not skipped:

@@ -9,7 +9,7 @@ from math import fsum
 
 from segdeploy.benchmarks.speed.entries import DISPLAY_NAMES
 from segdeploy.benchmarks.speed.latency import BenchmarkResult, measure
-from segdeploy.benchmarks.speed.random_feeds import random_feeds
+from segdeploy.benchmarks.speed.random_feeds import fixed_batch, random_feeds, size_to_feed
 from segdeploy.benchmarks.speed.timing_noise import ratio_interval
 from segdeploy.benchmarks.speed.turns import Candidate, by_place
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -119,7 +119,11 @@ def _candidate(artifact: Artifact, runtime: Runtime) -> Candidate:
     return Candidate(
         name=artifact.path.name,
         runtime=runtime,
-        feeds=random_feeds(artifact.inputs, runtime.execution.batch),
+        feeds=random_feeds(
+            artifact.inputs,
+            fixed_batch(artifact) or runtime.execution.batch,
+            size=size_to_feed(artifact),
+        ),
         precision_requested=artifact.precision,
     )
 

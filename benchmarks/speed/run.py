@@ -56,7 +56,7 @@ def speed_section(
         images: real images, float32 (N, 3, H, W), repeated to fill a batch.
         pixels: the same images as models of ``Interface.IMAGE`` take them, uint8 (N, H, W, 3);
             needed where there is such a model.
-        sweep: settings to go through.
+        sweep: settings to go through; models of a fixed batch are timed at theirs.
         warmup: untimed calls of each candidate.
         duration_s: seconds for each candidate and setting.
         progress: told the share done, 0 to 1.
@@ -70,7 +70,7 @@ def speed_section(
         InputError: a runtime does not accept a file.
     """
     everything = [*([reference] if reference else []), *subjects]
-    points = list(sweep.points())
+    points = list(sweep.fitting([subject.batch for subject in subjects]).points())
     rows: list[BenchmarkRow] = []
     conditions: list[Condition] = []
     for index, point in enumerate(points):
@@ -130,6 +130,8 @@ def _rows(
             try:
                 if subject.skipped:
                     raise UsageError(subject.skipped)
+                if subject.batch not in (None, point.batch):
+                    raise UsageError(f"takes {subject.batch} in a call, and this is {point.batch}")
                 runtime = subject.open_apart(point.execution, time_limit_s=time_limit_s)
                 opened.append((subject, stack.enter_context(runtime)))
             except (UsageError, RunError) as error:

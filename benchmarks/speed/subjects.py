@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.benchmarks.speed.entries import Entry, RowIdentity
+from segdeploy.benchmarks.speed.random_feeds import fixed_batch, size_to_feed
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
@@ -42,6 +43,16 @@ class FileSubject:
     def skipped(self) -> str | None:
         """Why it cannot run here."""
         return self.entry.skipped
+
+    @property
+    def batch(self) -> int | None:
+        """Images of every call; ``None`` where any number is taken."""
+        return fixed_batch(self.entry.artifact)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width to feed, of a file that takes images of any size."""
+        return size_to_feed(self.entry.artifact)
 
     @property
     def file_bytes(self) -> int:
@@ -89,6 +100,8 @@ class CheckpointSubject:
     precision = Precision.FP32
     skipped = None
     file_bytes = None
+    batch = None
+    size = None
 
     def identity(self) -> RowIdentity:
         """What a row of it is about."""

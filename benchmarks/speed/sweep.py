@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 
 from segdeploy.benchmarks.speed.records import Setting
@@ -64,6 +64,25 @@ class Sweep:
                 f"--streams {' '.join(map(str, self.streams or ()))} serves several requests at "
                 "once, and latency is timed one call at a time; add --hint throughput"
             )
+
+    def fitting(self, batches: Collection[int | None]) -> Sweep:
+        """This sweep, at batches that models take.
+
+        Example:
+            A model of one image a call beside one of any number, and alone:
+
+            >>> sweep = Sweep(threads=(1,), batches=(4, 8))
+            >>> sweep.fitting([1, None]).batches, sweep.fitting([1]).batches
+            ((4, 8, 1), (1,))
+
+        Args:
+            batches: images a call that each model is fixed to; ``None`` of one that takes any.
+        """
+        own = sorted({batch for batch in batches if batch is not None})
+        if not own:
+            return self
+        kept = self.batches if None in batches else ()
+        return replace(self, batches=tuple(dict.fromkeys((*kept, *own))))
 
     def points(self) -> Iterator[Point]:
         """Every setting once, the batch changing slowest."""
