@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from segdeploy.benchmarks.speed.entries import Entry, RowIdentity
 from segdeploy.benchmarks.speed.random_feeds import fixed_batch, size_to_feed
-from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.onnx_model.artifact import Precision
@@ -21,6 +21,7 @@ from segdeploy.deploy.runtimes.registry import import_backend, open_runtime
 
 if TYPE_CHECKING:  # importing torch takes seconds and 250 MB
     from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.module import LoadedModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +93,10 @@ class FileSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSubject:
-    """A checkpoint in PyTorch eager, fp32: what the others are compared with."""
+    """A checkpoint or module in PyTorch eager, fp32: what the others are compared with."""
 
     name: str
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | LoadedModule
 
     precision = Precision.FP32
     skipped = None
@@ -123,18 +124,39 @@ class CheckpointSubject:
         """As ``open``: PyTorch is what the others are judged by, and runs in this process."""
         return self.open(execution)
 
-    def request(self) -> CheckpointRequest:
-        """What another process opens: the file, without the network that was loaded from it."""
+    def request(self) -> CheckpointRequest | ModuleRequest:
+        """What another process opens: the file, without the network that was loaded from it.
+
+        A module need not be importable there, as one of a notebook is not: it is told as the
+        program that PyTorch made of it.
+
+        Raises:
+            RunError: PyTorch cannot save the module's program.
+        """
+        from segdeploy.deploy.models.module import LoadedModule
+
+        net = self.checkpoint
+        if isinstance(net, LoadedModule):
+            return ModuleRequest(
+                name=self.name,
+                module=net.name,
+                program=net.saved,
+                preprocess=net.preprocess,
+                output=net.output,
+                activation=net.activation,
+                returned=net.returned,
+                sha256=net.sha256,
+            )
         return CheckpointRequest(
             name=self.name,
-            path=self.checkpoint.path,
-            arch=self.checkpoint.arch,
-            recurrence=self.checkpoint.recurrence,
-            head=self.checkpoint.head,
-            logits=self.checkpoint.logits,
-            weights=self.checkpoint.weights,
-            preprocess=self.checkpoint.preprocess,
-            output=self.checkpoint.output,
+            path=net.path,
+            arch=net.arch,
+            recurrence=net.recurrence,
+            head=net.head,
+            logits=net.logits,
+            weights=net.weights,
+            preprocess=net.preprocess,
+            output=net.output,
         )
 
 
@@ -165,18 +187,43 @@ class CheckpointRequest:
     output: OutputContract
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModuleRequest:
+    """A module by the program that PyTorch made of it.
+
+    Attributes:
+        name: of the subject.
+        module: name of the network.
+        program: the file.
+        preprocess: the input contract.
+        output: the output contract.
+        activation: what makes probabilities of what it returns.
+        returned: which of the tensors it returns.
+        sha256: of its operators and weights.
+    """
+
+    name: str
+    module: str
+    program: Path
+    preprocess: Preprocess
+    output: OutputContract
+    activation: Activation | None
+    returned: int
+    sha256: str
+
+
 Subject = FileSubject | CheckpointSubject
-Request = FileSubject | CheckpointRequest
+Request = FileSubject | CheckpointRequest | ModuleRequest
 """A subject as another process is told of it."""
 
 
 def import_packages(request: Request) -> None:
     """Import what a subject needs, so that the time and memory of imports can be told apart."""
-    if isinstance(request, CheckpointRequest):
+    if isinstance(request, FileSubject):
+        import_backend(request.entry.runtime)
+    else:
         importlib.import_module("segdeploy.deploy.models.checkpoint")
         importlib.import_module("segdeploy.deploy.runtimes.pytorch")
-    else:
-        import_backend(request.entry.runtime)
 
 
 def output_contract(request: Request) -> OutputContract:
@@ -185,9 +232,9 @@ def output_contract(request: Request) -> OutputContract:
     Raises:
         InputError: the file states no contract.
     """
-    if isinstance(request, CheckpointRequest):
-        return request.output
-    return output_of(request.entry.artifact)
+    if isinstance(request, FileSubject):
+        return output_of(request.entry.artifact)
+    return request.output
 
 
 def read_request(request: Request) -> Subject:
@@ -198,6 +245,21 @@ def read_request(request: Request) -> Subject:
     """
     if isinstance(request, FileSubject):
         return request
+    if isinstance(request, ModuleRequest):
+        from segdeploy.deploy.models.module import LoadedModule, network_in
+
+        module = LoadedModule(
+            network=network_in(request.program),
+            preprocess=request.preprocess,
+            output=request.output,
+            name=request.module,
+            activation=request.activation,
+            returned=request.returned,
+            origin="a program",
+            weights=request.program,
+            sha256=request.sha256,
+        )
+        return CheckpointSubject(name=request.name, checkpoint=module)
     from segdeploy.deploy.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.data.output_contract import MOST_CLASSES, Activation, OutputContract
@@ -46,24 +47,33 @@ MAX_RECURRENCE = 32
 
 
 class Probability(nn.Module):
-    """A network that ends in logits, followed by what every artefact ends in.
+    """A network, followed by what every artefact ends in.
 
     Args:
         network: of any kind.
-        activation: what its logits become probabilities by.
+        activation: what makes probabilities of its logits; ``None`` where it returns them.
+        returned: which of the tensors it returns; ``None`` where it returns one.
     """
 
-    def __init__(self, network: nn.Module, activation: Activation = Activation.SIGMOID) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        activation: Activation | None = Activation.SIGMOID,
+        *,
+        returned: int | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.activation = activation
+        self.returned = returned
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, C, H, W) normalised image to the probability of each channel, (N, K, H, W)."""
-        logits: Tensor = self.network(image)
+        given = self.network(image)
+        values: Tensor = given if self.returned is None else tree_leaves(given)[self.returned]
         if self.activation is Activation.SOFTMAX:
-            return logits.softmax(1)
-        return logits.sigmoid()
+            return values.softmax(1)
+        return values if self.activation is None else values.sigmoid()
 
 
 @dataclass(frozen=True, kw_only=True)

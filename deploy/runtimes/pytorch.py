@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.models.module import LoadedModule
 from segdeploy.deploy.onnx_model.artifact import Precision, TensorSpec
 from segdeploy.deploy.onnx_model.cost_formulas import conv_macs
 from segdeploy.deploy.onnx_model.interface import INPUT_NAME, OUTPUT_NAME
@@ -35,7 +36,7 @@ class PyTorchRuntime:
     changes nothing.
 
     Args:
-        checkpoint: left as it is.
+        checkpoint: of a known family, or a module; left as it is.
         execution: how to run it.
         compiled: by ``torch.compile``.
         device: ``cpu``, or ``cuda`` (not run on hardware).
@@ -48,7 +49,7 @@ class PyTorchRuntime:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | LoadedModule,
         *,
         execution: Execution,
         compiled: bool = False,

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segdeploy.deploy import __version__
 from segdeploy.deploy.models.checkpoint import Checkpoint, Probability
+from segdeploy.deploy.models.module import LoadedModule
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
     describe,
@@ -27,6 +28,7 @@ from segdeploy.deploy.onnx_model.file import (
     strip_debug_info,
 )
 from segdeploy.deploy.onnx_model.interface import INPUT_NAME, OUTPUT_NAME
+from segdeploy.deploy.stages.fold_batch_norm import with_batch_norm_folded
 from segdeploy.deploy.system.errors import RunError
 
 OPSET = 18
@@ -34,41 +36,56 @@ TRACE_BATCH = 2
 """Batch of the traced example; torch.export would specialise on 0 or 1."""
 
 
-def export(checkpoint: Checkpoint, output: Path) -> Artifact:
-    """Write the fp32 ONNX file of a checkpoint.
+def export(source: Checkpoint | LoadedModule, output: Path) -> Artifact:
+    """Write the fp32 ONNX file of a checkpoint, or of a module.
 
-    Input ``image`` float32 (batch, channels, height, width), normalised by the checkpoint's
+    Input ``image`` float32 (batch, channels, height, width), normalised by its input
     contract; output ``probability`` float32 (batch, classes, height, width).
 
     Raises:
         RunError: PyTorch could not export the network.
         OSError: the output cannot be written.
     """
-    network = fold_batch_norm(checkpoint.probability())
-    height, width = checkpoint.preprocess.size
-    example = torch.zeros(TRACE_BATCH, len(checkpoint.preprocess.mean), height, width)
+    module = isinstance(source, LoadedModule)
+    network = source.probability() if module else fold_batch_norm(source.probability())
+    model = _traced(network, source)
+    if module:  # nothing is known of how its layers follow each other before they are traced
+        model = with_batch_norm_folded(model)
+    name_layers(model)
+    strip_debug_info(model)
+    set_metadata(model, _metadata(source))
+    save_model(model, output)
+    return describe(output, model=model)
+
+
+def _traced(network: nn.Module, source: Checkpoint | LoadedModule) -> onnx.ModelProto:
+    """The graph of a network, for any batch where the network allows it.
+
+    Raises:
+        RunError: PyTorch could not export it.
+    """
+    height, width = source.preprocess.size
+    example = torch.zeros(TRACE_BATCH, len(source.preprocess.mean), height, width)
+    name = source.name if isinstance(source, LoadedModule) else source.path
+    any_batch = not isinstance(source, LoadedModule) or source.any_batch
     try:
         with _quiet():
             program = torch.onnx.export(
                 network,
-                (example,),
+                (example if any_batch else example[:1],),
                 dynamo=True,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}} if any_batch else None,
                 opset_version=OPSET,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise RunError(f"PyTorch could not export {checkpoint.path}: {error}") from error
+        raise RunError(f"PyTorch could not export {name}: {error}") from error
     if program is None:
-        raise RunError(f"PyTorch returned no ONNX program for {checkpoint.path}")
-    model = program.model_proto
-    name_layers(model)
-    strip_debug_info(model)
-    set_metadata(model, _metadata(checkpoint))
-    save_model(model, output)
-    return describe(output, model=model)
+        raise RunError(f"PyTorch returned no ONNX program for {name}")
+    model: onnx.ModelProto = program.model_proto
+    return model
 
 
 def fold_batch_norm(network: Probability) -> nn.Module:
@@ -104,7 +121,7 @@ def name_layers(model: onnx.ModelProto) -> None:
     }
     used: Counter[str] = Counter()
     for node in graph.node:
-        if node.op_type == "Conv" and node.input[1] in weights:
+        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in weights:
             base = renamed[node.input[1]].removesuffix(".weight")
         elif node.op_type == "Relu" and node.input[0] in renamed:
             base = f"{renamed[node.input[0]]}/Relu"
@@ -112,8 +129,9 @@ def name_layers(model: onnx.ModelProto) -> None:
             base = node.op_type
         used[base] += 1
         node.name = base if used[base] == 1 and base != node.op_type else f"{base}@{used[base]}"
-        for tensor in node.output:
-            renamed[tensor] = tensor if tensor in kept else node.name
+        for place, tensor in enumerate(node.output):
+            own = f"{node.name}:{place}" if place else node.name
+            renamed[tensor] = tensor if tensor in kept or not tensor else own
     for tensor in graph.initializer:
         tensor.name = renamed[tensor.name]
     for node in graph.node:
@@ -123,22 +141,23 @@ def name_layers(model: onnx.ModelProto) -> None:
         value.name = renamed.get(value.name, value.name)
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+def _metadata(source: Checkpoint | LoadedModule) -> dict[str, str]:
     entries = {
         "author": "segdeploy",
         "version": __version__,
-        "arch": checkpoint.arch.value,
-        "family": checkpoint.detected.family.value,
         "task": "semantic segmentation",
-        "preprocess": checkpoint.preprocess.to_json(),
-        "checkpoint_sha256": checkpoint.sha256,
-        "source_network_returned": "logits" if checkpoint.logits else "probability",
+        "preprocess": source.preprocess.to_json(),
+        "checkpoint_sha256": source.sha256,
+        "source_network_returned": "logits" if source.logits else "probability",
         "precision": Precision.FP32.value,
-    } | output_entries(checkpoint.output)
-    if checkpoint.head is not None:
-        entries["head"] = str(checkpoint.head)
-    if checkpoint.recurrence is not None:
-        entries["recurrence"] = str(checkpoint.recurrence)
+    } | output_entries(source.output)
+    if isinstance(source, LoadedModule):
+        return entries | {"arch": source.name}
+    entries |= {"arch": source.arch.value, "family": source.detected.family.value}
+    if source.head is not None:
+        entries["head"] = str(source.head)
+    if source.recurrence is not None:
+        entries["recurrence"] = str(source.recurrence)
     return entries
 
 

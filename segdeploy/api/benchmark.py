@@ -15,7 +15,7 @@ from segdeploy.api.models import (
     AnyOnnx,
     artifacts_of,
     common_contract,
-    is_checkpoint,
+    in_pytorch,
     model_of,
     require_same_inputs,
     several,
@@ -302,7 +302,7 @@ def _runtimes(
 def _reference(reference: AnyModel, models: Preprocess) -> Subject:
     """The reference, which must expect the same inputs as the models."""
     found = model_of(reference)
-    if is_checkpoint(found):
+    if in_pytorch(found):
         require_same_inputs(found.path, found.preprocess, models)
         return CheckpointSubject(name="PyTorch fp32", checkpoint=found)
     assert isinstance(found, Artifact)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from segdeploy.api.benchmark import DURATION_S, WARMUP
 from segdeploy.api.choices import choice
 from segdeploy.api.data import Data
-from segdeploy.api.models import is_checkpoint
+from segdeploy.api.load import is_network
+from segdeploy.api.models import is_checkpoint, is_module, path_of
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.parity import MAX_DROP
 from segdeploy.api.recommended import Recommended
@@ -25,6 +26,7 @@ from segdeploy.deploy.data.contract import Contract
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.unet_plus_plus import DEPTH
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S
 from segdeploy.deploy.runtimes.registry import (
@@ -40,14 +42,18 @@ from segdeploy.pipeline.run_config import RunConfig
 from segdeploy.pipeline.source import Source
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from segdeploy.api.models import AnyModel
+
+    Given = AnyModel | OnnxFile | nn.Module | None
 
 OUTPUT = Path("segdeploy-out")
 BATCH = 8
 
 
 def deploy(
-    model: AnyModel | OnnxFile | None = None,
+    model: Given = None,
     data: Data | AnyPath | None = None,
     *,
     contract: Contract | None = None,
@@ -73,7 +79,7 @@ def deploy(
 
     Args:
         model: what ``segdeploy.load`` returned, or a file: a checkpoint, or the ONNX file of any
-            exporter; ``None`` is the bundled UNet++.
+            exporter; or a ``torch.nn.Module``. ``None`` is the bundled UNet++.
         data: its train split calibrates, its test split judges; ``None`` is the bundled sample.
         contract: what the network takes and gives, where its file does not say so.
         out: folder to write.
@@ -183,7 +189,11 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _call(
-    model: AnyModel | OnnxFile | None, data: Data, *, contract: Contract | None, **options: Any
+    model: Given,
+    data: Data,
+    *,
+    contract: Contract | None,
+    **options: Any,
 ) -> str:
     """The call that does the same again, with paths as they are shown."""
     words = [_shown(model)]
@@ -201,15 +211,17 @@ def _call(
     return f"segdeploy.deploy({', '.join(words)})"
 
 
-def _shown(model: AnyModel | OnnxFile | None) -> str:
+def _shown(model: Given) -> str:
     """What a call is given as its model."""
     if model is None:
         return repr(shown_path(bundled.checkpoint(DEFAULT_ARCH)))
     if isinstance(model, Recommended):
         model = model.artifact
+    if is_network(model) or is_module(model):
+        return "module"  # a value of the caller's, which no text can say
     if not is_checkpoint(model):
-        path = model if isinstance(model, (str, os.PathLike)) else model.path
-        return repr(shown_path(os.fspath(path)))
+        path = model.path if isinstance(model, (Artifact, OnnxFile)) else path_of(model)
+        return repr(shown_path(path))
     stated = {
         "head": None if model.head == DEPTH else model.head,
         "recurrence": model.recurrence,

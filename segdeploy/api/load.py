@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from segdeploy.api.choices import choice
 from segdeploy.api.data import Data
 from segdeploy.api.outputs import AnyPath
+from segdeploy.deploy.data.contract import Contract
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.presets import PRESETS, preset
@@ -16,8 +20,11 @@ from segdeploy.deploy.onnx_model.file import opened
 from segdeploy.deploy.system.errors import InputError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes seconds; an ONNX file does not need it
+    from torch import nn
+
     from segdeploy.deploy.models.architecture import Architecture
     from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.module import LoadedModule
 
 ONNX_SUFFIX = ".onnx"
 
@@ -28,8 +35,9 @@ def is_onnx(path: Path) -> bool:
 
 
 def load(
-    path: AnyPath,
+    path: AnyPath | nn.Module | None,
     *,
+    module: str | None = None,
     arch: Architecture | str | None = None,
     recurrence: int | None = None,
     head: int | None = None,
@@ -37,9 +45,13 @@ def load(
     preprocess: Preprocess | AnyPath | None = None,
     output: OutputContract | AnyPath | None = None,
     weights: str | None = None,
+    size: tuple[int, int] | None = None,
+    output_name: str | None = None,
     data: Data | AnyPath | None = None,
-) -> Checkpoint | Artifact:
-    """Load a checkpoint, or describe an ONNX file. No code from a file is ever executed.
+) -> Checkpoint | LoadedModule | Artifact:
+    """Load a checkpoint or a module, or describe an ONNX file.
+
+    No code from a file is ever executed; ``module`` names code of yours, which is.
 
     Example:
         >>> import segdeploy as sd
@@ -48,7 +60,10 @@ def load(
         ('unet_plus_plus', 9163428, (96, 96))
 
     Args:
-        path: ``.pth``, ``.pt``, ``.pkl``, ``.ckpt``, ``.safetensors`` or ``.onnx``.
+        path: ``.pth``, ``.pt``, ``.pkl``, ``.ckpt``, ``.safetensors`` or ``.onnx``; or a
+            ``torch.nn.Module``. ``None`` takes the weights that ``module`` is made with.
+        module: ``package.module:function`` of yours, which makes the network; ``path`` is of its
+            weights.
         arch: the network a checkpoint must hold; ``None`` takes what its keys tell.
         recurrence: R2U-Net's t; ``None`` takes what the file states, else its project's.
         head: UNet++ head 1 to 4; ``None`` takes the deepest.
@@ -59,15 +74,39 @@ def load(
             else that of the project its keys belong to.
         output: the output contract or a JSON file that holds it; likewise.
         weights: which network of a file that holds several; ``None`` expects one.
+        size: height and width, of a module whose contract is a preset.
+        output_name: which of several outputs of a module: a key, or a place in a list, from 0.
         data: images it is for, where the project's contract depends on their aspect.
 
     Returns:
-        A checkpoint; of an ONNX file what it says of itself, which needs no PyTorch.
+        A checkpoint, or a module; of an ONNX file what it says of itself, which needs no PyTorch.
 
     Raises:
-        InputError: it cannot be read, or holds no network of a known family.
+        InputError: it cannot be read, or holds no network of a known family; or a module without an
+            input contract, or one that does not keep its contracts.
         UsageError: what is stated contradicts the file, or is stated of an ONNX file.
     """
+    if module is not None or not isinstance(path, (str, os.PathLike)):
+        require_of_checkpoints(
+            arch=arch, recurrence=recurrence, head=head, weights=weights, what="a module"
+        )
+        contract = read_contract(preprocess)
+        if contract is None:
+            raise InputError(
+                f"{module or type(path).__name__} carries no input contract; state the one it was "
+                "trained with: --preprocess NAME, as imagenet, or FILE.json"
+            )
+        contract = preset(contract) if isinstance(contract, str) else contract
+        return _module(
+            path,
+            module,
+            Contract(
+                preprocess=contract if size is None else replace(contract, size=size),
+                output=read_output_contract(output),
+            ),
+            logits=logits,
+            output_name=output_name,
+        )
     given = Path(path)
     if is_onnx(given):
         stated = {
@@ -94,6 +133,40 @@ def load(
         weights=weights,
         data=data,
     )
+
+
+def require_of_checkpoints(*, what: str, **stated: object) -> None:
+    """Refuse what can be stated of a checkpoint alone.
+
+    Raises:
+        UsageError: naming the first that is stated.
+    """
+    for name, value in stated.items():
+        if value is not None:
+            raise UsageError(f"--{name} is for a checkpoint of a known family, and this is {what}")
+
+
+def _module(
+    given: AnyPath | nn.Module | None, factory: str | None, contract: Contract, **stated: Any
+) -> LoadedModule:
+    from segdeploy.deploy.models.module import load_module, module_of_factory
+
+    if factory is None:
+        if not is_network(given):
+            raise UsageError(
+                f"a {type(given).__name__} is no model; give a file's path, or a torch.nn.Module"
+            )
+        return load_module(given, contract, **stated)
+    if is_network(given):
+        raise UsageError("a module beside the name of one; give one of them")
+    path = Path(given) if isinstance(given, (str, os.PathLike)) else None
+    return module_of_factory(factory, contract, path=path, **stated)
+
+
+def is_network(given: object) -> TypeGuard[nn.Module]:
+    """Whether it is a ``torch.nn.Module``; asking does not import PyTorch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(given, torch.nn.Module)
 
 
 def load_network(

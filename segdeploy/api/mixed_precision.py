@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.api.calibration_tables import calibration_table_of, file_of, table_sha256
 from segdeploy.api.data import Data
-from segdeploy.api.models import AnyOnnx, artifact_of, is_checkpoint, model_of, require_same_inputs
+from segdeploy.api.models import AnyOnnx, artifact_of, in_pytorch, model_of, require_same_inputs
 from segdeploy.api.outputs import AnyPath, output_file
 from segdeploy.api.targets import int8_path, profile_of
 from segdeploy.benchmarks.mixed.judge import Judge
@@ -41,6 +41,7 @@ from segdeploy.deploy.targets.profiles import ORT_X86, TargetProfile
 if TYPE_CHECKING:
     from segdeploy.api.models import AnyModel
     from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.module import LoadedModule
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def _for_ranking(images: SegmentationSet, preprocess: Preprocess, seed: int) -> 
     return list(images.take(few, seed=seed).inputs(preprocess))
 
 
-def _reference_of(reference: AnyModel, models: Preprocess) -> Checkpoint | Artifact:
+def _reference_of(reference: AnyModel, models: Preprocess) -> Checkpoint | LoadedModule | Artifact:
     """What accuracy is compared with; it must expect the same inputs as the model."""
     found = model_of(reference)
     contract = contract_of(found) if isinstance(found, Artifact) else found.preprocess
@@ -231,8 +232,8 @@ def _reference_of(reference: AnyModel, models: Preprocess) -> Checkpoint | Artif
     return found
 
 
-def _opened(reference: Checkpoint | Artifact, execution: Execution) -> Runtime:
-    if not is_checkpoint(reference):
+def _opened(reference: Checkpoint | LoadedModule | Artifact, execution: Execution) -> Runtime:
+    if not in_pytorch(reference):
         assert isinstance(reference, Artifact)
         return open_runtime(RuntimeName.ONNXRUNTIME, reference, execution=execution)
     from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime

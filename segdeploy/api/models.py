@@ -22,17 +22,30 @@ AnyOnnx = Recommended | Artifact | AnyPath
 
 if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it do
     from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.module import LoadedModule
 
-    AnyCheckpoint = Checkpoint | AnyPath
-    AnyModel = Checkpoint | AnyOnnx
+    AnyCheckpoint = Checkpoint | LoadedModule | AnyPath
+    AnyModel = Checkpoint | LoadedModule | AnyOnnx
 
 CHECKPOINTS = "segdeploy.deploy.models.checkpoint"
+MODULES = "segdeploy.deploy.models.module"
 
 
 def is_checkpoint(model: object) -> TypeGuard[Checkpoint]:
     """Whether it is a loaded checkpoint; asking does not import PyTorch."""
     module = sys.modules.get(CHECKPOINTS)
     return module is not None and isinstance(model, module.Checkpoint)
+
+
+def is_module(model: object) -> TypeGuard[LoadedModule]:
+    """Whether it is a module that was loaded; asking does not import PyTorch."""
+    module = sys.modules.get(MODULES)
+    return module is not None and isinstance(model, module.LoadedModule)
+
+
+def in_pytorch(model: object) -> TypeGuard[Checkpoint | LoadedModule]:
+    """Whether it runs in PyTorch."""
+    return is_checkpoint(model) or is_module(model)
 
 
 def artifact_of(model: AnyOnnx) -> Artifact:
@@ -48,6 +61,8 @@ def artifact_of(model: AnyOnnx) -> Artifact:
         return model.artifact
     if is_checkpoint(model):
         raise UsageError(f"{model.path} is a checkpoint; export it first, this takes ONNX files")
+    if is_module(model):
+        raise UsageError(f"{model.name} is a module; export it first, this takes ONNX files")
     return opened(path_of(model))
 
 
@@ -60,17 +75,30 @@ def checkpoint_of(model: AnyCheckpoint, *, data: Data | None = None) -> Checkpoi
 
     Raises:
         InputError: it cannot be read.
+        UsageError: an ONNX file, a module, or what is no model.
+    """
+    found = network_of(model, data=data)
+    if not is_checkpoint(found):
+        raise UsageError(f"{found.path} is a module; this takes a checkpoint of a known family")
+    return found
+
+
+def network_of(model: AnyCheckpoint, *, data: Data | None = None) -> Checkpoint | LoadedModule:
+    """As ``checkpoint_of``, of a module as well.
+
+    Raises:
+        InputError: it cannot be read.
         UsageError: an ONNX file, or what is no model.
     """
-    if is_checkpoint(model):
+    if in_pytorch(model):
         return model
     if isinstance(model, Artifact):
         raise UsageError(f"{model.path} is an ONNX file; this takes a checkpoint")
     return load_network(path_of(model), data=data)
 
 
-def model_of(model: AnyModel) -> Checkpoint | Artifact:
-    """Either of them, loaded or described.
+def model_of(model: AnyModel) -> Checkpoint | LoadedModule | Artifact:
+    """Any of them, loaded or described.
 
     Raises:
         InputError: it cannot be read.
@@ -78,7 +106,7 @@ def model_of(model: AnyModel) -> Checkpoint | Artifact:
     """
     if isinstance(model, Recommended):
         return model.artifact
-    if isinstance(model, Artifact) or is_checkpoint(model):
+    if isinstance(model, Artifact) or in_pytorch(model):
         return model
     return load(path_of(model))
 

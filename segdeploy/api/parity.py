@@ -13,7 +13,7 @@ from segdeploy.api.models import (
     AnyOnnx,
     artifacts_of,
     common_contract,
-    is_checkpoint,
+    in_pytorch,
     model_of,
     require_same_inputs,
     several,
@@ -221,7 +221,7 @@ def _reference(
     reference: Any, execution: Execution, time_limit_s: float
 ) -> tuple[Runtime, str, Preprocess]:
     """The reference, opened, its name, and the inputs it expects."""
-    if is_checkpoint(reference):
+    if in_pytorch(reference):
         from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
         return PyTorchRuntime(reference, execution=execution), "PyTorch fp32", reference.preprocess

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from segdeploy.api.choices import choice, choices
 from segdeploy.api.data import pages_of
-from segdeploy.api.models import is_checkpoint, model_of
+from segdeploy.api.models import is_checkpoint, is_module, model_of
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
 from segdeploy.api.runtimes import runtimes_of
@@ -159,6 +159,8 @@ def prediction_model(
     if isinstance(model, Recommended):
         return onnx_model(model.artifact.path, _named(runtime or model.runtime, model, execution))
     found = model_of(model)
+    if is_module(found):
+        raise UsageError(f"{found.name} is a module; export it first, this takes its ONNX file")
     if is_checkpoint(found):
         if runtime not in (None, PYTORCH):
             raise UsageError(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from segdeploy.api.adopt import adopt
 from segdeploy.api.data import Data
-from segdeploy.api.load import is_onnx, load_network
-from segdeploy.api.models import checkpoint_of, is_checkpoint, path_of
+from segdeploy.api.load import is_network, is_onnx, load_network
+from segdeploy.api.models import checkpoint_of, in_pytorch, is_module, network_of, path_of
 from segdeploy.api.outputs import AnyPath, network_name
 from segdeploy.api.recommended import Recommended
 from segdeploy.deploy.adoption.foreign_file import load_foreign
@@ -23,6 +23,7 @@ from segdeploy.deploy.data.contract import Contract
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.models.module import load_module
 from segdeploy.deploy.models.unet_plus_plus import DEPTH
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import (
@@ -35,9 +36,11 @@ from segdeploy.deploy.onnx_model.file import (
 )
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.pipeline.source import Source, of_checkpoint, of_onnx
+from segdeploy.pipeline.source import Source, of_checkpoint, of_module, of_onnx
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from segdeploy.api.models import AnyModel
 
 DEFAULT_ARCH = "unet_plus_plus"
@@ -163,15 +166,15 @@ def checkpoint_source(net: Checkpoint) -> Source:
 
 @contextmanager
 def source_of(
-    model: AnyModel | OnnxFile | None, images: Data, *, contract: Contract | None = None
+    model: AnyModel | OnnxFile | nn.Module | None, images: Data, *, contract: Contract | None = None
 ) -> Iterator[Source]:
     """The source of what ``deploy`` is given.
 
     Args:
-        model: a checkpoint or an ONNX file, loaded, described or by its path; ``None`` is the
-            bundled checkpoint.
+        model: a checkpoint, an ONNX file or a module, loaded, described or by its path; ``None`` is
+            the bundled checkpoint.
         images: it is for.
-        contract: of an ONNX file that carries none.
+        contract: of a module, or a file that carries none.
 
     Yields:
         The source, to be used at once.
@@ -192,13 +195,21 @@ def source_of(
         with onnx_source(stated, images) as source:
             yield source
         return
-    if contract is None:
-        yield checkpoint_source(checkpoint_of(stated, data=images))
+    if is_network(stated):
+        if contract is None:
+            raise UsageError(
+                f"{type(stated).__name__} says nothing of what it takes and gives; state it: "
+                "contract=segdeploy.Contract(preprocess=..., output=...)"
+            )
+        yield of_module(load_module(stated, contract))
         return
-    if is_checkpoint(stated):
+    if contract is None:
+        found = stated if in_pytorch(stated) else network_of(path_of(stated), data=images)
+        yield of_module(found) if is_module(found) else checkpoint_source(checkpoint_of(found))
+        return
+    if in_pytorch(stated):
         raise UsageError(
-            f"{stated.path} is loaded with its contracts; state others where it is loaded, or give "
-            "its path here"
+            "it is loaded with its contracts; state others where it is loaded, or give its path"
         )
     net = load_network(
         path_of(stated), preprocess=contract.preprocess, output=contract.output, data=images

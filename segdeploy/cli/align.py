@@ -30,6 +30,7 @@ from segdeploy.deploy.system.errors import UsageError
 
 if TYPE_CHECKING:
     from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.module import LoadedModule
     from segdeploy.deploy.onnx_model.artifact import Artifact
     from segdeploy.pipeline.finished import FinishedRun
     from segdeploy.training.align.compare import StepRow
@@ -324,7 +325,7 @@ def layers(options: Options) -> Result:
     }
 
 
-def _right(options: Options) -> Checkpoint | Artifact:
+def _right(options: Options) -> Checkpoint | LoadedModule | Artifact:
     """What is taken as right: the ONNX file of ``--reference``, else a checkpoint.
 
     Raises:

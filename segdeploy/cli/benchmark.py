@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segdeploy.cli.flags import (
+    adoption_flags,
     checkpoint_details,
     end_to_end_flags,
     evaluation_data,
+    module_flag,
     runtime_flag,
     sweep_flags,
     time_limit_flag,
@@ -34,6 +36,8 @@ def add_flags(verb: Parser) -> None:
     verb.add_models("ONNX files", many=True)
     verb.add_argument("--reference", type=Path, help="checkpoint to time in PyTorch eager as 1x")
     checkpoint_details(verb)
+    module_flag(verb)
+    adoption_flags(verb)
     evaluation_data(verb)
     runtime_flag(verb)
     timing_flags(verb)

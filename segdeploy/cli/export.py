@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from segdeploy.cli.flags import (
     Group,
+    adoption_flags,
     checkpoint_flags,
+    module_flag,
     output_flag,
     overwrite_flag,
 )
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 def add_flags(verb: Group) -> None:
     """A checkpoint, and what its keys cannot tell."""
     checkpoint_flags(verb)
+    module_flag(verb)
+    adoption_flags(verb)
     output_flag(verb, "ONNX file to write", required=True)
     overwrite_flag(verb)
 

@@ -165,6 +165,17 @@ def adoption_flags(verb: Group) -> None:
     )
 
 
+def module_flag(verb: Group) -> None:
+    """A network that is none of the known ones."""
+    verb.add_argument(
+        "--module",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="your own function that makes the network, found from the working folder: YOUR CODE "
+        "RUNS; the checkpoint is of its weights, from which tensors alone are read. Its contracts "
+        "are stated with --preprocess, --classes and --output-kind",
+    )
+
+
 def class_names(given: str) -> tuple[str, ...]:
     """Names between commas.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it 
     from segdeploy.deploy.data.image_set import SegmentationSet
     from segdeploy.deploy.data.output_contract import OutputContract
     from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.module import LoadedModule
 
 Options = argparse.Namespace
 Result = tuple[int, object]
@@ -31,15 +32,25 @@ Result = tuple[int, object]
 GATE_FAILED = 1
 
 
-def checkpoint_of(options: Options, path: Path) -> Checkpoint:
-    """Load a checkpoint with what the flags state about it."""
-    from segdeploy.api.load import load_network
+def checkpoint_of(options: Options, path: Path | None) -> Checkpoint | LoadedModule:
+    """Load a checkpoint, or the module of ``--module``, with what the flags state about it.
 
-    return load_network(path, **_stated(options))
+    Raises:
+        InputError: it cannot be read.
+        UsageError: flags that contradict it, or an ONNX file.
+    """
+    from segdeploy.api.load import load, load_network
+
+    if vars(options).get("module") is None:
+        assert path is not None, "the parser asks for one"
+        return load_network(path, **_stated(options))
+    found = load(path, **_stated(options), **_stated_of_module(options))
+    assert not isinstance(found, Artifact), "a module was asked for"
+    return found
 
 
-def model_of(options: Options, path: Path) -> Checkpoint | Artifact:
-    """An ONNX file, or a checkpoint with what the flags state about it.
+def model_of(options: Options, path: Path) -> Checkpoint | LoadedModule | Artifact:
+    """An ONNX file, or a checkpoint or module with what the flags state about it.
 
     Raises:
         InputError: it cannot be read.
@@ -47,7 +58,18 @@ def model_of(options: Options, path: Path) -> Checkpoint | Artifact:
     """
     from segdeploy.api.load import load
 
+    if vars(options).get("module") is not None:
+        return checkpoint_of(options, path)
     return load(path, **_stated(options))
+
+
+def _stated_of_module(options: Options) -> dict[str, Any]:
+    """What the flags say of a module of the user's."""
+    return {
+        "module": options.module,
+        "output_name": options.output_name,
+        "size": None if options.size is None else tuple(options.size),
+    }
 
 
 def _stated(options: Options) -> dict[str, Any]:
@@ -139,13 +161,15 @@ def calibration_in(options: Options) -> Data:
     return Data(options.calib_data, num_samples=options.num_samples, seed=options.seed)
 
 
-def given_or_bundled(options: Options) -> Checkpoint:
+def given_or_bundled(options: Options) -> Checkpoint | LoadedModule:
     """The checkpoint of ``-c``; without one the bundled checkpoint of ``--arch``, or UNet++."""
+    if vars(options).get("module") is not None:
+        return checkpoint_of(options, options.checkpoint)
     arch = options.arch or "unet_plus_plus"
     return checkpoint_of(options, options.checkpoint or bundled.checkpoint(arch))
 
 
-def say_masks(images: SegmentationSet, model: Checkpoint | Artifact) -> None:
+def say_masks(images: SegmentationSet, model: Checkpoint | LoadedModule | Artifact) -> None:
     """Say what the masks that judged a model are taken for, where they are not plain."""
     from segdeploy.deploy.onnx_model.file import output_of
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import (
     Group,
+    adoption_flags,
     checkpoint_details,
     evaluation_data,
     max_drop_flag,
+    module_flag,
     runtime_flag,
     seed_flag,
     source_flags,
@@ -42,6 +44,8 @@ def add_flags(verb: Parser) -> None:
         help="checkpoint or ONNX file to compare with (default for a finished run: its export)",
     )
     checkpoint_details(verb)
+    module_flag(verb)
+    adoption_flags(verb)
     evaluation_data(verb)
     source_flags(verb)
     runtime_flag(verb, default="every runtime that is here and takes the file")

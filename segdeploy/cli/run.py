@@ -16,6 +16,7 @@ from segdeploy.cli.flags import (
     exclude_flag,
     max_drop_flag,
     method_flag,
+    module_flag,
     output_flag,
     overwrite_flag,
     positive_int,
@@ -40,6 +41,7 @@ from segdeploy.deploy.system.shown_command import shown_command
 if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it do
     from segdeploy.api.source import OnnxFile
     from segdeploy.deploy.models.checkpoint import Checkpoint
+    from segdeploy.deploy.models.module import LoadedModule
     from segdeploy.pipeline.finished import FinishedRun
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def add_flags(verb: Parser) -> None:
         required=False,
         from_run=False,
     )
+    module_flag(verb)
     adoption_flags(verb)
     output_flag(verb, "folder to write (default: segdeploy-out)", default=Path("segdeploy-out"))
     evaluation_data(verb)
@@ -89,7 +92,7 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
     )
 
 
-def _model(options: Options) -> Checkpoint | OnnxFile:
+def _model(options: Options) -> Checkpoint | LoadedModule | OnnxFile:
     """The network to deploy, with what the flags state of it.
 
     Raises:
@@ -97,11 +100,12 @@ def _model(options: Options) -> Checkpoint | OnnxFile:
         UsageError: two networks, or flags that are for the other kind.
     """
     if options.model is None:
-        require_unused(options, ("size", "output_name"), "an ONNX file (-m)")
+        if options.module is None:
+            require_unused(options, ("size", "output_name"), "an ONNX file (-m) or --module")
         return given_or_bundled(options)
     if options.checkpoint is not None:
         raise UsageError(f"-m {options.model} beside -c {options.checkpoint}; give one network")
-    for_checkpoints = ("arch", "recurrence", "weights", "head", "logits")
+    for_checkpoints = ("module", "arch", "recurrence", "weights", "head", "logits")
     require_unused(options, for_checkpoints, "a checkpoint (-c)")
     return onnx_file_of(options)
 

@@ -17,6 +17,7 @@ from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.models.module import LoadedModule
 from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.models.unet_plus_plus import DEPTH
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -121,6 +122,47 @@ def of_checkpoint(net: Checkpoint, *, name: str) -> Source:
         origin=f"({net.contract_origin}; --preprocess states another); the network it was trained "
         f"as returned {trained} ({net.detected.family.value})",
         published=_published(net),
+    )
+
+
+def of_module(net: LoadedModule) -> Source:
+    """A module: PyTorch is the reference, and it is exported.
+
+    Args:
+        net: the module.
+    """
+    returned = "logits" if net.logits else "probabilities"
+    return Source(
+        preprocess=net.preprocess,
+        output=net.output,
+        stage="export",
+        label="fp32 exported",
+        reference_name=PYTORCH,
+        reference=lambda execution, _: PyTorchRuntime(net, execution=execution),
+        subject=CheckpointSubject(name=PYTORCH, checkpoint=net),
+        write=lambda output: export(net, output),
+        inputs={
+            "module": net.name,
+            "module_sha256": net.sha256,
+            "preprocess": net.preprocess.to_json(),
+            "output": net.output.to_json(),
+            "returns": returned,
+        },
+        facts=ModelFacts(
+            name=net.name,
+            arch=net.name,
+            family=None,
+            checkpoint=None if net.weights is None else net.weights.name,
+            checkpoint_sha256=net.sha256,
+            parameters=net.parameters,
+            head=None,
+            recurrence=None,
+            preprocess=json.loads(net.preprocess.to_json()),
+            output=json.loads(net.output.to_json()),
+            source="module",
+        ),
+        what=f"{net.name}: {net.origin}, {net.parameters:,} parameters, {_size(net.preprocess)}",
+        origin=f"(as given); it returns {returned}",
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segdeploy.deploy.models.checkpoint import Checkpoint
+from segdeploy.deploy.models.module import LoadedModule
 from segdeploy.deploy.onnx_model.interface import OUTPUT_NAME
 
 _CONVOLUTIONS = ("conv2d", "convolution")
@@ -45,7 +46,7 @@ class PyTorchValues:
 
     name = "PyTorch fp32"
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint | LoadedModule) -> None:
         self._network = checkpoint.probability()
         height, width = checkpoint.preprocess.size
         self.names: tuple[str, ...] = tuple(self.values(np.zeros((3, height, width), np.float32)))
