@@ -69,13 +69,16 @@ class Plan:
                 yield filled[row : row + height, column : column + width]
 
 
-def plan_of(image: Size, settings: Settings, contract: Preprocess) -> Plan:
+def plan_of(
+    image: Size, settings: Settings, contract: Preprocess, *, multiple: int = SIZE_MULTIPLE
+) -> Plan:
     """How an image of a size is taken.
 
     Args:
         image: its size.
         settings: of the prediction; tiles overlap by less than their size.
         contract: the model's input contract; its size has no meaning for ``Fit.PAD``.
+        multiple: what height and width of the model's input must divide by, for ``Fit.PAD``.
 
     Example:
         >>> plan_of((20, 50), Settings(fit=Fit.PAD), Preprocess()).piece
@@ -89,7 +92,8 @@ def plan_of(image: Size, settings: Settings, contract: Preprocess) -> Plan:
         return Plan(image=image, scaled=model, piece=model, place=contract.placement(image))
     height, width = (max(1, round(side * settings.scale)) for side in image)
     if settings.fit is Fit.PAD:
-        return Plan(image=image, scaled=(height, width), piece=(_upward(height), _upward(width)))
+        piece = (_upward(height, multiple), _upward(width, multiple))
+        return Plan(image=image, scaled=(height, width), piece=piece)
     whole = Plan(image=image, scaled=(height, width), piece=model).filled
     rows, columns = (
         tile_starts(side, tile, settings.overlap) for side, tile in zip(whole, model, strict=True)
@@ -141,9 +145,9 @@ class Canvas:
         )
 
 
-def _upward(side: int) -> int:
-    """The nearest multiple of 16 that is not below."""
-    return -(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE
+def _upward(side: int, multiple: int) -> int:
+    """The nearest multiple that is not below."""
+    return -(-side // multiple) * multiple
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:

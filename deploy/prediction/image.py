@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.image_levels import decode
 from segdeploy.deploy.data.image_opening import MOST_PIXELS, image_bytes
 from segdeploy.deploy.data.output_contract import OutputContract
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Pixels, Preprocess
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.fitting import Canvas, Plan, plan_of
 from segdeploy.deploy.prediction.journal import Row, Status, digest, key_of
@@ -60,6 +60,7 @@ class Job:
         settings: of the prediction.
         decides: all that decides the outputs beside the image, for the journal's keys.
         folder: where relative paths start from.
+        multiple: what height and width of the model's input must divide by, where they are free.
     """
 
     preprocess: Preprocess
@@ -68,6 +69,7 @@ class Job:
     output: OutputContract = field(default_factory=OutputContract)
     decides: bytes = b""
     folder: str = ""
+    multiple: int = SIZE_MULTIPLE
 
     def read(self, source: ImageSource) -> Prepared | Outcome:
         """Decode an image; one that cannot be decoded or held is an outcome, not an error.
@@ -91,23 +93,23 @@ class Job:
             shown=self.preprocess.picture(image) if Write.OVERLAY in self.settings.writes else None,
         )
 
-    def plan(self, image: NDArray[np.uint8], *, label: str) -> Plan:
-        """How an image (H, W, 3) is taken.
+    def plan(self, image: Pixels, *, label: str) -> Plan:
+        """How an image (H, W, channels) is taken.
 
         Raises:
             InputError: it would take far more memory than the image itself, by its label.
         """
-        plan = plan_of(image.shape[:2], self.settings, self.preprocess)
+        plan = plan_of(image.shape[:2], self.settings, self.preprocess, multiple=self.multiple)
         _require_bounded(plan, label)
         return plan
 
-    def pieces(self, image: NDArray[np.uint8], plan: Plan) -> Iterable[Piece]:
+    def pieces(self, image: Pixels, plan: Plan) -> Iterable[Piece]:
         """The model's inputs, made one after the other, each time they are asked for."""
         filled = plan.filled_image(image, self.preprocess)
         return _Pieces(plan=plan, filled=filled, job=self)
 
-    def input_of(self, piece: NDArray[np.uint8]) -> Piece:
-        """A piece (h, w, 3) as the model takes it."""
+    def input_of(self, piece: Pixels) -> Piece:
+        """A piece (h, w, channels) as the model takes it."""
         return self.preprocess.normalise(piece) if self.interface is Interface.TENSOR else piece
 
     def canvas(self, plan: Plan) -> Canvas:
@@ -188,12 +190,12 @@ def predict_image(source: ImageSource, job: Job, runtime: Runtime) -> Outcome:
 
 
 def predict_pixels(
-    image: NDArray[np.uint8], job: Job, runtime: Runtime, *, label: str = "image"
+    image: Pixels, job: Job, runtime: Runtime, *, label: str = "image"
 ) -> NDArray[np.float32]:
     """The probabilities that ``predict_image`` finds, of an image that is decoded already.
 
     Args:
-        image: uint8 RGB (H, W, 3).
+        image: (H, W, channels), as the input contract takes it.
         job: what to do with it.
         runtime: of ``job``'s model.
         label: what an error calls it.

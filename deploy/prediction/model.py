@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.output_contract import OutputContract
-from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
-from segdeploy.deploy.onnx_model.file import contract_of, describe, output_of
+from segdeploy.deploy.onnx_model.file import contract_of, describe, load_model, metadata, output_of
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
+from segdeploy.deploy.onnx_model.needed_multiple import needed_multiple
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.runtimes.base import Runtime
 from segdeploy.deploy.runtimes.execution import Execution
@@ -58,6 +59,18 @@ class OnnxModel:
         axes = slice(1, 3) if self.interface is Interface.IMAGE else slice(2, 4)
         return all(isinstance(side, str) for side in self.artifact.inputs[0].shape[axes])
 
+    @property
+    def multiple(self) -> int:
+        """What height and width must divide by: of our networks what they need whole, so that a
+        file pads as its checkpoint does, though a lower head takes less; of others what the graph
+        says.
+        """
+        model = load_model(self.artifact.path)
+        if "arch" in metadata(model):
+            return SIZE_MULTIPLE
+        last = self.interface is Interface.IMAGE
+        return needed_multiple(model, channels_last=last) or SIZE_MULTIPLE
+
     def identity(self) -> dict[str, object]:
         """What of it decides an output."""
         state = availability(self.runtime)
@@ -91,6 +104,7 @@ class CheckpointModel:
 
     interface = Interface.TENSOR
     takes_any_size = True
+    multiple = SIZE_MULTIPLE
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> CheckpointModel:

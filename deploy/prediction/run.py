@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from time import perf_counter
 
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE
 from segdeploy.deploy.prediction.flow import (
     Flow,
     partial_folder,
@@ -136,6 +137,7 @@ def predict(
         output=model.output,
         interface=model.interface,
         settings=settings,
+        multiple=model.multiple if settings.fit is Fit.PAD else SIZE_MULTIPLE,
         decides=deciding,
         folder=str(Path.cwd()),
     )

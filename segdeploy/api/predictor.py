@@ -12,6 +12,7 @@ from segdeploy.api.choices import choice
 from segdeploy.api.models import is_checkpoint
 from segdeploy.api.predict import prediction_model, prediction_settings
 from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Pixels, Preprocess
 from segdeploy.deploy.onnx_model.artifact import Precision
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.image import Job, predict_pixels
@@ -86,6 +87,7 @@ class Predictor:
             output=self._model.output,
             interface=self._model.interface,
             settings=settings,
+            multiple=self._model.multiple if settings.fit is Fit.PAD else SIZE_MULTIPLE,
         )
         self._stack = ExitStack()
         self._runtime: Runtime | None = self._stack.enter_context(
@@ -97,11 +99,12 @@ class Predictor:
         """The model and what runs it."""
         return self._model.name
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __call__(self, image: Pixels) -> NDArray[np.uint8]:
         """The mask of an image.
 
         Args:
-            image: uint8 RGB (H, W, 3), of any size.
+            image: uint8 RGB (H, W, 3), of any size; as the model's input contract says of other
+                bits or channels.
 
         Returns:
             uint8 at the image's size, the pixels of the PNG that ``segdeploy predict`` writes:
@@ -116,7 +119,7 @@ class Predictor:
         """
         return shown_mask(self._found(image), self._model.output)
 
-    def probability(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def probability(self, image: Pixels) -> NDArray[np.float32]:
         """The probability of foreground, or of each class.
 
         Args:
@@ -142,10 +145,12 @@ class Predictor:
         """What the classes are."""
         return self._model.output
 
-    def _found(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _found(self, image: Pixels) -> NDArray[np.float32]:
         if self._runtime is None:
             raise UsageError(f"{self.name} was closed; make another Predictor")
-        return predict_pixels(_require_image(image), self._job, self._runtime)
+        return predict_pixels(
+            _require_image(image, self._model.preprocess), self._job, self._runtime
+        )
 
     def close(self) -> None:
         """Let go of the model. Closing again does nothing."""
@@ -171,22 +176,25 @@ def _held(checkpoint: Checkpoint, execution: Execution) -> Runtime:
     return PyTorchRuntime(checkpoint, execution=execution, any_size=True)
 
 
-def _require_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Refuse what is no 8-bit RGB image.
+def _require_image(image: Pixels, contract: Preprocess) -> Pixels:
+    """Refuse what is no image as the model's input contract takes it.
 
     Raises:
         InputError: with what it is.
     """
+    kind = f"{contract.level_type} {contract.channel_order.replace('BGR', 'RGB')} "
+    kind += f"(H, W, {contract.channels})"
     if not isinstance(image, np.ndarray):
+        raise InputError(f"the image is a {type(image).__name__}; expected a NumPy array, {kind}")
+    found = f"the image is {image.dtype} {image.shape}; expected {kind}"
+    if image.dtype != contract.level_type:
+        top = contract.levels - 1
         raise InputError(
-            f"the image is a {type(image).__name__}; expected a NumPy array, uint8 RGB (H, W, 3)"
+            f"{found}: scale it to 0..{top} and use .astype(numpy.{contract.level_type})"
         )
-    found = f"the image is {image.dtype} {image.shape}; expected uint8 RGB (H, W, 3)"
-    if image.dtype != np.uint8:
-        raise InputError(f"{found}: scale it to 0..255 and use .astype(numpy.uint8)")
-    if image.ndim == 2 or image.shape[-1:] == (1,):
-        raise InputError(f"{found}: repeat the grey values three times")
-    if image.ndim != 3 or image.shape[2] != 3:
+    if contract.channels > 1 and (image.ndim == 2 or image.shape[-1:] == (1,)):
+        raise InputError(f"{found}: repeat the grey values {contract.channels} times")
+    if image.ndim != 3 or image.shape[2] != contract.channels:
         raise InputError(f"{found}, one image with its colours last and no alpha")
     if not image.size:
         raise InputError(f"{found} with at least one pixel")

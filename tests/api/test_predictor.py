@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from tiny import nuclei
+from tiny import nuclei, write_small_onnx
 
 import segdeploy as sd
 from segdeploy.deploy.runtimes.registry import RuntimeName
@@ -130,3 +131,36 @@ def test_a_model_of_masks_gives_no_probability(
     assert np.array_equal(predictor(image), sd.Predictor(files["fp32"], threads=1)(image))
     with pytest.raises(sd.InputError, match="gives masks, no probability"):
         predictor.probability(image)
+
+
+def test_images_are_as_the_models_input_contract_says(tmp_path: Path):
+    contract = sd.Preprocess(
+        size=(32, 32), channel_order="GREY", mean=(0.5,), std=(0.5,), source_bits=16
+    )
+    model = write_small_onnx(tmp_path / "grey.onnx", contract)
+    grey = np.random.default_rng(3).integers(0, 65536, (40, 30, 1)).astype(np.uint16)
+    with sd.Predictor(model, threads=1) as predictor:
+        assert predictor(grey).shape == (40, 30)
+        with pytest.raises(sd.InputError, match=r"expected uint16 GREY \(H, W, 1\): scale it to 0"):
+            predictor(np.zeros((4, 4, 1), np.uint8))
+    Image.fromarray(grey[..., 0]).save(tmp_path / "cells.png")
+    sd.predict(model, tmp_path / "cells.png", tmp_path / "out", write=("mask", "overlay"))
+    with sd.Predictor(model, threads=1) as predictor:
+        written = np.asarray(Image.open(tmp_path / "out" / "cells.png"))
+        assert np.array_equal(predictor(grey), written)
+
+
+def test_levels_and_pages_of_microscopes_files(files: dict[str, Path], tmp_path: Path):
+    pages = np.random.default_rng(3).integers(0, 4096, (2, 40, 30)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "cells.tif", pages, photometric="minisblack")
+    summary = sd.predict(files["fp32"], tmp_path / "cells.tif", tmp_path / "none")
+    assert summary.unreadable == 1
+    done = sd.predict(
+        files["fp32"], tmp_path / "cells.tif", tmp_path / "out", levels=(0, 4095), page=1
+    )
+    assert done.done_now == 1
+    eight = np.rint(pages[1] * (255 / 4095)).astype(np.uint8)[..., None].repeat(3, axis=2)
+    with sd.Predictor(files["fp32"], threads=1) as predictor:
+        expected = predictor(eight)
+    found = np.asarray(Image.open(tmp_path / "out" / "cells.png"))
+    assert (found != expected).mean() < 0.01  # of levels that are not rounded first
