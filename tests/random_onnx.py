@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -312,34 +313,49 @@ LAYERS: tuple[Layer, ...] = (
 )
 
 
-def random_model(layers: list[Layer], *, seed: int, batch: int | str = 1) -> onnx.ModelProto:
-    """A graph of these layers, brought to one channel and the size of its image at the end.
+def random_model(
+    layers: list[Layer],
+    *,
+    seed: int,
+    batch: int | str = 1,
+    channels: int = 3,
+    classes: int = 1,
+    sides_open: bool = False,
+) -> onnx.ModelProto:
+    """A graph of these layers, brought to the classes and the size of its image at the end.
 
     Args:
         layers: in this order.
         seed: of weights, forms of constants and all other choices.
         batch: 1, or the name of an axis.
+        channels: of the image.
+        classes: channels of the output; several are labels or exclude each other.
+        sides_open: whether height and width have names instead of lengths.
     """
     s = Sketch(np.random.default_rng(seed), batch=batch, nameless=bool(seed % 2))
-    s.shapes["image"] = (3, SIDE, SIDE)
+    s.shapes["image"] = (channels, SIDE, SIDE)
     for layer in layers:
         layer(s)
     x, (c, h, w) = s.last, s.shapes[s.last]
     if (h, w) != (SIDE, SIDE):
         factors = np.array([1, 1, SIDE / h, SIDE / w], np.float32)
         x = s.add("Resize", x, "", s.constant(factors), mode="linear")
-    logits = s.add("Conv", x, s.constant(s.normal(1, c, 1, 1)), s.constant(s.normal(1)))
-    probability = s.add("Sigmoid", logits)
+    logits = s.add("Conv", x, s.constant(s.normal(classes, c, 1, 1)), s.constant(s.normal(classes)))
+    if classes > 1 and s.choice.integers(2):
+        probability = s.add("Softmax", logits, axis=1)
+    else:
+        probability = s.add("Sigmoid", logits)
+    sides = ["h", "w"] if sides_open else [SIDE, SIDE]
     ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, channels, SIDE, SIDE])
-        for name, channels in (("image", 3), (probability, 1))
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, count, *sides])
+        for name, count in (("image", channels), (probability, classes))
     ]
     graph = helper.make_graph(s.nodes, "drawn", ends[:1], ends[1:], s.stored)
     opsets = [helper.make_opsetid("", s.opset)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def write_random(path: Path, layers: list[Layer], *, seed: int, batch: int | str = 1) -> Path:
+def write_random(path: Path, layers: list[Layer], *, seed: int, **form: Any) -> Path:
     """``random_model`` in a file."""
-    path.write_bytes(random_model(layers, seed=seed, batch=batch).SerializeToString())
+    path.write_bytes(random_model(layers, seed=seed, **form).SerializeToString())
     return path

@@ -108,7 +108,7 @@ class OneLayerNetwork:
         known = {self._view.input: Rows(values=fed, layers=(), rounded=fed)}
         noise: dict[int, Noise] = {}
         for step in self._steps:
-            if step.node.op_type == "Conv":
+            if step.node.op_type == "Conv" and len(step.inputs) == 1:
                 known[step.output] = self._convolve(step, known[step.inputs[0]], wanted, noise)
             else:
                 known[step.output] = self._apply(step, [known[name] for name in step.inputs])
@@ -181,7 +181,7 @@ class OneLayerNetwork:
             together = [feed.reshape(-1, *feed.shape[2:]) for feed in feeds]
             (made,) = part(*together)
             return np.reshape(made, (count, -1, *made.shape[1:]))
-        return np.stack([part(*(feed[i] for feed in feeds))[0] for i in range(count)])
+        return np.stack([part(*(np.asarray(feed[i]) for feed in feeds))[0] for i in range(count)])
 
     def _prepare(self) -> None:
         """A session for each step, one for all convolutions of the same weights."""

@@ -6,23 +6,27 @@ See ``random_onnx`` for what is drawn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_onnx import LAYERS, Layer, write_random
+from PIL import Image
+from random_onnx import LAYERS, SIDE, Layer, write_random
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of
+from segdeploy.deploy.onnx_model.file import contract_of, output_of
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.sensitivity.layer_errors import layer_errors
 from segdeploy.deploy.stages.adopt import adopt
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.stages.to_fp16 import to_fp16
@@ -37,9 +41,22 @@ drawn = st.lists(st.sampled_from(LAYERS), min_size=1, max_size=6)
 @pytest.fixture(scope="module")
 def images(
     tmp_path_factory: pytest.TempPathFactory, make_image_set: Callable[[Path, list[str]], Path]
-) -> SegmentationSet:
-    root = tmp_path_factory.mktemp("images") / "set"
-    return open_set(make_image_set(root, ["train", "train", "val", "test"]), "train")
+) -> Callable[[int], SegmentationSet]:
+    """Function from a number of channels to two images that have them."""
+
+    @cache
+    def opened(channels: int) -> SegmentationSet:
+        root = tmp_path_factory.mktemp("images") / "set"
+        make_image_set(root, ["train", "train", "val", "test"])
+        for path in (root / "images").iterdir() if channels != 3 else ():
+            pixels = np.asarray(Image.open(path))
+            bands = pixels[..., 0] if channels == 1 else pixels[..., [0, 1, 2, 0][:channels]]
+            how = {} if channels == 1 else {"planarconfig": "contig"}
+            path.unlink()
+            tifffile.imwrite(path.with_suffix(".tif"), bands, photometric="minisblack", **how)
+        return open_set(root, "train")
+
+    return opened
 
 
 def probabilities(
@@ -48,27 +65,31 @@ def probabilities(
     images: list[np.ndarray],  # type: ignore[type-arg]  # of float32
 ) -> np.ndarray:  # type: ignore[type-arg]  # of float32
     with open_runtime(runtime, artifact, execution=Execution(threads=1)) as opened:
-        return infer_each(opened, images)[:, 0]
+        return infer_each(opened, images, output_of(artifact))
 
 
 def require_every_step(
     path: Path, images: SegmentationSet, targets: tuple[TargetProfile, ...]
 ) -> None:
-    """Adopt, halve, rewrite, calibrate and quantize; what runs gives about what the file gives.
+    """Adopt, halve, rewrite, calibrate, quantize and debug; it gives about what the file gives.
 
     Ranges are the ends of the values: KL may clip a tensor of two values, as drawn graphs have.
     """
     folder = path.parent
     try:
         source = adopt(
-            path, folder / "ours.onnx", preprocess="zero-one", images=images.samples
+            path,
+            folder / "ours.onnx",
+            preprocess="zero-one",
+            images=images.samples,
+            size=(SIDE, SIDE),
         ).artifact
     except InputError as error:
         if "holds NaN or Inf" in str(error):  # a graph may overflow; nothing else may be wrong
             return
         raise
     contract = contract_of(source)
-    prepared = [contract.apply(sample.image()) for sample in images]
+    prepared = [sample.input(contract) for sample in images]
     expected = probabilities(source, RuntimeName.ONNXRUNTIME, prepared)
     try:
         half = probabilities(
@@ -91,13 +112,28 @@ def require_every_step(
                 step, folder / "int8.onnx", table=table, table_sha256="ab" * 32, profile=profile
             )
             assert np.abs(probabilities(int8, profile.runtime, prepared) - expected).mean() < 0.2
+    layers = layer_errors(step, table=table, profile=targets[0], images=prepared[:1], threads=1)
+    assert len(layers) == len({layer.name for layer in layers})
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=[layer.__name__ for layer in LAYERS])
-def test_every_layer_alone(layer: Layer, images: SegmentationSet, tmp_path: Path) -> None:
-    for seed, batch in ((0, 1), (1, "n")):
-        path = write_random(tmp_path / "x.onnx", [layer], seed=seed, batch=batch)
-        require_every_step(path, images, TARGETS[:1])
+def test_every_layer_alone(
+    layer: Layer, images: Callable[[int], SegmentationSet], tmp_path: Path
+) -> None:
+    place = LAYERS.index(layer)
+    forms = (
+        {"seed": 0, "batch": 1},
+        {
+            "seed": 1 + place % 4,
+            "batch": "n",
+            "channels": (1, 2, 4)[place % 3],
+            "classes": (2, 3)[place % 2],
+            "sides_open": True,
+        },
+    )
+    for form in forms:
+        path = write_random(tmp_path / "x.onnx", [layer], **form)
+        require_every_step(path, images(form.get("channels", 3)), TARGETS[:1])
 
 
 @settings(
@@ -106,13 +142,24 @@ def test_every_layer_alone(layer: Layer, images: SegmentationSet, tmp_path: Path
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(layers=drawn, seed=st.integers(0, 2**16), batch=st.sampled_from([1, "n"]))
+@given(
+    layers=drawn,
+    seed=st.integers(0, 2**16),
+    batch=st.sampled_from([1, "n"]),
+    channels=st.integers(1, 4),
+    classes=st.sampled_from([1, 1, 2, 5]),
+    sides_open=st.booleans(),
+)
 def test_layers_in_any_order(
     layers: list[Layer],
     seed: int,
     batch: int | str,
-    images: SegmentationSet,
+    channels: int,
+    classes: int,
+    sides_open: bool,
+    images: Callable[[int], SegmentationSet],
     tmp_path: Path,
 ) -> None:
-    path = write_random(tmp_path / "x.onnx", layers, seed=seed, batch=batch)
-    require_every_step(path, images, TARGETS)
+    form = {"batch": batch, "channels": channels, "classes": classes, "sides_open": sides_open}
+    path = write_random(tmp_path / "x.onnx", layers, seed=seed, **form)
+    require_every_step(path, images(channels), TARGETS)
