@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from segdeploy.benchmarks.parity.evidence import ParityReport, compare
-from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.benchmarks.parity.evaluation import ClassSpool, Evaluation
+from segdeploy.benchmarks.parity.evidence import ParityReport
+from segdeploy.benchmarks.parity.tallies import compared, scored
+from segdeploy.deploy.data.image_set import Sample, SegmentationSet
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
+from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
-
-Images = Iterable[NDArray[Any]]
+from segdeploy.deploy.system.progress import LabelledProgress
 
 
 class Judge:
@@ -25,6 +21,7 @@ class Judge:
         reference: an open runtime.
         images: one split.
         preprocess: the input contract of all.
+        output: the output contract of all.
         runtime: what executes the models.
         execution: how.
         seed: of the bootstrap.
@@ -41,20 +38,20 @@ class Judge:
         images: SegmentationSet,
         *,
         preprocess: Preprocess,
+        output: OutputContract,
         runtime: RuntimeName,
         execution: Execution,
         seed: int,
-        progress: Callable[[Images, str], Images],
+        progress: LabelledProgress[Sample],
     ) -> None:
         self.runtime, self.execution, self.seed = runtime, execution, seed
-        self.names = [sample.name for sample in images]
         self.split = images.split
-        self._inputs = images.inputs(preprocess)
-        self._truths = images.truths(preprocess)
-        self._fields = images.fields(preprocess)
-        self._progress = progress
-        inputs = progress(self._inputs, f"reference {self.split}")
-        self._expected = infer_each(reference, inputs)[:, 0]
+        self._evaluation = Evaluation(
+            images=images, preprocess=preprocess, output=output, progress=progress
+        )
+        self._classes = ClassSpool()
+        seen = self._evaluation.seen_by(reference, f"reference {self.split}")
+        self._expected = scored(seen, output, ranks=False, spool=self._classes)
 
     def report(self, artifact: Artifact, *, max_drop: float) -> ParityReport:
         """A model beside the reference.
@@ -64,17 +61,14 @@ class Judge:
             RunError: it failed.
         """
         with open_runtime(self.runtime, artifact, execution=self.execution) as opened:
-            found: NDArray[np.float32] = infer_each(
-                opened, self._progress(self._inputs, f"int8 {self.split}")
-            )[:, 0]
-        return compare(
-            "reference",
-            artifact.path.name,
-            self._expected,
-            found,
-            self._truths,
-            max_drop=max_drop,
-            image_names=self.names,
-            field=self._fields,
-            seed=self.seed,
-        )
+            _, report = compared(
+                self._evaluation.seen_by(opened, f"int8 {self.split}"),
+                self._expected,
+                self._classes,
+                names=("reference", artifact.path.name),
+                ranks=False,
+                max_drop=max_drop,
+                max_drop_class=None,
+                seed=self.seed,
+            )
+        return report

@@ -13,6 +13,8 @@ from segdeploy.benchmarks.parity.report import ImageParity, ParityReport
 from segdeploy.benchmarks.scores.accuracy import classify, iou_per_image, score
 from segdeploy.benchmarks.scores.confusion import pixels_per_image, within
 from segdeploy.calibration.json_record import NotNegative, Percent
+from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.onnx_model.probabilities import require_probabilities
 from segdeploy.deploy.system.errors import InputError
 
 __all__ = ["ImageParity", "ParityReport", "StageCheck", "compare", "stage_check"]
@@ -98,33 +100,45 @@ def compare(
     )
 
 
-def stage_check(parent_probability: Pixels, child_probability: Pixels) -> StageCheck:
+def stage_check(
+    parent_probability: Pixels,
+    child_probability: Pixels,
+    output: OutputContract = OutputContract(),  # noqa: B008 (frozen)
+) -> StageCheck:
     """Compare a new artefact's output with its parent's on the same inputs.
 
     Example:
         Signal 1.0**2, noise 0.1**2: a ratio of 100, which is 20 dB.
 
-        >>> check = stage_check(np.array([[[1.0]]], np.float32), np.array([[[0.9]]], np.float32))
+        >>> one = np.ones((1, 1, 1, 1), np.float32)
+        >>> check = stage_check(one, np.float32(0.9) * one)
         >>> round(check.max_abs_difference, 3), round(check.sqnr_db, 3), check.disagreement_percent
         (0.1, 20.0, 0.0)
 
     Args:
-        parent_probability: float32 (N, H, W), foreground probability.
-        child_probability: float32 (N, H, W).
+        parent_probability: float32 (N, classes, H, W).
+        child_probability: likewise.
+        output: the output contract of both.
 
     Raises:
         InputError: shapes that differ or are empty, or values that are no probabilities.
         RunError: a model returned values that are not finite.
     """
-    parent_class = classify(parent_probability, parent_probability.shape)
-    child_class = classify(child_probability, parent_probability.shape)
+    if child_probability.shape != parent_probability.shape or 0 in parent_probability.shape:
+        raise InputError(
+            f"predictions have shape {child_probability.shape}, what they are compared with "
+            f"{parent_probability.shape}; expected the same (images, classes, height, width)"
+        )
+    for probability in (parent_probability, child_probability):
+        require_probabilities(probability, output)
+    changed = output.members(parent_probability) != output.members(child_probability)
     parent = parent_probability.astype(np.float64)
     error = child_probability.astype(np.float64) - parent
     signal, noise = float(np.square(parent).sum()), float(np.square(error).sum())
     return StageCheck(
         max_abs_difference=float(np.abs(error).max()),
         sqnr_db=10.0 * math.log10(signal / noise) if signal > 0 and noise > 0 else None,
-        disagreement_percent=100.0 * float(np.mean(parent_class != child_class)),
+        disagreement_percent=100.0 * float(np.mean(changed.any(axis=1))),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -34,22 +34,46 @@ class Values(str, Enum):
     LOGITS = "logits"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a device said of every evaluation image.
+    """What a device said of every evaluation image: files that were looked through, not held.
 
     Attributes:
         name: the device's, for the table.
-        folder: where they were read.
-        probability: float32 (N, classes, h, w), in the order of the evaluation images; of masks
-            and of classes, 0 and 1.
+        folder: where they lie.
+        files: in the order of the evaluation images.
+        size: (height, width) of each.
+        output: what the network's channels mean.
+        values: what float arrays hold.
         ranks: whether they are probabilities, and not masks.
     """
 
     name: str
     folder: Path
-    probability: NDArray[np.float32]
+    files: tuple[Path, ...]
+    size: tuple[int, int]
+    output: OutputContract
+    values: Values
     ranks: bool
+
+    def each(self) -> Iterator[NDArray[np.float32]]:
+        """The probability of each image, float32 (classes, h, w); of masks and classes, 0 and 1.
+
+        Raises:
+            InputError: a file has changed since it was looked through.
+        """
+        shape = (self.output.channels if self.ranks else 1, *self.size)
+        for path in self.files:
+            given = _read(path, self.output)
+            if given.shape not in _shapes(shape):
+                raise InputError(f"{path} has changed: shape {given.shape}; expected {shape}")
+            array = given.reshape(shape).astype(np.float32)
+            if not self.ranks:
+                array = _members(array, self.output)
+            elif self.values is Values.LOGITS:
+                array = _probabilities(array, self.output)
+            require_probabilities(array, self.output)
+            yield array
 
     def identity(self) -> RowIdentity:
         """What a row of them is about."""
@@ -72,7 +96,7 @@ def read_predictions(
     order: Path | None = None,
     name: str | None = None,
 ) -> Predictions:
-    """Read one output for each evaluation image.
+    """Look through one output for each evaluation image.
 
     A file is ``.npy`` or ``.npz``, a float array of shape (h, w), (1, h, w) or (1, 1, h, w), or
     ``.png``, a mask of the network's size, foreground from 125 on. Of several classes it is a float
@@ -100,64 +124,65 @@ def read_predictions(
     masks = {path.suffix.lower() == MASK for path in files}
     if len(masks) > 1:
         raise InputError(f"{folder} holds arrays and masks; give the one kind or the other")
-    if masks.pop():
-        read = [_mask(path, contract) for path in files]
-    else:
-        read = [_array(path, whole=contract.exclusive) for path in files]
-    whole = {not np.issubdtype(array.dtype, np.floating) for array in read}
+    whole = set[bool]()
+    unfit, infinite, unknown, outside = (dict[Path, str]() for _ in range(4))
+    for path in files:
+        array = _read(path, contract)
+        ranked = bool(np.issubdtype(array.dtype, np.floating))
+        whole.add(not ranked)
+        shape = (contract.channels if ranked else 1, *size)
+        if array.shape not in _shapes(shape):
+            unfit[path] = f"shape {array.shape}"
+        elif not np.isfinite(array).all():
+            broken = np.count_nonzero(~np.isfinite(array))
+            infinite[path] = f"{broken} of {array.size} values"
+        elif not ranked and contract.exclusive:
+            if array.min() < 0 or array.max() >= contract.channels:
+                unknown[path] = f"class {array.min():g} to {array.max():g}"
+        elif ranked and values is Values.PROBABILITY:
+            if array.min() < -PROBABILITY_SLACK or array.max() > 1 + PROBABILITY_SLACK:
+                outside[path] = f"{array.min():.3g} to {array.max():.3g}"
+            else:
+                _require_probabilities(path, array.reshape(shape), contract)
     if len(whole) > 1:
         raise InputError(f"{folder} holds probabilities and classes; give the one or the other")
     ranks = not whole.pop()
-    stacked = _stacked(files, read, size, planes=contract.channels if ranks else 1)
-    if not ranks:
-        stacked = _members(files, stacked, contract)
-    elif values is Values.LOGITS:
-        stacked = _probabilities(stacked, contract)
-    else:
-        _require_probabilities(files, stacked, contract)
+    *most, last = _shapes((contract.channels if ranks else 1, *size))
+    expected = f"{', '.join(map(str, most))} or {last}"
+    _require(unfit, f"expected {expected}: the network's output of one image, not resized")
+    _require(
+        infinite, "NaN or infinite: the device overflowed, as fp16 can; keep those layers in fp32"
+    )
+    _require(unknown, f"expected the class of each pixel, 0 to {contract.channels - 1}")
+    _require(outside, "expected probabilities in 0 to 1; of logits, say --predictions-are logits")
     return Predictions(
-        name=name or folder.resolve().name, folder=folder, probability=stacked, ranks=ranks
+        name=name or folder.resolve().name,
+        folder=folder,
+        files=tuple(files),
+        size=size,
+        output=contract,
+        values=values,
+        ranks=ranks,
     )
 
 
-def _stacked(
-    files: Sequence[Path], read: Sequence[NDArray[Any]], size: tuple[int, int], *, planes: int
-) -> NDArray[np.float32]:
-    """The arrays as one, float32 (N, planes, h, w), refused where one misfits or is not finite."""
-    shapes = [(planes, *size), (1, planes, *size)]
-    shapes = [size, *shapes] if planes == 1 else shapes
-    expected = ", ".join(map(str, shapes[:-1])) + f" or {shapes[-1]}"
-    _require(
-        {p: f"shape {a.shape}" for p, a in zip(files, read, strict=True) if a.shape not in shapes},
-        f"expected {expected}: the network's output of one image, not resized",
-    )
-    _require(
-        {
-            path: f"{np.count_nonzero(~np.isfinite(array))} of {array.size} values"
-            for path, array in zip(files, read, strict=True)
-            if not np.isfinite(array).all()
-        },
-        "NaN or infinite: the device overflowed, as fp16 can; keep those layers in fp32",
-    )
-    return np.stack([array.reshape(planes, *size) for array in read]).astype(np.float32)
+def _read(path: Path, contract: OutputContract) -> NDArray[Any]:
+    """What a file holds, as it is."""
+    if path.suffix.lower() == MASK:
+        return _mask(path, contract)
+    return _array(path, whole=contract.exclusive)
 
 
-def _members(
-    files: Sequence[Path], masks: NDArray[np.float32], contract: OutputContract
-) -> NDArray[np.float32]:
-    """Of masks or class indices (N, 1, h, w), which pixels belong to which class: 0 and 1."""
+def _shapes(shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    """Those in which (planes, h, w) may come."""
+    return [*([shape[1:]] if shape[0] == 1 else []), shape, (1, *shape)]
+
+
+def _members(mask: NDArray[np.float32], contract: OutputContract) -> NDArray[np.float32]:
+    """Of a mask or class indices (1, h, w), which pixels belong to which class: 0 and 1."""
     if not contract.exclusive:
-        return masks
-    last = contract.channels - 1
-    _require(
-        {
-            path: f"class {array.min():g} to {array.max():g}"
-            for path, array in zip(files, masks, strict=True)
-            if array.min() < 0 or array.max() > last
-        },
-        f"expected the class of each pixel, 0 to {last}",
-    )
-    return np.asarray(masks == np.arange(contract.channels).reshape(1, -1, 1, 1), np.float32)
+        return mask
+    return np.asarray(mask == np.arange(contract.channels).reshape(-1, 1, 1), np.float32)
 
 
 def _array(path: Path, *, whole: bool) -> NDArray[Any]:
@@ -209,24 +234,15 @@ def _require(broken: Mapping[Path, str], expected: str) -> None:
         raise InputError(f"{len(broken)} predictions do not fit: {listed}; {expected}")
 
 
-def _require_probabilities(
-    files: Sequence[Path], stacked: NDArray[np.float32], contract: OutputContract
-) -> None:
-    outside = {
-        path: f"{array.min():.3g} to {array.max():.3g}"
-        for path, array in zip(files, stacked, strict=True)
-        if array.min() < -PROBABILITY_SLACK or array.max() > 1 + PROBABILITY_SLACK
-    }
-    _require(outside, "expected probabilities in 0 to 1; of logits, say --predictions-are logits")
-    for path, array in zip(files, stacked, strict=True):
-        try:
-            require_probabilities(array, contract)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+def _require_probabilities(path: Path, array: NDArray[Any], contract: OutputContract) -> None:
+    try:
+        require_probabilities(array.astype(np.float32), contract)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _probabilities(logits: NDArray[np.float32], contract: OutputContract) -> NDArray[np.float32]:
-    """Sigmoid or Softmax of (N, classes, h, w); a lone logit of 0 is exactly 0.5."""
+    """Sigmoid or Softmax of (classes, h, w); a lone logit of 0 is exactly 0.5."""
     if contract.exclusive:
-        return np.asarray(softmax(logits, axis=1), np.float32)
+        return np.asarray(softmax(logits, axis=0), np.float32)
     return np.asarray(expit(logits), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ class Proof:
         self._ranges: dict[str, Fp16Range | str] = {}
 
     def of(
-        self, row: ParityRow, entry: Entry, executed: Executed, images: NDArray[Any]
+        self, row: ParityRow, entry: Entry, executed: Executed, images: Sequence[NDArray[Any]]
     ) -> ParityRow:
         """A row with what else there is to say of it, and passed only if that holds, too.
 
@@ -45,7 +46,7 @@ class Proof:
             row: of the entry, judged by its scores.
             entry: what ran.
             executed: what really ran.
-            images: (N, ...), what its input takes.
+            images: what its input takes, each without the batch axis.
 
         Raises:
             InputError: the entry's file cannot be read any more.
@@ -58,7 +59,7 @@ class Proof:
             return row
         return in_half_precision(row, self._range(entry.artifact, images))
 
-    def _range(self, artifact: Artifact, images: NDArray[Any]) -> Fp16Range | str:
+    def _range(self, artifact: Artifact, images: Sequence[NDArray[Any]]) -> Fp16Range | str:
         """Of a file, found once for all runtimes; or why it could not be found."""
         if artifact.sha256 not in self._ranges:
             places = np.linspace(0, len(images) - 1, min(RANGE_IMAGES, len(images)))

@@ -6,6 +6,7 @@ A field with a default was added to ``report.json`` later: files of older versio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -24,6 +25,67 @@ Png = Annotated[
     ),
 ]
 """A PNG file in base64."""
+
+Hue = Annotated[int, Meta(ge=0, le=255)]
+
+
+class GatedScore(str, Enum):
+    """Which score's change a section judges.
+
+    Attributes:
+        IOU: of one label: intersection over union of each image, averaged over images.
+        MIOU: of several classes: the mean of theirs, each pooled over all pixels.
+    """
+
+    IOU = "iou"
+    MIOU = "miou"
+
+    @property
+    def shown(self) -> str:
+        """In a heading."""
+        return {GatedScore.IOU: "IoU", GatedScore.MIOU: "mIoU"}[self]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLook:
+    """A class as pictures show it.
+
+    Attributes:
+        colour: red, green, blue.
+    """
+
+    name: Text
+    colour: tuple[Hue, Hue, Hue]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """One class of several, over all pixels; with the change from the reference.
+
+    Attributes:
+        iou: ``None`` where the truth of the set does not hold the class, or it is the ignored
+            index.
+        dice: likewise.
+        true_pixels: of the class in truth.
+        predicted_pixels: as the row sees it.
+        delta_percentage_points: candidate minus reference IoU; ``None`` for the reference.
+        ci95_percentage_points: its 95 % interval: low, high.
+        verdict: what that proves about the budget of a class; ``None`` where none was stated.
+        shared_per_image: raw counts: pixels of the class on both sides, in the order of the
+            evaluation set.
+        either_per_image: on either side; IoU is the sum of the one over the sum of the other.
+    """
+
+    name: Text
+    iou: Percent | None
+    dice: Percent | None
+    true_pixels: Count
+    predicted_pixels: Count
+    delta_percentage_points: float | None = None
+    ci95_percentage_points: tuple[float, float] | None = None
+    verdict: Verdict | None = None
+    shared_per_image: tuple[Count, ...]
+    either_per_image: tuple[Count, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +139,7 @@ class MeansOverImages:
 
 @dataclass(frozen=True, kw_only=True)
 class WorstImage:
-    """Foreground IoU of one image, in percent.
+    """Foreground IoU of one image, in percent; of several classes its mean.
 
     Attributes:
         disagreement_percent: pixels whose class differs from the reference; ``None`` in older
@@ -104,9 +166,9 @@ class ParityRow(RowIdentity):
     Attributes:
         precision_executed: what really ran, in words.
         scores: all in percent; ``None`` for skipped rows.
-        image_scores: ``None`` for skipped rows, and in older reports.
-        delta_iou_percentage_points: candidate minus reference on the same images; ``None`` for the
-            reference itself.
+        image_scores: ``None`` for skipped rows, of several classes, and in older reports.
+        delta_iou_percentage_points: candidate minus reference on the same images, of the score
+            that the section judges; ``None`` for the reference itself.
         ci95_percentage_points: 95 % paired bootstrap interval of the delta: low, high.
         disagreement_percent: pixels whose class differs from the reference.
         passed: the verdict is kept; false for a row that failed; ``None`` for the reference and
@@ -115,23 +177,30 @@ class ParityRow(RowIdentity):
         verdict: kept: the interval's lower end within the budget. lost: its upper end beyond. not
             proven: the budget lies inside the interval. not proven for fp16 arithmetic: kept, but
             in fp32 alone, and beyond what fp16 holds. collapsed: some image lost all its
-            foreground, whatever the interval. failed: the runtime crashed, hung or failed, and
-            skipped holds the reason. ``None`` for the reference and for skipped rows, and in older
-            reports.
+            foreground, or of several classes the set all of one, whatever the interval. failed:
+            the runtime crashed, hung or failed, and skipped holds the reason. ``None`` for the
+            reference and for skipped rows, and in older reports.
         failures: why the row did not pass, and what would prove it, one sentence each; empty where
             it passed or was not judged, and in older reports.
         cautions: what its scores here do not show of another device, or what this one adds to
             them, one sentence each; empty in older reports.
         collapsed_images: foreground collapse: images on which the candidate predicts only
             background while truth and reference hold foreground. Empty in older reports.
-        reference_iou_kept_percent: the candidate's IoU over the reference's; above 100 is a gain.
-            ``None`` for the reference, for skipped rows, where the reference's IoU is 0, and in
-            older reports.
+        collapsed_classes: of several: that the candidate never predicts while truth and reference
+            hold them. Empty in older reports.
+        reference_iou_kept_percent: the candidate's IoU, or mIoU where the section judges that,
+            over the reference's; above 100 is a gain. ``None`` for the reference, for skipped
+            rows, where the reference's is 0, and in older reports.
         mlperf_lines_reached_percent: which of MLPerf's accuracy lines, 99 and 99.9 % of the
             reference, reference_iou_kept_percent reaches; ``None`` where that is.
         skipped: why the row was not measured.
         worst_images: largest losses first.
-        iou_per_image_percent: raw samples, in the order of the evaluation set.
+        iou_per_image_percent: raw samples, in the order of the evaluation set; of several classes
+            ``None``, and classes has them.
+        classes: each class of several, in order; empty where there is one label, and in older
+            reports.
+        confusion: pixels by true class (row) and predicted class (column); ``None`` where labels
+            may overlap, where there is one, and in older reports.
 
     Raises:
         ValueError: a measured row without scores, a skipped one with some, or lines that MLPerf
@@ -151,6 +220,7 @@ class ParityRow(RowIdentity):
     failures: tuple[Text, ...] = ()
     cautions: tuple[Text, ...] = ()
     collapsed_images: tuple[Text, ...] = ()
+    collapsed_classes: tuple[Text, ...] = ()
     reference_iou_kept_percent: NotNegative | None = None
     mlperf_lines_reached_percent: (
         Annotated[tuple[MlperfLine, ...], Meta(extra_json_schema={"uniqueItems": True})] | None
@@ -158,6 +228,8 @@ class ParityRow(RowIdentity):
     skipped: Text | None
     worst_images: tuple[WorstImage, ...]
     iou_per_image_percent: tuple[Percent, ...] | None
+    classes: tuple[ClassRow, ...] = ()
+    confusion: tuple[tuple[Count, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         require_measured(self, self.measured)
@@ -170,14 +242,14 @@ class ParityRow(RowIdentity):
 
     @property
     def iou(self) -> float:
-        """Of a measured row, percent.
+        """Of a measured row, percent; of several classes mIoU.
 
         Raises:
             ValueError: the row was skipped.
         """
         if self.scores is None:
             raise ValueError(f"{self.name} was not measured: {self.skipped}")
-        return self.scores.iou
+        return self.scores.miou if self.scores.iou is None else self.scores.iou
 
     @property
     def failed(self) -> bool:
@@ -191,7 +263,12 @@ class ParitySection:
 
     Attributes:
         reference: name of the row the others are compared with.
-        max_drop_percentage_points: the budget: how much IoU a candidate may lose.
+        score: whose change is judged.
+        classes: names and colours of several classes; empty where there is one label, and in older
+            reports.
+        max_drop_percentage_points: the budget: how much of the score a candidate may lose.
+        max_drop_class_percentage_points: how much IoU a candidate may lose of any class; ``None``
+            where none was stated.
         image_names: in the order of every list of samples; empty in older reports.
         field_of_view_percent: pixels inside the fields of view, the only ones that are scored;
             ``None`` where every pixel is, and in older reports.
@@ -199,7 +276,10 @@ class ParitySection:
     """
 
     reference: Text
+    score: GatedScore = GatedScore.IOU
+    classes: tuple[ClassLook, ...] = ()
     max_drop_percentage_points: NotNegative
+    max_drop_class_percentage_points: NotNegative | None = None
     images: Count
     image_names: tuple[Text, ...] = ()
     field_of_view_percent: Percent | None = None
@@ -223,11 +303,11 @@ class PicturedImage:
         candidate: name of the row of parity that lost most on it; its scores stand there.
         input_png_base64: as the network saw it, stretched to the full range of brightness; reduced
             by a whole factor where it is large.
-        truth_png_base64: the true foreground.
+        truth_png_base64: the true foreground; of several classes, here and below, their colours.
         reference_png_base64: what the reference takes for foreground.
         candidate_png_base64: what the candidate takes for it.
         disagreement_png_base64: red: foreground that only the reference sees. Blue: only the
-            candidate.
+            candidate. Of several classes red alone, where they differ.
     """
 
     name: Text

@@ -4,55 +4,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segdeploy.benchmarks.parity.records import (
+    ClassRow,
     MeansOverImages,
     ParityRow,
     PercentPerImage,
     PixelsPerImage,
     WorstImage,
 )
-from segdeploy.benchmarks.parity.report import ImageParity, ParityReport
+from segdeploy.benchmarks.parity.report import ClassParityReport, ImageChange, ParityReport
+from segdeploy.benchmarks.parity.tallies import Found
 from segdeploy.benchmarks.parity.verdict import Verdict, lines_reached
-from segdeploy.benchmarks.scores.accuracy import Scores, score
-from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage, score_images
+from segdeploy.benchmarks.scores.confusion import Counts
+from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage
 from segdeploy.benchmarks.speed.entries import RowIdentity
 
 
-def reference_row(
-    identity: RowIdentity,
-    executed: str,
-    probability: NDArray[np.float32],
-    truths: NDArray[np.bool_],
-    fields: NDArray[np.bool_] | None,
-    *,
-    ranks: bool,
-) -> ParityRow:
+def reference_row(identity: RowIdentity, executed: str, found: Found, *, ranks: bool) -> ParityRow:
     """The row that the others are compared with.
 
     Args:
         identity: what the row is about.
         executed: what ran, in words.
-        probability: float32 (N, H, W), what it said of every image.
-        truths: bool (N, H, W).
-        fields: bool (N, H, W), the fields of view, or ``None``.
+        found: its scores.
         ranks: whether the values are probabilities, and not masks of 0 and 1.
     """
-    images = score_images(probability, truths, fields)
     return ParityRow(
         **vars(identity),
         precision_executed=executed,
-        scores=_pooled(score(probability, truths, fields), ranks=ranks),
-        image_scores=_means(images, ranks=ranks),
+        scores=found.scores,
+        image_scores=_means(found.image_scores, ranks=ranks),
         delta_iou_percentage_points=None,
         ci95_percentage_points=None,
         disagreement_percent=None,
         passed=None,
         skipped=None,
         worst_images=(),
-        iou_per_image_percent=_every(images.iou),
+        iou_per_image_percent=_every(found.image_scores),
+        classes=_classes(found, None),
+        confusion=_confusion(found),
     )
 
 
@@ -86,7 +76,7 @@ def candidate_row(
     identity: RowIdentity,
     executed: str | None,
     report: ParityReport,
-    images: ImageScores,
+    found: Found,
     *,
     ranks: bool,
 ) -> ParityRow:
@@ -96,14 +86,15 @@ def candidate_row(
         identity: what the row is about.
         executed: what ran, in words; ``None`` where only its outputs are known.
         report: it beside the reference.
-        images: its scores of each image.
+        found: its scores.
         ranks: whether it gave probabilities, and not masks of 0 and 1.
     """
+    of_classes = report if isinstance(report, ClassParityReport) else None
     return ParityRow(
         **vars(identity),
         precision_executed=executed,
-        scores=_pooled(report.candidate_scores, ranks=ranks),
-        image_scores=_means(images, ranks=ranks),
+        scores=found.scores,
+        image_scores=_means(found.image_scores, ranks=ranks),
         delta_iou_percentage_points=report.delta,
         ci95_percentage_points=report.ci95,
         disagreement_percent=report.disagreement_percent,
@@ -111,15 +102,53 @@ def candidate_row(
         verdict=report.verdict,
         failures=report.failures,
         collapsed_images=report.collapsed_images,
+        collapsed_classes=of_classes.collapsed_classes if of_classes else (),
         reference_iou_kept_percent=report.reference_iou_kept_percent,
         mlperf_lines_reached_percent=lines_reached(report.reference_iou_kept_percent),
         skipped=None,
         worst_images=tuple(_worst(image) for image in report.worst_images()),
-        iou_per_image_percent=report.candidate_iou_per_image,
+        iou_per_image_percent=_every(found.image_scores),
+        classes=_classes(found, of_classes),
+        confusion=_confusion(found),
     )
 
 
-def _worst(image: ImageParity) -> WorstImage:
+def _classes(found: Found, report: ClassParityReport | None) -> tuple[ClassRow, ...]:
+    """Each of several classes, with its change where there is one; none of one label."""
+    counts = found.counts
+    if counts is None:
+        return ()
+    changes = report.class_changes if report else {}
+    rows = []
+    for index, name in enumerate(found.output.classes):
+        held, change = bool(counts.held[index]), changes.get(name)
+        rows.append(
+            ClassRow(
+                name=name,
+                iou=float(counts.iou[index]) if held else None,
+                dice=float(counts.dice[index]) if held else None,
+                true_pixels=int(counts.true[:, index].sum()),
+                predicted_pixels=int(counts.predicted[:, index].sum()),
+                delta_percentage_points=change.delta if change else None,
+                ci95_percentage_points=change.ci95 if change else None,
+                verdict=change.evidence.verdict if change and change.evidence else None,
+                shared_per_image=_pixels_of(counts.shared[:, index]),
+                either_per_image=_pixels_of(counts.either[:, index]),
+            )
+        )
+    return tuple(rows)
+
+
+def _pixels_of(counts: Counts) -> tuple[int, ...]:
+    return tuple(map(int, counts))
+
+
+def _confusion(found: Found) -> tuple[tuple[int, ...], ...] | None:
+    matrix = found.counts.matrix if found.counts else None
+    return None if matrix is None else tuple(map(_pixels_of, matrix))
+
+
+def _worst(image: ImageChange) -> WorstImage:
     return WorstImage(
         name=image.name,
         reference_iou=image.reference_iou,
@@ -129,12 +158,9 @@ def _worst(image: ImageParity) -> WorstImage:
     )
 
 
-def _pooled(scores: Scores, *, ranks: bool) -> Scores:
-    """A mask does not rank its pixels, so it has no area under the curve."""
-    return scores if ranks else replace(scores, auc=None)
-
-
-def _means(images: ImageScores, *, ranks: bool) -> MeansOverImages:
+def _means(images: ImageScores | None, *, ranks: bool) -> MeansOverImages | None:
+    if images is None:
+        return None
     return MeansOverImages(
         miou_per_image=_percent(images.miou_per_image),
         dice_per_image=_percent(images.dice_per_image),
@@ -156,8 +182,6 @@ def _pixels(found: PerImage) -> PixelsPerImage:
     return PixelsPerImage(mean=found.mean, left_out=found.left_out, values=found.values)
 
 
-def _every(found: PerImage) -> tuple[float, ...]:
-    """Of a score that every image has."""
-    if found.left_out:
-        raise ValueError(f"{found.left_out} images lack a score that every image has")
-    return found.defined
+def _every(images: ImageScores | None) -> tuple[float, ...] | None:
+    """IoU of each image, which every image has; ``None`` of several classes."""
+    return None if images is None else images.iou.defined

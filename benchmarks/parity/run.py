@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segdeploy.benchmarks.parity.evidence import compare
+from segdeploy.benchmarks.parity.evaluation import ClassSpool, Evaluation, Seen
 from segdeploy.benchmarks.parity.predictions import Predictions
 from segdeploy.benchmarks.parity.proof import Proof
-from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
+from segdeploy.benchmarks.parity.records import ClassLook, GatedScore, ParityRow, ParitySection
 from segdeploy.benchmarks.parity.rows import (
     candidate_row,
     failed_row,
     reference_row,
     skipped_row,
 )
-from segdeploy.benchmarks.scores.image_scores import score_images
+from segdeploy.benchmarks.parity.tallies import compared, scored
 from segdeploy.benchmarks.speed.entries import Entry, RowIdentity
+from segdeploy.deploy.data.image_set import Sample, SegmentationSet
+from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
-from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
+from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
-from segdeploy.deploy.system.errors import InputError, RunError
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.progress import LabelledProgress
 from segdeploy.deploy.system.shown_command import shown_text
 
@@ -34,35 +33,36 @@ def parity_section(
     reference_name: str,
     entries: Sequence[Entry],
     *,
-    images: NDArray[np.float32],
-    truths: NDArray[np.bool_],
-    names: Sequence[str],
+    images: SegmentationSet,
+    preprocess: Preprocess,
+    output: OutputContract,
     max_drop: float,
     seed: int,
     execution: Execution,
-    progress: LabelledProgress[NDArray[Any]],
-    pixels: NDArray[np.uint8] | None = None,
-    fields: NDArray[np.bool_] | None = None,
+    progress: LabelledProgress[Sample],
+    max_drop_class: float | None = None,
     predictions: Sequence[Predictions] = (),
     time_limit_s: float = TIME_LIMIT_S,
 ) -> ParitySection:
     """Score the reference, every entry, and what devices returned.
 
+    Images are decoded ahead, run, scored and forgotten, once for each model; the reference's
+    classes wait in a temporary file. What is kept are scores of each image.
+
     Args:
         reference: an open runtime, usually PyTorch in fp32.
         reference_name: its name in the table.
         entries: what to compare.
-        images: float32 (N, 3, H, W), normalised.
-        truths: bool (N, H, W).
-        names: of the images.
-        max_drop: largest loss of IoU that passes, percentage points.
+        images: the evaluation set.
+        preprocess: the input contract of all.
+        output: the output contract of all.
+        max_drop: largest loss that passes, percentage points: of IoU with one label, of mIoU with
+            several classes.
         seed: of the bootstrap.
         execution: how each entry runs.
         progress: for a progress bar over the images.
-        pixels: the same images as models of ``Interface.IMAGE`` take them, uint8 (N, H, W, 3);
-            needed where there is such a model.
-        fields: bool (N, H, W), the fields of view; pixels outside count nowhere. ``None`` where
-            every pixel counts.
+        max_drop_class: with several classes, the largest loss of IoU of any of them; ``None`` asks
+            only that none is lost altogether.
         predictions: outputs of the same images that were made elsewhere.
         time_limit_s: longest time for loading an entry, and for each of its calls.
 
@@ -71,77 +71,109 @@ def parity_section(
         runtime crashes, hangs or fails is a row that did not pass, with the reason.
 
     Raises:
-        InputError: a runtime does not accept a file, a model takes pixels and there are none, or
-            an image has no pixel inside its field.
+        InputError: a runtime does not accept a file, an image or a mask cannot be read, an output
+            is not what the contract says, or an image has no pixel inside its field.
+        UsageError: a budget for classes, and there is one label.
         RunError: the reference failed, or the outputs of a device are not finite.
     """
-    inputs = {Interface.TENSOR: images, Interface.IMAGE: pixels}
-    try:
-        expected = _foreground(reference, reference_name, inputs, progress)
-    except RunError as error:
-        raise RunError(f"the reference, {reference_name}: {error}") from error
-
-    def judged(
-        identity: RowIdentity, found: NDArray[np.float32], *, executed: str | None, ranks: bool
-    ) -> ParityRow:
-        report = compare(
-            reference_name,
-            identity.name,
-            expected,
-            found,
-            truths,
-            max_drop=max_drop,
-            image_names=names,
-            field=fields,
-            seed=seed,
+    if output.binary and max_drop_class is not None:
+        raise UsageError(
+            f"--max-drop-class is {max_drop_class:g}, and the network has one label; leave it out: "
+            "--max-drop is its budget"
         )
-        scores = score_images(found, truths, fields)
-        return candidate_row(identity, executed, report, scores, ranks=ranks)
-
-    rows = [_reference_row(reference, reference_name, expected, truths, fields)]
-    proof = Proof(threads=execution.threads, time_limit_s=time_limit_s)
-    for entry in entries:
+    evaluation = Evaluation(images=images, preprocess=preprocess, output=output, progress=progress)
+    counted = _Counted()
+    with ClassSpool() as classes:
         try:
-            with ExitStack() as stack:
-                runtime = _opened(stack, entry, execution, time_limit_s)
-                if isinstance(runtime, str):
-                    rows.append(skipped_row(entry.identity(), runtime))
-                    continue
-                found = _foreground(runtime, entry.name, inputs, progress)
-                executed, ranks = runtime.executed, _ranks(runtime)
-                fed = inputs[interface_of(runtime.inputs, runtime.outputs)]
-            row = judged(entry.identity(), found, executed=executed.words, ranks=ranks)
-            rows.append(row if fed is None else proof.of(row, entry, executed, fed))
+            seen = counted.each(evaluation.seen_by(reference, reference_name))
+            expected = scored(seen, output, ranks=_ranks(reference), spool=classes)
         except RunError as error:
-            rows.append(failed_row(entry.identity(), shown_text(str(error))))
-    for given in predictions:
-        found, identity = given.probability[:, 0], given.identity()
-        rows.append(judged(identity, found, executed=None, ranks=given.ranks))
+            raise RunError(f"the reference, {reference_name}: {error}") from error
+
+        def judged(
+            identity: RowIdentity, seen: Iterable[Seen], *, executed: str | None, ranks: bool
+        ) -> ParityRow:
+            found, report = compared(
+                seen,
+                expected,
+                classes,
+                names=(reference_name, identity.name),
+                ranks=ranks,
+                max_drop=max_drop,
+                max_drop_class=max_drop_class,
+                seed=seed,
+            )
+            return candidate_row(identity, executed, report, found, ranks=ranks)
+
+        rows = [
+            reference_row(
+                _identity(reference, reference_name),
+                reference.executed.words,
+                expected,
+                ranks=_ranks(reference),
+            )
+        ]
+        proof = Proof(threads=execution.threads, time_limit_s=time_limit_s)
+        for entry in entries:
+            try:
+                with ExitStack() as stack:
+                    runtime = _opened(stack, entry, execution, time_limit_s)
+                    if isinstance(runtime, str):
+                        rows.append(skipped_row(entry.identity(), runtime))
+                        continue
+                    executed, ranks = runtime.executed, _ranks(runtime)
+                    row = judged(
+                        entry.identity(),
+                        evaluation.seen_by(runtime, entry.name),
+                        executed=executed.words,
+                        ranks=ranks,
+                    )
+                    fed = evaluation.inputs(interface_of(runtime.inputs, runtime.outputs))
+                rows.append(proof.of(row, entry, executed, fed))
+            except RunError as error:
+                rows.append(failed_row(entry.identity(), shown_text(str(error))))
+        for given in predictions:
+            seen = evaluation.beside(given.each(), given.name)
+            rows.append(judged(given.identity(), seen, executed=None, ranks=given.ranks))
     return ParitySection(
         reference=reference_name,
+        score=GatedScore.IOU if output.binary else GatedScore.MIOU,
+        classes=_looks(output),
         max_drop_percentage_points=max_drop,
+        max_drop_class_percentage_points=None if output.binary else max_drop_class,
         images=len(images),
-        image_names=tuple(names),
-        field_of_view_percent=None if fields is None else 100.0 * float(fields.mean()),
+        image_names=tuple(sample.name for sample in images),
+        field_of_view_percent=counted.percent,
         rows=tuple(rows),
     )
 
 
-def _foreground(
-    runtime: Runtime,
-    name: str,
-    inputs: Mapping[Interface, NDArray[Any] | None],
-    progress: LabelledProgress[NDArray[Any]],
-) -> NDArray[np.float32]:
-    """What a model says of every image, fed with what it takes."""
-    interface = interface_of(runtime.inputs, runtime.outputs)
-    images = inputs[interface]
-    if images is None:
-        raise InputError(
-            f"{name} takes 8-bit pixels and this comparison holds normalised images only; give "
-            "the file it was made from"
-        )
-    return infer_each(runtime, progress(images, name))[:, 0]
+class _Counted:
+    """Notes how many of the pixels count."""
+
+    def __init__(self) -> None:
+        self._inside = self._all = 0
+        self._limited = False
+
+    def each(self, seen: Iterable[Seen]) -> Iterable[Seen]:
+        for one in seen:
+            pixels = one.truth.shape[-2] * one.truth.shape[-1]
+            self._all += pixels
+            self._inside += pixels if one.counted is None else int(one.counted.sum())
+            self._limited |= one.counted is not None
+            yield one
+
+    @property
+    def percent(self) -> float | None:
+        """Of all pixels; ``None`` where every image counts as a whole."""
+        return 100.0 * (self._inside / self._all) if self._limited else None
+
+
+def _looks(output: OutputContract) -> tuple[ClassLook, ...]:
+    if output.binary:
+        return ()
+    pairs = zip(output.classes, output.palette, strict=True)
+    return tuple(ClassLook(name=name, colour=colour) for name, colour in pairs)
 
 
 def _opened(
@@ -166,20 +198,11 @@ def _ranks(runtime: Runtime) -> bool:
     return interface_of(runtime.inputs, runtime.outputs) is not Interface.IMAGE
 
 
-def _reference_row(
-    reference: Runtime,
-    name: str,
-    probability: NDArray[np.float32],
-    truths: NDArray[np.bool_],
-    fields: NDArray[np.bool_] | None,
-) -> ParityRow:
-    executed = reference.executed.words
-    identity = RowIdentity(
+def _identity(reference: Runtime, name: str) -> RowIdentity:
+    return RowIdentity(
         name=name,
         file=None,
         target=None,
         runtime=reference.name,
         precision_requested=reference.executed.requested,
     )
-    ranks = _ranks(reference)
-    return reference_row(identity, executed, probability, truths, fields, ranks=ranks)

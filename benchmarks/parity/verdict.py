@@ -26,7 +26,8 @@ class Verdict(str, Enum):
         NOT_PROVEN_FP16: an fp16 file kept the budget where it was computed in fp32, and its values
             do not hold in fp16 arithmetic, or were not seen to.
         LOST: the upper end of the interval is beyond the budget.
-        COLLAPSED: some image lost all its foreground, whatever the interval says.
+        COLLAPSED: some image lost all its foreground, or of several classes the set all of one,
+            whatever the interval says.
         FAILED: the runtime crashed, hung or failed, so that nothing could be scored.
     """
 
@@ -40,7 +41,7 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """A change of IoU with its 95 % interval, and the loss that is allowed; percentage points.
+    """A change of a score with its 95 % interval, and the loss that is allowed; percentage points.
 
     Both ends of the interval are asked, as a trial for non-inferiority asks them: an estimate
     within the budget proves nothing while its interval reaches beyond.
@@ -56,6 +57,8 @@ class Evidence:
         high: its upper end.
         max_drop: the budget, 0 or more.
         images: how many the estimate is of.
+        score: what changed, in a sentence.
+        flag: that sets the budget.
     """
 
     delta: float
@@ -63,6 +66,8 @@ class Evidence:
     high: float
     max_drop: float
     images: int
+    score: str = "IoU"
+    flag: str = "--max-drop"
 
     @property
     def verdict(self) -> Verdict:
@@ -95,14 +100,14 @@ class Evidence:
         if self.verdict is Verdict.KEPT:
             return None
         if self.verdict is Verdict.LOST:
-            return f"lost: IoU changed by {shown}, more than the {self.max_drop:g} allowed"
+            return f"lost: {self.score} changed by {shown}, more than the {self.max_drop:g} allowed"
         return (
-            f"not proven: IoU changed by {shown}, which leaves open whether it is more than the "
-            f"{self.max_drop:g} allowed; {self._remedy()}"
+            f"not proven: {self.score} changed by {shown}, which leaves open whether it is more "
+            f"than the {self.max_drop:g} allowed; {self._remedy()}"
         )
 
     def _remedy(self) -> str:
-        budget = f"--max-drop {self.budget_that_is_kept:g}"
+        budget = f"{self.flag} {self.budget_that_is_kept:g}"
         if self.images_that_prove is None:
             return (
                 f"the change itself uses up the budget, so more images will not do; {budget} would"

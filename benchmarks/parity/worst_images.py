@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segdeploy.benchmarks.parity.evaluation import classes_of
 from segdeploy.benchmarks.parity.records import ParityRow, ParitySection, PicturedImage
-from segdeploy.benchmarks.scores.accuracy import classify
 from segdeploy.benchmarks.speed.entries import Entry
-from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet, Truth
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.interface import Interface, interface_of
-from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
+from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_in_turn
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 from segdeploy.deploy.system.errors import RunError
 
@@ -32,6 +33,9 @@ LONGEST_SIDE = 384
 
 LOST, GAINED = (214, 39, 40), (31, 119, 180)
 """Colours of disagreement: foreground that only the reference sees, and only the candidate."""
+
+IGNORED = (128, 128, 128)
+"""Colour of pixels that are of no class, or that count nowhere."""
 
 GREY = 0.35
 """How bright the image stays under the colours."""
@@ -78,6 +82,7 @@ def worst_images(
     images: SegmentationSet,
     *,
     preprocess: Preprocess,
+    output: OutputContract,
     execution: Execution,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> tuple[PicturedImage, ...]:
@@ -89,6 +94,7 @@ def worst_images(
         entries: where the candidates come from.
         images: the evaluation set.
         preprocess: the input contract.
+        output: the output contract.
         execution: how each entry runs.
         time_limit_s: longest time for loading an entry, and for each of its calls.
 
@@ -105,10 +111,10 @@ def worst_images(
     if not chosen:
         return ()
     shown = replace(images, samples=tuple(samples[found.image] for found in chosen))
-    pictures, truths = shown.pictures(preprocess), shown.truths(preprocess)
+    pictures, truths = shown.pictures(preprocess), shown.truths(preprocess, output)
     inputs = shown.inputs(preprocess)
-    expected = classify(infer_each(reference, inputs)[:, 0], truths.shape)
-    drawn: dict[int, Mask] = {}
+    expected = [classes_of(found, output) for found in infer_in_turn(reference, inputs, output)]
+    drawn: dict[int, Truth] = {}
     for name in dict.fromkeys(found.candidate for found in chosen):
         which = [index for index, found in enumerate(chosen) if found.candidate == name]
         entry = by_name[name]
@@ -118,38 +124,45 @@ def worst_images(
             with open_isolated(
                 entry.runtime, entry.artifact, execution=execution, time_limit_s=time_limit_s
             ) as runtime:
-                shape = (len(which), *truths.shape[1:])
-                masks = classify(infer_each(runtime, fed)[:, 0], shape)
+                found = infer_in_turn(runtime, fed, output)
+                masks = [classes_of(each, output) for each in found]
         except RunError as error:
             log.warning("worst images of %s are not drawn: %s", name, error)
             continue
         drawn |= dict(zip(which, masks, strict=True))
     return tuple(
-        pictured(found, pictures[i], truths[i], expected[i], drawn[i])
-        for i, found in enumerate(chosen)
+        pictured(image, pictures[i], truths[i], expected[i], drawn[i], output=output)
+        for i, image in enumerate(chosen)
         if i in drawn
     )
 
 
 def pictured(
-    chosen: Chosen, image: NDArray[np.uint8], truth: Mask, reference: Mask, candidate: Mask
+    chosen: Chosen,
+    image: NDArray[np.uint8],
+    truth: Truth,
+    reference: Truth,
+    candidate: Truth,
+    *,
+    output: OutputContract = OutputContract(),  # noqa: B008 (frozen)
 ) -> PicturedImage:
     """The five pictures of one image.
 
     Args:
         chosen: which it is.
         image: uint8 (H, W, 3), RGB, as the network saw it.
-        truth: bool (H, W).
-        reference: bool (H, W), what the reference takes for foreground.
-        candidate: bool (H, W).
+        truth: as ``Sample.truth`` gives it.
+        reference: likewise, the classes that the reference sees.
+        candidate: likewise.
+        output: the output contract.
     """
     return PicturedImage(
         name=chosen.image,
         candidate=chosen.candidate,
         input_png_base64=_png(_reduced(stretched(image))),
-        truth_png_base64=_mask_png(truth),
-        reference_png_base64=_mask_png(reference),
-        candidate_png_base64=_mask_png(candidate),
+        truth_png_base64=_classes_png(truth, output),
+        reference_png_base64=_classes_png(reference, output),
+        candidate_png_base64=_classes_png(candidate, output),
         disagreement_png_base64=_png(disagreement(stretched(image), reference, candidate)),
     )
 
@@ -167,14 +180,21 @@ def stretched(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return found
 
 
-def disagreement(image: NDArray[np.uint8], reference: Mask, candidate: Mask) -> NDArray[np.uint8]:
+def disagreement(image: NDArray[np.uint8], reference: Truth, candidate: Truth) -> NDArray[np.uint8]:
     """The dimmed image in grey with every pixel coloured whose class differs.
+
+    Of one label in two colours: lost and gained. Of several classes in one.
 
     A picture that is reduced keeps the colour of every pixel that differs.
     """
     grey = np.repeat(image.mean(axis=2, keepdims=True) * GREY, 3, axis=2)
     drawn = _reduced(grey.astype(np.uint8))
-    for differs, colour in ((reference & ~candidate, LOST), (candidate & ~reference, GAINED)):
+    if reference.ndim == 3 or reference.dtype != np.bool_:
+        differs = reference != candidate
+        changed = [(differs.any(axis=0) if differs.ndim == 3 else differs, LOST)]
+    else:
+        changed = [(reference & ~candidate, LOST), (candidate & ~reference, GAINED)]
+    for differs, colour in changed:
         drawn[_any(differs)] = colour
     return drawn
 
@@ -194,6 +214,18 @@ def _any(mask: Mask) -> Mask:
     rows, columns = (side // factor for side in padded.shape)
     blocks = padded.reshape(rows, factor, columns, factor)
     return np.asarray(blocks.any(axis=(1, 3)), np.bool_)
+
+
+def _classes_png(classes: Truth, output: OutputContract) -> str:
+    """Black and white of one label, else each class in its colour; later labels lie on top."""
+    if output.binary:
+        return _mask_png(np.asarray(classes, np.bool_))
+    factor = _factor(classes.shape[-2:])
+    classes = classes[..., ::factor, ::factor]
+    picture = np.full((*classes.shape[-2:], 3), IGNORED, np.uint8)
+    for index, colour in enumerate(output.palette):
+        picture[classes[index] if classes.ndim == 3 else classes == index] = colour
+    return _png(picture)
 
 
 def _mask_png(mask: Mask) -> str:

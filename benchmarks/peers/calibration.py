@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.peers.attempt import PACKAGES, Attempt, Measurement, attempt
 from segdeploy.benchmarks.peers.ranges import Range, compare_widths
 from segdeploy.benchmarks.peers.tools import STANDARD, Job, Tool
-from segdeploy.benchmarks.scores.accuracy import score
+from segdeploy.benchmarks.scores.accuracy import iou_per_image
 from segdeploy.calibration.exchange import imported_range
 from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
@@ -197,4 +198,5 @@ def _iou(
 ) -> float:
     execution = Execution(threads=threads)
     with open_runtime(RuntimeName.ONNXRUNTIME, artifact, execution=execution) as runtime:
-        return score(infer_each(runtime, images)[:, 0], truths, fields).iou
+        predicted = infer_each(runtime, images)[:, 0] >= FOREGROUND_PROBABILITY
+    return float(iou_per_image(predicted, truths, fields).mean())

@@ -58,7 +58,7 @@ def accuracy_latency(report: Report) -> str | None:
         _time_axis(axes, [latency for latency, _ in places], "median latency, ms")
         low, high = axes.get_ylim()
         axes.set_ylim(low - 0.04 * (high - low), high + 0.12 * (high - low))
-        axes.set_ylabel("IoU, %")
+        axes.set_ylabel(f"{parity.score.shown if parity else 'IoU'}, %")
         axes.grid(axis="both")
         bars = [
             (latency, base + ends[0], base + ends[1])

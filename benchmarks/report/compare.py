@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from segdeploy.benchmarks.parity.records import ParityRow
 from segdeploy.benchmarks.report.records import Recommendation, Report
 from segdeploy.benchmarks.report.rows import compared_rows, timed_rows
+from segdeploy.benchmarks.scores.classes import change_of_images
 from segdeploy.benchmarks.scores.paired_interval import paired_interval
 from segdeploy.benchmarks.speed.records import BenchmarkRow, Setting
 from segdeploy.deploy.runtimes.execution import Hint
@@ -36,7 +39,8 @@ class ParityChange:
     """A candidate that both runs scored; changes are B minus A.
 
     Attributes:
-        change_percentage_points: of IoU, paired over the images; ``None`` where they differ.
+        change_percentage_points: of IoU, with several classes of mIoU, paired over the images;
+            ``None`` where they differ.
         ci95_percentage_points: its 95 % interval.
         verdict_a: in the words of newer reports where it has them; ``None`` of the reference.
         verdict_b: likewise.
@@ -195,8 +199,7 @@ def _parity(one: Report, other: Report, *, same_images: bool) -> tuple[ParityCha
     """A row for each candidate that both scored."""
     rows = []
     for a, b in _pairs(_scored(one), _scored(other)):
-        samples = a.iou_per_image_percent, b.iou_per_image_percent
-        differences = _differences(*samples) if same_images else None
+        differences = _differences(a, b) if same_images else None
         rows.append(
             ParityChange(
                 name=a.name,
@@ -331,11 +334,28 @@ def _pairs(one: dict[Candidate, R], other: dict[Candidate, R]) -> list[tuple[R, 
     return [(row, other[key]) for key, row in one.items() if key in other]
 
 
-def _differences(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> list[float] | None:
-    """B minus A on each image; ``None`` where the samples are not of the same images."""
-    if not a or not b or len(a) != len(b):
+def _differences(one: ParityRow, other: ParityRow) -> list[float] | None:
+    """B minus A on each image; ``None`` where the samples are not of the same images and classes.
+
+    Of several classes what each image bears on the change of mIoU, whose mean is that change.
+    """
+    a, b = one.iou_per_image_percent, other.iou_per_image_percent
+    if a and b and len(a) == len(b):
+        return [y - x for x, y in zip(a, b, strict=True)]
+    held = [[found for found in row.classes if found.iou is not None] for row in (one, other)]
+    names = [[found.name for found in classes] for classes in held]
+    images = {len(found.shared_per_image) for classes in held for found in classes}
+    if not names[0] or names[0] != names[1] or len(images) != 1:
         return None
-    return [y - x for x, y in zip(a, b, strict=True)]
+    before, after = (
+        (
+            np.array([found.shared_per_image for found in classes]).T,
+            np.array([found.either_per_image for found in classes]).T,
+        )
+        for classes in held
+    )
+    bearing: list[float] = change_of_images(before, after).mean(axis=1).tolist()
+    return bearing
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:

@@ -14,6 +14,7 @@ from segdeploy.benchmarks.report.chart_speed import (
     batch_sweep,
     latency_distribution,
 )
+from segdeploy.benchmarks.report.classes import CLASSES_NOTE, classes_of_rows, matrices
 from segdeploy.benchmarks.report.layers import debug_rows, excluded_percent, layer_table
 from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.report.rows import (
@@ -79,6 +80,10 @@ def html(report: Report, *, word: str) -> str:
             "pooled": {"columns": POOLED, "rows": pooled_rows(report)},
             "per_image": {"columns": PER_IMAGE, "rows": per_image_rows(report)},
         },
+        score=report.parity.score.shown if report.parity else "IoU",
+        classes=classes_of_rows(report),
+        classes_note=CLASSES_NOTE,
+        matrices=matrices(report),
         per_image_note=PER_IMAGE_NOTE,
         field_note=field_note(report.parity.field_of_view_percent if report.parity else None),
         timed=timed_rows(report.benchmark),

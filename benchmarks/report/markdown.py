@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from segdeploy.benchmarks.literature.file import PUBLISHED_COST_NOTE, PUBLISHED_NOTE
+from segdeploy.benchmarks.report.classes import (
+    CLASSES,
+    CLASSES_NOTE,
+    MOST_IN_MARKDOWN,
+    classes_of_rows,
+    matrices,
+)
 from segdeploy.benchmarks.report.layers import debug_rows, slowest_layers
 from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.report.rows import (
@@ -31,7 +38,7 @@ COLUMNS: dict[str, Columns] = {
     "accuracy": (
         Column("Candidate", "row.name"),
         Column("Verdict", "verdict"),
-        Column("IoU %", "row.scores.iou", "percent"),
+        Column("IoU %", "row.iou", "percent"),
         Column("Change, points", "row.delta_iou_percentage_points", "points"),
         Column("95 % interval", "interval"),
         Column("% of reference", "row.reference_iou_kept_percent", "percent"),
@@ -39,6 +46,7 @@ COLUMNS: dict[str, Columns] = {
         Column("Pixels changed %", "row.disagreement_percent", "share"),
         Column("Runs in", "row.precision_executed"),
     ),
+    "classes": CLASSES,
     "pooled": POOLED,
     "per_image": PER_IMAGE,
     "speed": (
@@ -130,12 +138,22 @@ def markdown(report: Report, *, word: str, verdict: str) -> str:
         word: the verdict in capitals.
         verdict: the reasons for it, in plain text.
     """
+    score = report.parity.score.shown if report.parity else "IoU"
     return render(
         "report.md.j2",
         report=report,
         word=word,
         verdict=verdict,
-        columns=COLUMNS | {"speed": _speed_columns(report)},
+        columns=COLUMNS
+        | {
+            "accuracy": _of_score(COLUMNS["accuracy"], score),
+            "speed": _speed_columns(report),
+        },
+        score=score,
+        classes=classes_of_rows(report),
+        classes_note=CLASSES_NOTE,
+        looks=report.parity.classes if report.parity else (),
+        matrices=[each for each in matrices(report) if len(each.names) <= MOST_IN_MARKDOWN],
         compared=compared_rows(report.parity),
         field_note=field_note(report.parity.field_of_view_percent if report.parity else None),
         pooled=pooled_rows(report),
@@ -163,4 +181,12 @@ def _speed_columns(report: Report) -> Columns:
     return tuple(
         replace(column, heading=heading) if column.path == "speedup" else column
         for column in COLUMNS["speed"]
+    )
+
+
+def _of_score(columns: Columns, score: str) -> Columns:
+    """Columns headed by the score that is judged."""
+    return tuple(
+        replace(column, heading=f"{score} %") if column.path == "row.iou" else column
+        for column in columns
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from segdeploy.benchmarks.report.chart_speed import accuracy_latency
+from segdeploy.benchmarks.report.classes import classes_of_rows
 from segdeploy.benchmarks.report.html import drawn
 from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.report.rows import compared_rows, is_recommended, timed_rows
@@ -22,6 +23,9 @@ def notebook(report: Report) -> str:
     return render(
         "notebook.html.j2",
         word=word_of(report),
+        score=report.parity.score.shown if report.parity else "IoU",
+        classes=classes_of_rows(report),
+        looks=report.parity.classes if report.parity else (),
         reasons=reasons(report),
         compared=compared_rows(report.parity),
         timed={row.name: row for row in timed if row.batch == first},

@@ -13,7 +13,6 @@ from segdeploy.benchmarks.scores.definitions import POOLED as POOLED_SCORES
 
 POOLED: Columns = (
     Column("Candidate", "row.name"),
-    Column("IoU", "figures.iou", "percent"),
     Column("mIoU", "figures.miou", "percent"),
     Column("Dice", "figures.dice", "percent"),
     Column("Precision", "figures.precision", "percent"),
@@ -22,10 +21,11 @@ POOLED: Columns = (
     Column("Accuracy", "figures.accuracy", "percent"),
     Column("AUC", "figures.auc", "percent"),
 )
-"""Each figure by its name in the definitions."""
+"""Each figure by its name in the definitions; all of one averaging."""
 
 PER_IMAGE: Columns = (
     Column("Candidate", "row.name"),
+    Column("IoU", "figures.iou", "percent"),
     Column("mIoU", "figures.miou_per_image", "percent"),
     Column("Dice", "figures.dice_per_image", "percent"),
     Column("Precision", "figures.precision_per_image", "percent"),
@@ -77,10 +77,30 @@ def per_image_rows(report: Report) -> list[ScoreRow]:
         figures: dict[str, float | None] = {
             name: each.mean if each else None for name, each in found.items()
         }
+        figures["iou"] = row.scores.iou if row.scores else None
         figures["auc_left_out"] = scores.auc_per_image.left_out if scores.auc_per_image else None
         figures["hausdorff_left_out"] = scores.hausdorff.left_out
         rows.append(ScoreRow(row=row, figures=figures))
     return rows
+
+
+def scores_in_words(row: ParityRow) -> str:
+    """The scores of a measured row in a line, all of one averaging, which it names.
+
+    Of one label each is the mean over images; of an older report, which lacks those, IoU alone.
+    """
+    found = row.image_scores
+    if row.scores is None or row.scores.iou is None:
+        figures = {"mIoU": row.iou}
+        figures |= {"Dice": row.scores.dice, "accuracy": row.scores.accuracy} if row.scores else {}
+        averaged = "over all pixels"
+    else:
+        figures, averaged = {"IoU": row.scores.iou}, "mean of images"
+        if found is not None:
+            means = {"mIoU": found.miou_per_image.mean, "Dice": found.dice_per_image.mean}
+            figures |= {label: mean for label, mean in means.items() if mean is not None}
+    shown = ", ".join(f"{label} {figure(value, 'share')}" for label, value in figures.items())
+    return f"{averaged} {shown}"
 
 
 def field_note(inside_percent: float | None) -> str:

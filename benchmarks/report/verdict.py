@@ -37,7 +37,8 @@ def headline(report: Report) -> str:
     kept, candidates = sum(shown.row.passed is True for shown in judged), len(judged) + len(failed)
     return (
         f"{kept} of {candidates} candidates keep the budget of at "
-        f"most {report.parity.max_drop_percentage_points:g} percentage points of IoU below "
+        f"most {report.parity.max_drop_percentage_points:g} percentage points of "
+        f"{report.parity.score.shown} below "
         f"{report.parity.reference} on {report.parity.images} images."
     )
 

@@ -22,17 +22,19 @@ __all__ = [
     "classify",
     "iou_per_image",
     "score",
+    "scores_of",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Segmentation scores in percent, defined in ``DEFINITIONS``.
+    """Segmentation scores in percent, defined in ``benchmarks.scores.definitions``.
 
-    ``auc`` is ``None`` when the truth holds only one class.
+    ``auc`` is ``None`` when the truth holds only one class. ``iou`` and ``auc`` are those of one
+    label, ``None`` of several classes, of which the others are means.
     """
 
-    iou: Percent
+    iou: Percent | None
     miou: Percent
     dice: Percent
     precision: Percent
@@ -72,8 +74,13 @@ def score(
     """
     prediction = classify(probability, truth.shape)
     counts = Confusion.count(prediction, truth, field)
-    pool = counts.pooled()
     inside = np.full(truth.shape, True) if field is None else field
+    return scores_of(counts, auc=area_under_roc(probability[inside], truth[inside]))
+
+
+def scores_of(counts: Confusion, *, auc: float | None) -> Scores:
+    """Every score of one label, from the counts of each image, (N,)."""
+    pool = counts.pooled()
     return Scores(
         iou=float(counts.iou.mean()),
         miou=float(pool.miou),
@@ -82,7 +89,7 @@ def score(
         sensitivity=float(pool.sensitivity),
         specificity=float(pool.specificity),
         accuracy=float(pool.accuracy),
-        auc=area_under_roc(probability[inside], truth[inside]),
+        auc=auc,
     )
 
 

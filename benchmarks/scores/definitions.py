@@ -60,5 +60,24 @@ PER_IMAGE: dict[str, str] = {
 }
 """The fields of ``ImageScores`` beside ``iou``, which both have."""
 
+CLASSES: dict[str, str] = {
+    "miou": (
+        "Mean over the classes of intersection over union, each pooled over all pixels. The "
+        "ignored index counts nowhere; a class that the masks of the set never hold is in no mean."
+    ),
+    "dice": "Mean over the same classes of twice the shared pixels over the sum of both sides.",
+    "precision": "Mean over the same classes of the share of the predicted pixels that is true.",
+    "sensitivity": "Mean over the same classes of the share of the true pixels that is predicted.",
+    "specificity": (
+        "Mean over the same classes of the share of the pixels of no such class in truth that is "
+        "predicted so."
+    ),
+    "accuracy": (
+        "Share of pixels whose class is right, pooled over all pixels; of labels that may overlap "
+        "the mean over the labels."
+    ),
+}
+"""The fields of ``Scores`` that several classes have. All are of one pool of pixels."""
+
 DEFINITIONS: dict[str, str] = POOLED | PER_IMAGE
 """Every score of a report. Where a set has a field of view, pixels outside count nowhere."""

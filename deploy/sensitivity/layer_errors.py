@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import load_model, require_fp32
+from segdeploy.deploy.onnx_model.file import load_model, output_in, require_fp32
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.sensitivity.all_layers import Accumulated, SideBySide
@@ -116,7 +117,13 @@ def compare_layers(
     network = OneLayerNetwork(*views, pairs, roundings=roundings, batched=batched)
     rows = max(1, VARIANT_BYTES // workers // accumulated.largest_bytes - 2)
     parts = [tuple(range(i, min(i + rows, len(pairs)))) for i in range(0, len(pairs), rows)]
-    totals = _one_by_one(network, [(b, part) for part in parts for b in batches], workers, progress)
+    totals = _one_by_one(
+        network,
+        [(b, part) for part in parts for b in batches],
+        workers,
+        progress,
+        output=output_in(views[0].model, source=str(reference.path)),
+    )
     found = rows_of(*views, pairs, accumulated=accumulated, effects=totals, image=batches[0])
     return tuple(sorted(found, key=lambda layer: layer.rank))
 
@@ -134,12 +141,17 @@ def _accumulated(
 
 
 def _one_by_one(
-    network: OneLayerNetwork, work: Sequence[Work], workers: int, progress: ItemProgress[Work]
+    network: OneLayerNetwork,
+    work: Sequence[Work],
+    workers: int,
+    progress: ItemProgress[Work],
+    *,
+    output: OutputContract,
 ) -> dict[int, Effect]:
     """Each layer alone, over all images, by its position."""
     totals: dict[int, Effect] = {}
     for effects in run_ahead(
-        lambda each: effects_of(network.run(*each)), progress(work), workers=workers
+        lambda each: effects_of(network.run(*each), output), progress(work), workers=workers
     ):
         for layer, effect in effects.items():
             totals[layer] = totals.get(layer, Effect()) + effect

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segdeploy.calibration.noise import SILENCE, Noise
-from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.graph import layer_name
 from segdeploy.deploy.sensitivity.pairs import LayerPair, shift_of
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
@@ -215,15 +215,15 @@ class Effect:
         )
 
 
-def effects_of(found: OneLayerOutputs) -> dict[int, Effect]:
-    """What one image shows, reduced to sums."""
-    classes = found.output >= FOREGROUND_PROBABILITY
+def effects_of(found: OneLayerOutputs, contract: OutputContract) -> dict[int, Effect]:
+    """What one image shows, reduced to sums; a pixel changes where any of its classes does."""
+    members = contract.members(found.output)
     return {
         layer: Effect(
             output=Noise.between(found.output, output),
             input=found.inputs[layer],
-            changed=int(np.count_nonzero(classes != (output >= FOREGROUND_PROBABILITY))),
-            pixels=output.size,
+            changed=int(np.count_nonzero((members != contract.members(output)).any(axis=1))),
+            pixels=output.size // output.shape[1],
         )
         for layer, output in found.outputs.items()
     }

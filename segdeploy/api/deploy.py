@@ -63,6 +63,7 @@ def deploy(
     exclude: Sequence[str] = (),
     runtimes: Runtimes | None = None,
     max_drop: float = MAX_DROP,
+    max_drop_class: float | None = None,
     batch: int = BATCH,
     warmup: int = WARMUP,
     duration_s: float = DURATION_S,
@@ -87,7 +88,9 @@ def deploy(
         targets: int8 models to make; none is one for each runtime that is here.
         exclude: layers to keep in float.
         runtimes: by name, or "auto"; ``None`` is what each file suits and is here.
-        max_drop: largest loss of IoU that passes, percentage points.
+        max_drop: largest loss of IoU that passes, percentage points; of mIoU with several classes.
+        max_drop_class: with several classes, the same for the IoU of each of them; ``None`` asks
+            only that none is lost altogether.
         batch: images a call, for throughput.
         warmup: untimed calls.
         duration_s: seconds of timing for each row.
@@ -112,6 +115,7 @@ def deploy(
         "exclude": list(exclude),
         "runtimes": runtimes,
         "max_drop": max_drop,
+        "max_drop_class": max_drop_class,
         "batch": batch,
         "warmup": warmup,
         "duration_s": duration_s,
@@ -130,6 +134,7 @@ def deploy(
             runtimes=fastest_or_named(runtimes, source, threads=cores, time_limit_s=time_limit_s),
             exclude=tuple(exclude),
             max_drop=float(max_drop),  # a whole number would read back as another report
+            max_drop_class=None if max_drop_class is None else float(max_drop_class),
             batch=batch,
             threads=cores,
             warmup=warmup,
@@ -179,6 +184,7 @@ _DEFAULTS: dict[str, Any] = {
     "exclude": [],
     "runtimes": None,
     "max_drop": MAX_DROP,
+    "max_drop_class": None,
     "batch": BATCH,
     "warmup": WARMUP,
     "duration_s": DURATION_S,

@@ -30,7 +30,7 @@ from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set, read_splits
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, require_fp32
+from segdeploy.deploy.onnx_model.file import contract_of, output_of, require_fp32
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
 from segdeploy.deploy.system.errors import InputError
@@ -112,7 +112,7 @@ def mixed_precision(
     output_file(output, source.path, *file_of(table), overwrite=overwrite or begun)
     with writing_file(output, beside=kept_beside(output)):
         require_fp32(source, "int8 is made")
-        preprocess = contract_of(source)
+        preprocess, classes = contract_of(source), output_of(source)
         folder = Data.of(data).root
         validation = _split(folder, "val")
         if not availability(profile.runtime).ready:
@@ -147,6 +147,7 @@ def mixed_precision(
                     runtime,
                     images,
                     preprocess=preprocess,
+                    output=classes,
                     runtime=profile.runtime,
                     execution=execution,
                     seed=seed,

@@ -29,11 +29,11 @@ from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of
+from segdeploy.deploy.onnx_model.file import contract_of, output_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime
 from segdeploy.deploy.runtimes.isolated import TIME_LIMIT_S, open_isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, usable_cores
-from segdeploy.deploy.system.errors import InputError, RunError, UsageError
+from segdeploy.deploy.system.errors import InputError, RunError, UsageError, one_line
 from segdeploy.deploy.system.progress import bar
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def parity(
     data: Data | AnyPath | None = None,
     outputs: Sequence[DeviceOutputs | AnyPath] = (),
     max_drop: float = MAX_DROP,
+    max_drop_class: float | None = None,
     runtimes: Runtimes | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -136,8 +137,10 @@ def parity(
         reference: a checkpoint, run in PyTorch, or an ONNX file, run in ONNX Runtime.
         data: its test split judges.
         outputs: of devices, for the same images.
-        max_drop: largest loss of IoU that passes, percentage points; the whole 95 % interval of
-            the change must be within it.
+        max_drop: largest loss that passes, percentage points; the whole 95 % interval of the
+            change must be within it. Of IoU with one label, of mIoU with several classes.
+        max_drop_class: with several classes, the same for the IoU of each of them; ``None`` asks
+            only that none is lost altogether.
         runtimes: by name; ``None`` is every runtime that is here and takes the file.
         seed: of the bootstrap.
         threads: of each runtime; ``None`` takes every processor of this process.
@@ -157,24 +160,24 @@ def parity(
     images = Data.of(data).test
     execution = Execution(threads=threads or usable_cores())
     right = model_of(reference)
-    opened, name, preprocess = _reference(right, execution, time_limit_s)
+    opened, name, preprocess, output = _reference(right, execution, time_limit_s)
     with opened as runtime:
         if artifacts:
             require_same_inputs(right.path, preprocess, common_contract(artifacts))
+            _require_same_classes(right.path, output, artifacts)
         section = parity_section(
             runtime,
             name,
             _entries(artifacts, runtimes, execution, time_limit_s),
-            images=images.inputs(preprocess),
-            pixels=images.pixels(preprocess) if images.has_pixels(preprocess) else None,
-            truths=images.truths(preprocess),
-            fields=images.fields(preprocess),
-            names=[sample.name for sample in images],
+            images=images,
+            preprocess=preprocess,
+            output=output,
             max_drop=float(max_drop),
+            max_drop_class=None if max_drop_class is None else float(max_drop_class),
             seed=seed,
             execution=execution,
             progress=lambda items, label: bar(items, label, unit="image"),
-            predictions=[each.read(images, preprocess) for each in given],
+            predictions=[each.read(images, preprocess, output) for each in given],
             time_limit_s=time_limit_s,
         )
     _require_compared(section)
@@ -194,6 +197,28 @@ def _require_candidates(
         raise UsageError(
             f"two of the predictions are called {shown}; tell them apart with --predictions-name"
         )
+
+
+def _require_same_classes(
+    path: Path, reference: OutputContract, artifacts: dict[str, Artifact]
+) -> None:
+    """Refuse models whose channels mean something else than the reference's.
+
+    Raises:
+        UsageError: with both.
+    """
+    for label, artifact in artifacts.items():
+        found = output_of(artifact)
+        same = found.channels == reference.channels if reference.binary else found == reference
+        if found.activation is not reference.activation or not same:
+            raise UsageError(
+                f"--reference {path} gives {_told(reference)}, {label} {_told(found)}; compare "
+                "models of the same classes"
+            )
+
+
+def _told(output: OutputContract) -> str:
+    return f"{output.activation.value} of {one_line(', '.join(output.classes), limit=80)}"
 
 
 def _require_compared(section: ParitySection) -> None:
@@ -219,17 +244,18 @@ def _entries(
 
 def _reference(
     reference: Any, execution: Execution, time_limit_s: float
-) -> tuple[Runtime, str, Preprocess]:
-    """The reference, opened, its name, and the inputs it expects."""
+) -> tuple[Runtime, str, Preprocess, OutputContract]:
+    """The reference, opened, its name, and its contracts."""
     if in_pytorch(reference):
         from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
-        return PyTorchRuntime(reference, execution=execution), "PyTorch fp32", reference.preprocess
+        runtime = PyTorchRuntime(reference, execution=execution)
+        return runtime, "PyTorch fp32", reference.preprocess, reference.output
     contract, name = contract_of(reference), f"{reference.path.name} on ONNX Runtime"
     try:
-        runtime = open_isolated(
+        opened = open_isolated(
             RuntimeName.ONNXRUNTIME, reference, execution=execution, time_limit_s=time_limit_s
         )
     except RunError as error:
         raise RunError(f"the reference, {name}: {error}") from error
-    return runtime, name, contract
+    return opened, name, contract, output_of(reference)

@@ -293,7 +293,17 @@ def max_drop_flag(verb: Group) -> None:
         type=not_negative,
         default=0.2,
         help="largest loss of IoU that passes, percentage points; the whole 95 %% interval of the "
-        "change must be within it (default: 0.2)",
+        "change must be within it; of mIoU with several classes (default: 0.2)",
+    )
+
+
+def max_drop_class_flag(verb: Group) -> None:
+    """The gate's budget of each class."""
+    verb.add_argument(
+        "--max-drop-class",
+        type=not_negative,
+        help="with several classes, the same for the IoU of each of them (default: no class may be "
+        "lost altogether)",
     )
 
 

@@ -12,6 +12,7 @@ from segdeploy.cli.flags import (
     adoption_flags,
     checkpoint_details,
     evaluation_data,
+    max_drop_class_flag,
     max_drop_flag,
     module_flag,
     runtime_flag,
@@ -50,6 +51,7 @@ def add_flags(verb: Parser) -> None:
     source_flags(verb)
     runtime_flag(verb, default="every runtime that is here and takes the file")
     max_drop_flag(verb)
+    max_drop_class_flag(verb)
     seed_flag(verb)
     threads_flag(verb)
     time_limit_flag(verb)
@@ -127,23 +129,32 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
             for index, folder in enumerate(folders)
         ],
         max_drop=options.max_drop,
+        max_drop_class=options.max_drop_class,
         runtimes=options.runtime,
         seed=options.seed,
         threads=options.threads,
         time_limit_s=options.time_limit,
     )
     _say(found.section)
-    log.info("%s (budget %g points of IoU)", "PASS" if found.kept else "FAIL", options.max_drop)
+    log.info(
+        "%s (budget %g points of %s)",
+        "PASS" if found.kept else "FAIL",
+        options.max_drop,
+        found.section.score.shown,
+    )
     say_masks(Data.of(options.data).test, reference)
     return 0 if found.kept else GATE_FAILED, found.section
 
 
 def _say(section: ParitySection) -> None:
     """What was found, a line for each row; below it what did not pass, and the worst images."""
+    from segdeploy.benchmarks.report.classes import class_lines
     from segdeploy.benchmarks.report.rows import compared_rows
 
     for shown in compared_rows(section):
         log.info("%s", _line(shown))
+        for line in class_lines(shown.row):
+            log.info("  %s", line)
         for sentence in (*shown.row.failures, *shown.row.cautions):
             log.info("  %s", sentence)
         lost = [image for image in shown.row.worst_images if image.change < 0][:WORST]
@@ -157,19 +168,17 @@ def _say(section: ParitySection) -> None:
 
 def _line(shown: ComparedRow) -> str:
     """One candidate beside the reference, or the reference itself."""
+    from segdeploy.benchmarks.report.scores import scores_in_words
     from segdeploy.benchmarks.report.tables import figure
 
     row, judgement = shown.row, shown.row.ci95_percentage_points
-    scores = ", ".join(
-        f"{label} {figure(getattr(row.scores, name), 'share')}"
-        for label, name in (("IoU", "iou"), ("mIoU", "miou"), ("Dice", "dice"))
-    )
+    scores = f"{row.name}: {scores_in_words(row)}"
     if judgement is None:
-        return f"{row.name}: {scores} ({shown.verdict})"
+        return f"{scores} ({shown.verdict})"
     low, high = judgement
     kept = figure(row.reference_iou_kept_percent, "share")
     return (
-        f"{row.name}: {scores}, delta {figure(row.delta_iou_percentage_points, 'points')} "
+        f"{scores}; delta {figure(row.delta_iou_percentage_points, 'points')} "
         f"[{low:+.3f}, {high:+.3f}], {kept} % of the reference (MLPerf line: {shown.line}), "
         f"{figure(row.disagreement_percent, 'share')} % of pixels differ, {shown.verdict}"
     )

@@ -14,6 +14,7 @@ from segdeploy.cli.flags import (
     checkpoint_flags,
     evaluation_data,
     exclude_flag,
+    max_drop_class_flag,
     max_drop_flag,
     method_flag,
     module_flag,
@@ -72,6 +73,7 @@ def add_flags(verb: Parser) -> None:
     exclude_flag(verb)
     runtime_flag(verb)
     max_drop_flag(verb)
+    max_drop_class_flag(verb)
     verb.add_argument("--batch", type=positive_int, default=8, help="for throughput (default: 8)")
     timing_flags(verb)
     threads_flag(verb)
@@ -129,6 +131,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         exclude=options.exclude,
         runtimes=options.runtime,
         max_drop=options.max_drop,
+        max_drop_class=options.max_drop_class,
         batch=options.batch,
         warmup=options.warmup,
         duration_s=options.duration,

@@ -24,7 +24,8 @@ class RunConfig:
         targets: int8 models to make.
         runtimes: to run on; ``None`` takes what each file suits and is installed.
         exclude: layers to keep in float in the int8 models.
-        max_drop: largest loss of IoU that passes, percentage points.
+        max_drop: largest loss of IoU that passes, percentage points; of mIoU with several classes.
+        max_drop_class: with several, of the IoU of each; ``None`` asks only that none is lost.
         batch: images per call of the throughput measurement.
         threads: of each runtime.
         warmup: untimed calls.
@@ -52,3 +53,4 @@ class RunConfig:
     time_limit_s: float
     overwrite: bool
     command: str
+    max_drop_class: float | None = None

@@ -20,7 +20,7 @@ from segdeploy.benchmarks.report.records import (
     StageRow,
     Tool,
 )
-from segdeploy.benchmarks.scores.accuracy import DEFINITIONS
+from segdeploy.benchmarks.scores.definitions import CLASSES, DEFINITIONS
 from segdeploy.benchmarks.speed.environment import describe
 from segdeploy.benchmarks.speed.records import BenchmarkSection, LayerTimeRow
 from segdeploy.benchmarks.speed.timing_noise import within_noise
@@ -72,7 +72,7 @@ def assemble(
         data=DataSets(
             calibration=_data_set(config.calibration), evaluation=_data_set(config.evaluation)
         ),
-        definitions=dict(DEFINITIONS),
+        definitions=dict(DEFINITIONS if source.output.binary else CLASSES),
         stages=tuple(stages),
         calibration=CalibrationFacts(
             method=table.method.value,

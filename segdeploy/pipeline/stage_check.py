@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.benchmarks.parity.evidence import StageCheck, stage_check
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.runtimes.base import Execution, Runtime, infer_each
 from segdeploy.deploy.runtimes.isolated import open_isolated
@@ -45,17 +46,24 @@ class StageChecks:
     """Keeps the output of every stage, for the stages that go on from it."""
 
     def __init__(
-        self, reference: Runtime, images: Pixels, *, execution: Execution, time_limit_s: float
+        self,
+        reference: Runtime,
+        images: Pixels,
+        *,
+        output: OutputContract,
+        execution: Execution,
+        time_limit_s: float,
     ) -> None:
         """Prepare.
 
         Args:
             reference: what the first stage is compared with.
             images: float32 (N, 3, H, W), normalised.
+            output: the output contract of all.
             execution: how the runtimes run.
             time_limit_s: longest time for loading a file and for each call.
         """
-        self.reference, self.images = reference, images
+        self.reference, self.images, self.output = reference, images, output
         self.execution, self.time_limit_s = execution, time_limit_s
         self.outputs: dict[str, Pixels] = {}
 
@@ -73,7 +81,7 @@ class StageChecks:
         """
         before = self.outputs.get(parent.sha256) if parent else None
         if before is None:  # of a parent that could not be checked, what it was made from
-            before = infer_each(self.reference, self.images)[:, 0]
+            before = infer_each(self.reference, self.images, self.output)
         runtime = _check_runtime(artifact)
         try:
             with open_isolated(
@@ -82,11 +90,11 @@ class StageChecks:
                 execution=self.execution,
                 time_limit_s=self.time_limit_s,
             ) as loaded:
-                after = infer_each(loaded, self.images)[:, 0]
+                after = infer_each(loaded, self.images, self.output)
         except RunError as error:
             return None, shown_text(f"not checked, {runtime.value} failed: {error}")
         self.outputs[artifact.sha256] = after
-        check = stage_check(before, after)
+        check = stage_check(before, after, self.output)
         limits = STAGE_LIMITS[stage]
         for figure, limit in asdict(limits).items():
             if limit is not None and not getattr(check, figure) <= limit:

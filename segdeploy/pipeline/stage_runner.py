@@ -63,6 +63,7 @@ class StageRunner:
             self.reference,
             self.check_images,
             execution=self.execution,
+            output=source.output,
             time_limit_s=config.time_limit_s,
         )
         self.rows: list[StageRow] = []
@@ -167,17 +168,17 @@ class StageRunner:
     def parity(self, entries: Sequence[Entry]) -> ParitySection:
         """Score everything on the evaluation images."""
         _begin("parity")
-        config, preprocess = self.config, self.source.preprocess
+        config = self.config
         started = time.perf_counter()
         section = parity_section(
             self.reference,
             self.source.reference_name,
             entries,
-            images=config.evaluation.inputs(preprocess),
-            truths=config.evaluation.truths(preprocess),
-            fields=config.evaluation.fields(preprocess),
-            names=[sample.name for sample in config.evaluation],
+            images=config.evaluation,
+            preprocess=self.source.preprocess,
+            output=self.source.output,
             max_drop=config.max_drop,
+            max_drop_class=config.max_drop_class,
             seed=config.seed,
             execution=self.execution,
             progress=lambda images, label: bar(images, label, unit="image"),
@@ -230,6 +231,7 @@ class StageRunner:
             entries,
             self.config.evaluation,
             preprocess=self.source.preprocess,
+            output=self.source.output,
             execution=self.execution,
             time_limit_s=self.config.time_limit_s,
         )

@@ -125,11 +125,19 @@ def _note_versions(inputs: dict[str, Any], found: Findings) -> None:
 
 
 def _mean_iou(row: ParityRow) -> float:
-    """Of the images of a row, percent.
+    """Of the images of a row, percent; of several classes the mean of theirs over all pixels.
 
     Raises:
         InputError: the row states none.
     """
+    if row.classes:
+        shares = [
+            sum(found.shared_per_image) / sum(found.either_per_image)
+            for found in row.classes
+            if found.iou is not None and any(found.either_per_image)
+        ]
+        if shares:
+            return 100.0 * math.fsum(shares) / len(shares)
     values = row.iou_per_image_percent
     if not values:
         raise InputError(f"{row.name} has no IoU of its images, of which its figures are made")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare, stage_check
-from segdeploy.benchmarks.parity.predictions import Predictions
+from segdeploy.benchmarks.parity.predictions import Predictions, Values
 from segdeploy.benchmarks.parity.records import MeansOverImages, ParitySection
 from segdeploy.benchmarks.parity.verdict import Verdict
 from segdeploy.benchmarks.report.schema import report_schema
@@ -26,11 +26,12 @@ from segdeploy.benchmarks.scores.definitions import PER_IMAGE
 from segdeploy.benchmarks.scores.image_scores import PerImage, score_images
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.calibration.json_record import json_of
-from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
+from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY, OutputContract
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
-from segdeploy.deploy.runtimes.base import Executed, Execution
+from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
+from tests.held_images import AS_IT_IS, Echo, set_of
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
@@ -216,7 +217,7 @@ def test_a_candidate_of_another_size_or_with_nan_is_refused() -> None:
 def test_an_unchanged_stage_has_no_difference_and_no_noise(
     probability: NDArray[np.float32],
 ) -> None:
-    check = stage_check(probability, probability.copy())
+    check = stage_check(probability[:, None], probability[:, None].copy())
     assert check.max_abs_difference == 0
     assert check.sqnr_db is None
     assert check.disagreement_percent == 0
@@ -227,7 +228,7 @@ def test_an_unchanged_stage_has_no_difference_and_no_noise(
 def test_stage_check_against_its_definition(
     parent: NDArray[np.float32], child: NDArray[np.float32]
 ) -> None:
-    check = stage_check(parent, child)
+    check = stage_check(parent[:, None], child[:, None])
     noise = parent.astype(np.float64) - child.astype(np.float64)
     assert check.max_abs_difference == np.abs(noise).max()
     assert check.disagreement_percent == pytest.approx(
@@ -239,7 +240,7 @@ def test_stage_check_against_its_definition(
 
 
 def test_ten_times_less_noise_is_twenty_decibel_more() -> None:
-    parent = np.full((1, 4, 4), 0.8, np.float32)
+    parent = np.full((1, 1, 4, 4), 0.8, np.float32)
     coarse = stage_check(parent, parent - np.float32(0.1)).sqnr_db
     fine = stage_check(parent, parent - np.float32(0.01)).sqnr_db
     assert coarse is not None
@@ -286,32 +287,6 @@ def test_figures_of_a_set_without_fields_stay_what_they_were() -> None:
     assert report.disagreement_percent == 23.4375
 
 
-class Echo:
-    """A runtime whose answer to an image is one of its channels: a stand-in for a network."""
-
-    name = "echo"
-    execution = Execution(threads=1)
-    executed = Executed(layers=(), requested=Precision.FP32)
-    inputs = (TensorSpec(name="image", shape=("n", 3, 8, 8), dtype="float32"),)
-    outputs = (TensorSpec(name="probability", shape=("n", 1, 8, 8), dtype="float32"),)
-
-    def __init__(self, channel: int) -> None:
-        self.channel = channel
-
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {"probability": feeds["image"][:, self.channel, None]}
-
-    def infer_many(
-        self, batches: Iterable[Mapping[str, NDArray[Any]]]
-    ) -> Iterator[dict[str, NDArray[Any]]]:
-        return map(self.infer, batches)
-
-    def __enter__(self) -> Echo:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-
 class EchoOfMasks(Echo):
     """The same for a model from pixels to a mask."""
 
@@ -319,7 +294,26 @@ class EchoOfMasks(Echo):
     outputs = (TensorSpec(name="mask", shape=("n", 8, 8), dtype="uint8"),)
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {"mask": feeds["image"][..., self.channel] // 255}
+        return {"mask": feeds["image"][..., self.channels.start] // 255}
+
+
+def returned_by_a_device(
+    folder: Path, probability: NDArray[np.float32], *, ranks: bool
+) -> Predictions:
+    """Outputs of a device for ``NAMES``, in files."""
+    files = []
+    for name, one in zip(NAMES, probability, strict=True):
+        files.append(folder / f"{name}.npy")
+        np.save(files[-1], one)
+    return Predictions(
+        name="card",
+        folder=folder,
+        files=tuple(files),
+        size=(8, 8),
+        output=OutputContract(),
+        values=Values.PROBABILITY,
+        ranks=ranks,
+    )
 
 
 class TestTable:
@@ -330,7 +324,7 @@ class TestTable:
         monkeypatch.setattr(parity_run, "open_isolated", lambda *file, **asked: Echo(1))
         reference, truth = blobs(0)
         candidate, _ = blobs(1)
-        images = np.stack([reference, candidate, candidate], axis=1)
+        fed = np.stack([reference, candidate, candidate], axis=1)
         artifact = Artifact(
             path=Path("net.onnx"),
             precision=Precision.FP32,
@@ -344,14 +338,20 @@ class TestTable:
             for label, why in (("fp32", None), ("gone", "not installed"))
         ]
 
-        def made(*, optional: bool = False, **changes: Any) -> ParitySection:
+        def made(
+            *,
+            optional: bool = False,
+            fields: NDArray[np.bool_] | None = None,
+            pixels: NDArray[np.uint8] | None = None,
+            **changes: Any,
+        ) -> ParitySection:
             return parity_run.parity_section(
                 Echo(0),
                 "reference",
                 [replace(entry, optional=optional) for entry in entries],
-                images=images,
-                truths=truth,
-                names=NAMES,
+                images=set_of(NAMES, fed, truth, fields=fields, pixels=pixels),
+                preprocess=AS_IT_IS,
+                output=OutputContract(),
                 max_drop=0.1,
                 seed=0,
                 execution=Execution(threads=1),
@@ -385,13 +385,11 @@ class TestTable:
         assert gone.scores is gone.image_scores is gone.iou_per_image_percent is None
 
     def test_the_schema_of_the_report_accepts_it(
-        self, section: Callable[..., ParitySection]
+        self, section: Callable[..., ParitySection], tmp_path: Path
     ) -> None:
         whole = report_schema()
         part = whole["properties"]["parity"] | {"$defs": whole["$defs"]}
-        returned = Predictions(
-            name="card", folder=Path("o"), probability=blobs(2)[0][:, None], ranks=False
-        )
+        returned = returned_by_a_device(tmp_path, blobs(2)[0], ranks=False)
         found = json_of(section(fields=np.ones(SHAPE, bool), predictions=[returned]))
         jsonschema.validate(json.loads(json.dumps(found, allow_nan=False)), part)
         found["rows"][0]["image_scores"]["hausdorff"]["mean"] = -1
@@ -438,11 +436,9 @@ class TestTable:
         assert not found.passed
 
     def test_outputs_of_a_device_are_judged_as_the_model_is(
-        self, section: Callable[..., ParitySection]
+        self, section: Callable[..., ParitySection], tmp_path: Path
     ) -> None:
-        returned = Predictions(
-            name="card", folder=Path("outputs"), probability=blobs(1)[0][:, None], ranks=True
-        )
+        returned = returned_by_a_device(tmp_path, blobs(1)[0], ranks=True)
         _, model, _, device = section(predictions=[returned]).rows
         assert device == replace(model, **vars(returned.identity()), precision_executed=None)
         assert device.verdict is not None

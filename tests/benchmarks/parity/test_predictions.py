@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny import THREE_CLASSES, TWO_LABELS
 
-from segdeploy.benchmarks.parity.predictions import Values, read_predictions
+from segdeploy.benchmarks.parity.predictions import Predictions, Values, read_predictions
 from segdeploy.benchmarks.speed.entries import RowIdentity
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.system.errors import InputError
@@ -51,6 +51,11 @@ def returned(tmp_path: Path, outputs: Outputs) -> Path:
     return tmp_path
 
 
+def held(found: Predictions) -> NDArray[np.float32]:
+    """What was said of every image, (N, classes, h, w)."""
+    return np.stack(list(found.each()))
+
+
 class TestWhatIsRead:
     @pytest.mark.parametrize("write", [npy, npz])
     @pytest.mark.parametrize("shape", [SIZE, (1, *SIZE), (1, 1, *SIZE)])
@@ -60,7 +65,7 @@ class TestWhatIsRead:
         for name, output in zip(NAMES, outputs, strict=True):
             write(tmp_path / name, output.reshape(shape))
         found = read_predictions(tmp_path, NAMES, size=SIZE)
-        assert np.array_equal(found.probability[:, 0], outputs)
+        assert np.array_equal(held(found)[:, 0], outputs)
         assert found.ranks
         assert found.name == tmp_path.name
 
@@ -70,7 +75,7 @@ class TestWhatIsRead:
         for name, output in zip(NAMES, outputs, strict=True):
             png(tmp_path / name, output)
         found = read_predictions(tmp_path, NAMES, size=SIZE)
-        assert np.array_equal(found.probability[:, 0], (outputs >= 0.5).astype(np.float32))
+        assert np.array_equal(held(found)[:, 0], (outputs >= 0.5).astype(np.float32))
         assert not found.ranks
 
     def test_logits_become_the_probabilities_they_stand_for(
@@ -80,7 +85,7 @@ class TestWhatIsRead:
         logits[0, 0, :3] = 0, 1000, -1000
         for name, output in zip(NAMES, logits, strict=True):
             npy(tmp_path / name, output)
-        found = read_predictions(tmp_path, NAMES, size=SIZE, values=Values.LOGITS).probability
+        found = held(read_predictions(tmp_path, NAMES, size=SIZE, values=Values.LOGITS))
         found = found[:, 0]
         assert found[0, 0, :3].tolist() == [0.5, 1.0, 0.0]
         assert found[1:] == pytest.approx(outputs[1:], abs=1e-6)
@@ -89,8 +94,8 @@ class TestWhatIsRead:
         for name, output in zip(NAMES, outputs, strict=True):
             npy(tmp_path / name, output.astype(np.float16))
         found = read_predictions(tmp_path, NAMES, size=SIZE)
-        assert found.probability.dtype == np.float32
-        assert np.array_equal(found.probability[:, 0], outputs.astype(np.float16))
+        assert held(found).dtype == np.float32
+        assert np.array_equal(held(found)[:, 0], outputs.astype(np.float16))
 
     @pytest.mark.parametrize("numbered", ["output_{:06d}", "out{}"])
     def test_numbered_outputs_are_paired_by_the_list_of_inputs(
@@ -105,7 +110,7 @@ class TestWhatIsRead:
         for number, name in enumerate(sorted(NAMES), start=9):  # from one digit to two
             npz(folder / numbered.format(number), by_name[name])
         found = read_predictions(folder, NAMES, size=SIZE, order=order)
-        assert np.array_equal(found.probability[:, 0], outputs)
+        assert np.array_equal(held(found)[:, 0], outputs)
 
     def test_a_row_is_named_by_the_flag(self, returned: Path) -> None:
         found = read_predictions(returned, NAMES, size=SIZE, name="VA16")
@@ -124,7 +129,7 @@ class TestWhatIsRead:
         (returned / "notes.txt").write_text("x")
         with caplog.at_level(logging.WARNING):
             found = read_predictions(returned, NAMES, size=SIZE)
-        assert np.array_equal(found.probability[:, 0], outputs)
+        assert np.array_equal(held(found)[:, 0], outputs)
         assert "1 files left out, of no image: stranger.npz" in caplog.text
 
 
@@ -216,7 +221,7 @@ class TestSeveralClasses:
             write(tmp_path / name, output.reshape(shape).astype(np.float16))
         found = read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
         assert found.ranks
-        assert np.array_equal(found.probability, planes.astype(np.float16))
+        assert np.array_equal(held(found), planes.astype(np.float16))
 
     @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
     @pytest.mark.parametrize("shape", [SIZE, (1, *SIZE), (1, 1, *SIZE)])
@@ -228,13 +233,13 @@ class TestSeveralClasses:
             npy(tmp_path / name, output.reshape(shape).astype(kind))
         found = read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
         assert not found.ranks
-        assert np.array_equal(found.probability, THREE_CLASSES.members(planes))
+        assert np.array_equal(held(found), THREE_CLASSES.members(planes))
 
     def test_label_maps_are_classes(self, tmp_path: Path, planes: Outputs) -> None:
         for name, output in zip(NAMES, planes.argmax(axis=1), strict=True):
             Image.fromarray(output.astype(np.uint8)).save(tmp_path / f"{name}.png")
         found = read_predictions(tmp_path, NAMES, size=SIZE, output=THREE_CLASSES)
-        assert np.array_equal(found.probability, THREE_CLASSES.members(planes))
+        assert np.array_equal(held(found), THREE_CLASSES.members(planes))
 
     def test_logits_go_through_what_the_contract_says(
         self, tmp_path: Path, planes: Outputs
@@ -243,10 +248,10 @@ class TestSeveralClasses:
             npy(tmp_path / name, output)
         ask = {"size": SIZE, "values": Values.LOGITS}
         found = read_predictions(tmp_path, NAMES, output=THREE_CLASSES, **ask)
-        assert found.probability == pytest.approx(planes, abs=1e-6)
+        assert held(found) == pytest.approx(planes, abs=1e-6)
         labels = OutputContract(classes=THREE_CLASSES.classes)
         found = read_predictions(tmp_path, NAMES, output=labels, **ask)
-        assert found.probability == pytest.approx(1 / (1 + np.exp(-3) / planes), abs=1e-6)
+        assert held(found) == pytest.approx(1 / (1 + np.exp(-3) / planes), abs=1e-6)
 
     @pytest.mark.parametrize(
         ("broken", "message"),

@@ -93,7 +93,7 @@ def test_what_a_model_has_not_is_shown_as_absent_not_as_zero(tmp_path: Path) -> 
     assert found.figures["auc_per_image"] is found.figures["auc_left_out"] is None
     _, text = pages(scored_report(masks), tmp_path)
     cells = next(line for line in text.splitlines() if "3.25" in line).split(" | ")
-    assert cells[7:9] == [ABSENT, ABSENT]
+    assert cells[8:10] == [ABSENT, ABSENT]
 
 
 @pytest.mark.parametrize("page", [0, 1], ids=["html", "markdown"])

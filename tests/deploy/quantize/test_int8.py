@@ -320,7 +320,7 @@ class TestPlacement:
             with open_runtime(
                 RuntimeName.ONNXRUNTIME, artifact, execution=Execution(threads=1)
             ) as runtime:
-                outputs.append(infer_each(runtime, images)[:, 0])
+                outputs.append(infer_each(runtime, images))
         check = stage_check(*outputs)
         assert check.sqnr_db is not None
         assert check.sqnr_db > 15, "random narrow networks amplify noise; trained ones lose less"
@@ -344,12 +344,12 @@ class TestPlacement:
             RuntimeName.ONNXRUNTIME, chains[name].int8, execution=Execution(threads=1)
         ) as runtime:
             assert runtime.executed.words.startswith("int8")
-            found = infer_each(runtime, images)[:, 0]
+            found = infer_each(runtime, images)
         with open_runtime(
             RuntimeName.ONNXRUNTIME, chains[name].source, execution=Execution(threads=1)
         ) as runtime:
-            quantization = stage_check(infer_each(runtime, images)[:, 0], found).sqnr_db
-        kernels = stage_check(expected[:, 0], found).sqnr_db
+            quantization = stage_check(infer_each(runtime, images), found).sqnr_db
+        kernels = stage_check(expected, found).sqnr_db
         assert quantization is not None
         # No finite ratio: not one value differs. The runtime may add little to what rounding costs.
         assert kernels is None or kernels > quantization + 6
@@ -476,7 +476,7 @@ class TestExclude:
             with open_runtime(
                 RuntimeName.ONNXRUNTIME, artifact, execution=Execution(threads=1)
             ) as runtime:
-                outputs.append(infer_each(runtime, images)[:, 0])
+                outputs.append(infer_each(runtime, images))
         np.testing.assert_array_equal(outputs[0], outputs[1])
 
     def test_unknown_layers_are_all_listed(self, chains: dict[str, Chain], tmp_path: Path) -> None:
@@ -876,7 +876,7 @@ class TestProfiles:
             with open_runtime(
                 RuntimeName.ONNXRUNTIME, artifact, execution=Execution(threads=1)
             ) as runtime:
-                outputs.append(infer_each(runtime, images)[:, 0])
+                outputs.append(infer_each(runtime, images))
         assert stage_check(*outputs).disagreement_percent < 10
 
     def test_sharing_scales_widens_ranges_and_only_as_far_as_the_profile_allows(

@@ -399,12 +399,7 @@ class TestInterface:
 
 
 class TestParity:
-    @pytest.fixture
-    def pixels(self, networks: Networks) -> Pixels:
-        images = [Interface.IMAGE.prepared(sample.image(), TINY) for sample in networks.images]
-        return np.stack(images).astype(np.uint8, copy=False)
-
-    def section(self, networks: Networks, pixels: Pixels | None) -> dict[str, ParityRow]:
+    def section(self, networks: Networks) -> dict[str, ParityRow]:
         """Rows by name of a network, and of both forms of its int8 file, beside that network."""
         plain, rewritten = networks.pair("int8 ort-x86", TINY)
         files = {"plain": plain, "mask": rewritten}
@@ -416,28 +411,21 @@ class TestParity:
                 reference,
                 "reference",
                 entries_for(files, [RuntimeName.ONNXRUNTIME]),
-                images=networks.images.inputs(TINY),
-                truths=networks.images.truths(TINY),
-                names=[sample.name for sample in networks.images],
+                images=networks.images,
+                preprocess=TINY,
+                output=OutputContract(),
                 max_drop=100,
                 seed=0,
                 execution=execution,
                 progress=lambda items, label: items,
-                pixels=pixels,
             )
         return {row.name.removesuffix(" on ONNX Runtime"): row for row in section.rows}
 
-    def test_both_forms_score_alike_but_a_mask_has_no_auc(
-        self, networks: Networks, pixels: Pixels
-    ) -> None:
-        rows = self.section(networks, pixels)
+    def test_both_forms_score_alike_but_a_mask_has_no_auc(self, networks: Networks) -> None:
+        rows = self.section(networks)
         plain, mask = rows["plain"], rows["mask"]
         assert plain.scores is not None
         assert plain.scores.auc is not None
         assert mask.scores == replace(plain.scores, auc=None)
         for figure in ("disagreement_percent", "ci95_percentage_points", "iou_per_image_percent"):
             assert getattr(mask, figure) == getattr(plain, figure)
-
-    def test_a_model_that_takes_pixels_needs_pixels(self, networks: Networks) -> None:
-        with pytest.raises(InputError, match="mask on ONNX Runtime takes 8-bit pixels"):
-            self.section(networks, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from segdeploy.benchmarks.speed.run import speed_section
 from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
 from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.calibration.json_record import record_of
-from segdeploy.deploy.data.image_set import open_set
+from segdeploy.deploy.data.image_set import Sample, open_set
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -688,21 +689,21 @@ class TestTables:
         evaluation = open_set(image_set, "test")
         labels: list[str] = []
 
-        def progress(images: Pixels, label: str) -> Pixels:
+        def progress(samples: Iterable[Sample], label: str) -> Iterable[Sample]:
             labels.append(label)
-            return images
+            return samples
 
         section = parity_section(
             PyTorchRuntime(checkpoint, execution=ONE_THREAD),
             "PyTorch fp32",
             entries_for({"fp32": artifact}, None),
-            images=evaluation.inputs(TINY),
-            truths=evaluation.truths(TINY),
-            names=[sample.name for sample in evaluation],
+            images=evaluation,
+            preprocess=TINY,
+            output=OutputContract(),
             max_drop=0.1,
             seed=0,
             execution=ONE_THREAD,
-            progress=progress,  # type: ignore[arg-type]  # images are an array here
+            progress=progress,
         )
         reference, ran, skipped = section.rows
         assert labels == ["PyTorch fp32", "fp32 on ONNX Runtime"]

@@ -1,0 +1,169 @@
+"""Area under the ROC curve of all pixels of a set, exact, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+AT_ONCE = 1 << 19
+"""Probabilities that are sorted at a time, and read from a file at a time."""
+
+MOST_GROUPS = 256
+"""Files that probabilities are spread over, for sets of any size."""
+
+IN_MEMORY = 1 << 16
+"""Bytes that a file may hold before it lies on the disk."""
+
+HIGH = 1 << 16
+"""Values of the upper 16 bits of a float32, and of the lower."""
+
+Keys = NDArray[np.uint32]
+
+
+def keys_of(values: NDArray[np.float32]) -> Keys:
+    """Integers in the order of the values; equal where the values are, -0 and 0 too.
+
+    Example:
+        >>> keys = keys_of(np.array([-0.5, -0.0, 0.0, 0.25], np.float32))
+        >>> (np.diff(keys.astype(np.int64)) > 0).tolist()
+        [True, False, True]
+    """
+    bits = (values.astype(np.float32) + np.float32(0)).view(np.uint32)
+    below = bits >> np.uint32(31) != 0
+    return np.asarray(np.where(below, ~bits, bits | np.uint32(1 << 31)), np.uint32)
+
+
+class PooledArea:
+    """Takes images one by one; their probabilities lie in temporary files, 4 bytes a pixel.
+
+    The value is that of ``area_under_roc`` over all of them: pairs are counted in integers, so it
+    does not depend on how many pixels there are or in which order they came.
+
+    Example:
+        >>> with PooledArea() as area:
+        ...     area.add(np.float32([0.9, 0.4]), np.array([True, False]))
+        ...     area.add(np.float32([0.4, 0.1]), np.array([True, False]))
+        ...     area.percent()
+        87.5
+    """
+
+    def __init__(self) -> None:
+        self._sides = (_spool(), _spool())
+        self._high = np.zeros((2, HIGH), np.int64)
+
+    def __enter__(self) -> PooledArea:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._sides:
+            file.close()
+
+    def add(self, probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+        """Take the pixels of an image.
+
+        Args:
+            probability: finite, any shape.
+            truth: the same shape.
+        """
+        for side, wanted in enumerate((truth, ~truth)):
+            keys = keys_of(probability[wanted].ravel())
+            self._high[side] += np.bincount(keys >> np.uint32(16), minlength=HIGH)
+            self._sides[side].write(keys.tobytes())
+
+    def percent(self) -> float | None:
+        """The area in percent; ``None`` where the truth holds only one class."""
+        positives, negatives = (int(side) for side in self._high.sum(axis=1))
+        if positives == 0 or negatives == 0:
+            return None
+        groups, alike = _groups(self._high.sum(axis=0))
+        twice, below = 0, 0
+        sides = (_spread(file, groups) for file in self._sides)
+        for number, (true, false) in enumerate(zip(*sides, strict=True)):
+            length = [_length(file) for file in (true, false)]
+            counted = _twice_by_low_bits if alike[number] else _twice_by_order
+            twice += 2 * length[0] * below + (counted(true, false) if all(length) else 0)
+            below += length[1]
+        return 100.0 * (twice / 2) / (positives * negatives)
+
+
+def _spool() -> BinaryIO:
+    return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # type: ignore[return-value]
+
+
+def _groups(counts: NDArray[np.int64]) -> tuple[NDArray[np.int16], list[bool]]:
+    """Neighbouring values of the upper bits together, about ``AT_ONCE`` probabilities a group.
+
+    Returns:
+        The group of each value, and of each group whether it has one value only, however many
+        probabilities share it.
+    """
+    most = max(AT_ONCE, -(-int(counts.sum()) // (MOST_GROUPS // 2)))
+    groups = np.zeros(HIGH, np.int16)
+    alike: list[bool] = []
+    held = most
+    for value in np.flatnonzero(counts):
+        begins = held + int(counts[value]) > most
+        held = int(counts[value]) if begins else held + int(counts[value])
+        alike = [*alike, True] if begins else [*alike[:-1], False]
+        groups[value] = len(alike) - 1
+    return groups, alike
+
+
+def _spread(file: BinaryIO, groups: NDArray[np.int16]) -> Iterator[BinaryIO]:
+    """The keys of a file group by group, smallest first, each group in a file of its own."""
+    last = int(groups.max())
+    if last == 0:
+        yield file
+        return
+    parts = [_spool() for _ in range(last + 1)]
+    try:
+        for keys in _blocks(file):
+            group = groups[keys >> np.uint32(16)]
+            order = np.argsort(group, kind="stable")
+            ends = np.searchsorted(group[order], np.arange(last + 2))
+            for number in np.unique(group):
+                part = order[ends[number] : ends[number + 1]]
+                parts[number].write(keys[part].tobytes())
+        for part_file in parts:
+            yield part_file
+            part_file.close()
+    finally:
+        for part_file in parts:
+            part_file.close()
+
+
+def _blocks(file: BinaryIO) -> Iterator[Keys]:
+    file.seek(0)
+    while block := file.read(4 * AT_ONCE):
+        yield np.frombuffer(block, np.uint32)
+
+
+def _length(file: BinaryIO) -> int:
+    return file.seek(0, 2) // 4
+
+
+def _twice_by_order(true: BinaryIO, false: BinaryIO) -> int:
+    """Twice the pairs in which the true pixel is above the false one, ties counting once."""
+    ranked = np.sort(np.concatenate(list(_blocks(false))))
+    return sum(
+        int(np.searchsorted(ranked, keys, side=side).sum())
+        for keys in map(np.sort, _blocks(true))  # in order, the look-ups stay near each other
+        for side in ("left", "right")
+    )
+
+
+def _twice_by_low_bits(true: BinaryIO, false: BinaryIO) -> int:
+    """The same of keys whose upper bits are all one, however many they are."""
+    low = [
+        sum(
+            (np.bincount(keys & np.uint32(0xFFFF), minlength=HIGH) for keys in _blocks(file)),
+            np.zeros(HIGH, np.int64),
+        )
+        for file in (true, false)
+    ]
+    before = np.cumsum(low[1])
+    return int((low[0] * (2 * before - low[1])).sum())
