@@ -92,7 +92,8 @@ AROUND = [step for step in product((0, 1, 2), repeat=2) if step != (1, 1)]
 EXPECTED = "expected background and one foreground, or a number for each object"
 
 REMEDY = (
-    "Say what is foreground: `segdeploy data prepare RAW -o DIR --foreground any`, or the values"
+    "Say what is foreground: `segdeploy data prepare RAW -o DIR --foreground any`, or the values; "
+    "the classes of a network of several are kept with --label-maps"
 )
 
 LOW_BITS = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17}
