@@ -87,6 +87,7 @@ def _dump_flags(check: Parser) -> None:
     checkpoint_flag(check, required=False)
     network_flags(check)
     check.set_defaults(head=None, logits=None)  # a training has all heads
+    check.set_defaults(classes=None, output_kind=None, ignore_index=None, output_contract=None)
     output_flag(check, "folder to write", required=True)
     overwrite_flag(check)
     check.add_argument(

@@ -59,7 +59,7 @@ VERBS = {
         help="make the ONNX file of any exporter one of ours, and prove that it computes the same",
         examples=(
             "segdeploy adopt theirs.onnx --preprocess imagenet -o net.onnx",
-            "segdeploy adopt theirs.onnx --preprocess zero-one --output-kind logits "
+            "segdeploy adopt logits.onnx --preprocess zero-one --output-kind logits "
             "--data dsb2018 -o net.onnx",
         ),
         limited=True,
@@ -104,7 +104,7 @@ VERBS = {
         help="say which layers int8 hurts and why, worst first",
         examples=(
             "segdeploy debug -m net.opt.onnx --calibration net.calib.json --target ort-x86",
-            "segdeploy debug -m net.int8.onnx --reference net.opt.onnx -o debug.json",
+            "segdeploy debug -m net.int8.onnx --reference net.opt.onnx -o net.debug.json",
         ),
         limited=True,
     ),
