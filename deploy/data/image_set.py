@@ -61,6 +61,9 @@ Truth = NDArray[np.bool_] | NDArray[np.uint8]
 that may overlap, uint8 (h, w) of classes that exclude each other, their indices."""
 
 
+CHECKED_MASKS = 64
+"""Masks that are read before long work."""
+
 SHOWN_READINGS = 16
 """Masks that are looked at to say how they are read."""
 
@@ -132,21 +135,28 @@ class Sample:
         Raises:
             InputError: as ``mask``, or the masks do not fit the output contract.
         """
-        if output.binary:
-            return preprocess.apply_mask(self.mask())
+        masks = self.masks_of(output)
         if output.exclusive:
-            labels = read_label_map(
-                require_label_map(self, output),
-                image_path=self.image_path,
-                size=self._size(self.mask_path),
-                output=output,
-            )
-            return preprocess.apply_labels(labels, padding=output.ignored_index or 0)
-        masks = (
+            return preprocess.apply_labels(masks[0], padding=output.ignored_index or 0)
+        truths = [preprocess.apply_mask(mask) for mask in masks]
+        return truths[0] if output.binary else np.stack(truths)
+
+    def masks_of(self, output: OutputContract) -> list[NDArray[np.uint8]]:
+        """The masks that a contract needs, at the image's size: one, or one for each label.
+
+        Raises:
+            InputError: as ``truth``.
+        """
+        if output.binary:
+            return [self.mask()]
+        if output.exclusive:
+            path = require_label_map(self, output)
+            size = self._size(path)
+            return [read_label_map(path, image_path=self.image_path, size=size, output=output)]
+        return [
             read_mask(path, image_path=self.image_path, size=self._size(path))
             for path in masks_of_classes(self, output)
-        )
-        return np.stack([preprocess.apply_mask(mask) for mask in masks])
+        ]
 
     def field(self) -> NDArray[np.bool_]:
         """The pixels that count, bool (H, W): all of them where there is no field of view.
@@ -340,18 +350,13 @@ class SegmentationSet:
         return f"masks of {self.root} hold {' or '.join(unusual)}: what that marks is foreground"
 
     def require_fits(self, output: OutputContract) -> None:
-        """Refuse, before anything is decoded, masks that lie otherwise than a contract needs.
+        """Refuse before long work masks that are not what a contract needs, by the first of them.
 
         Raises:
-            InputError: naming the folders.
+            InputError: naming the folders or the mask.
         """
-        first = self.samples[0]
-        if output.binary:
-            require_one_label(first)
-        elif output.exclusive:
-            require_label_map(first, output)
-        else:
-            masks_of_classes(first, output)
+        for sample in self.samples[:CHECKED_MASKS]:
+            sample.masks_of(output)
 
     def fields(self, preprocess: Preprocess) -> NDArray[np.bool_] | None:
         """The pixels of each input that count (``Sample.counted``): bool (N, height, width).

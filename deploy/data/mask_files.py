@@ -292,8 +292,8 @@ def read_label_map(
         hint = (
             "the contract's colours are " + _listed([_hex(_code(c)) for c in output.colours])
             if output.colours
-            else "the output contract has no colours: state one for each class, or write the "
-            "indices of the classes"
+            else "the output contract has no colours: state one for each class "
+            "(--output-contract FILE), or write the indices of the classes"
         )
         raise InputError(f"mask {path} {_found(stored)}; {hint}")
     values = _levels(stored.indices)
@@ -307,9 +307,10 @@ def read_label_map(
             return np.asarray(understood.grey >= MASK_THRESHOLD, np.uint8)
     unknown = _listed([str(value) for value in values.tolist() if value not in known])
     also = "" if output.ignored_index is None else f" and {output.ignored_index} (ignored)"
+    hint = ". Pixels that count nowhere are stated by --ignore-index" if unknown == "255" else ""
     raise InputError(
         f"mask {path} holds {unknown}; expected the index of a class, 0 to {output.channels - 1} "
-        f"({_listed(output.classes)}){also}"
+        f"({_listed(output.classes)}){also}{hint}"
     )
 
 

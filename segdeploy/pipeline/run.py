@@ -53,6 +53,7 @@ def run(config: RunConfig, source: Source) -> Report:
             f"{len(config.evaluation)} image; parity needs at least {FEWEST_IMAGES}, and tells "
             "something from about 30"
         )
+    config.evaluation.require_fits(source.output)
     log.info("%s", plan(config, source))
     if said := config.evaluation.masks_in_words(source.output):
         log.info("%s", said)

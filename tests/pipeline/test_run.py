@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from broken_backends import open_broken
 from onnx import numpy_helper
+from PIL import Image
 from tiny import TINY, write_discs
 
 from segdeploy import benchmarks
@@ -335,6 +337,29 @@ class TestRefusedBeforeAnyWork:
         assert main(asked) == 3
         message = capsys.readouterr().err
         assert f"calibration image {other / 'images' / 'disc7.png'} is also evaluation" in message
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("wrong", ["greys", "turned"])
+    def test_a_mask_that_would_end_the_run_at_its_parity(
+        self, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
+    ) -> None:
+        data = Path(shutil.copytree(inputs / "data", tmp_path / "data"))
+        image, mask = (data / folder / "disc7.png" for folder in ("images", "masks"))
+        if wrong == "greys":
+            with Image.open(mask) as opened:
+                pixels = np.asarray(opened.convert("L")) // 255 * 200
+            pixels[: len(pixels) // 2] //= 2
+            pixels[:4, :8], pixels[-4:, :8] = 100, 200
+            Image.fromarray(pixels).save(mask)
+        else:
+            exif = Image.Exif()
+            exif[274] = 3
+            with Image.open(image) as opened:
+                opened.save(image, exif=exif)
+        assert main(command(inputs, tmp_path / "out", "--data", data)) == 3
+        message = capsys.readouterr().err
+        assert "disc7.png" in message
+        assert ("0, 100 and 200" if wrong == "greys" else "EXIF orientation 3") in message
         assert not (tmp_path / "out").exists()
 
     def test_a_runtime_that_was_asked_for_and_is_missing(
