@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import numpy_helper
-from real_data import DSB2018, FP32_DIFFERENCE, require_kept
+from real_data import DSB2018, FP32_DIFFERENCE, iou_in_pytorch, require_kept, require_slim
 
 from segdeploy.benchmarks.report.files import read_report
 from segdeploy.benchmarks.scores.accuracy import score
@@ -17,17 +17,11 @@ from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.models.checkpoint import load_checkpoint
-from segdeploy.deploy.onnx_model.cost import onnx_cost
 from segdeploy.deploy.onnx_model.file import load_model, save_model
-from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.export import export
-from segdeploy.deploy.stages.rewrite import RewriteName, rewrite
-
-SLIM_LOSS = {120: 0.10, 64: 0.30}
-"""Likewise, by number of images: the bundled sample is smaller, and chance larger."""
 
 CHECKPOINTS = os.environ.get("SEGDEPLOY_CHECKPOINTS")
 
@@ -78,30 +72,10 @@ def test_a_public_checkpoint_becomes_the_same_network_in_onnx(name: str, tmp_pat
     assert score(found, truths).iou > 60
 
 
-@pytest.mark.parametrize("arch", ["unet_plus_plus", "r2u_net"])
-def test_the_slim_checkpoint_takes_less_work_for_the_same_accuracy(
-    arch: str, tmp_path: Path
-) -> None:
-    """Against the other bundled checkpoint of its network."""
-    whole = bundled.checkpoint(arch)
-    slim = load_checkpoint(whole.with_name(f"{arch}_slim_dsb2018.safetensors"))
-    exported = export(slim, tmp_path / "slim.fp32.onnx")
-    activity = channel_activity(
-        exported.path,
-        open_set(bundled.sample(), "train").samples,
-        preprocess=slim.preprocess,
-        threads=1,
-    )
-    names = (RewriteName.RECURRENT_SUM, RewriteName.DEAD_CHANNELS)
-    rewritten = rewrite(exported, tmp_path / "slim.opt.onnx", names=names, activity=activity)
-    assert onnx_cost(rewritten.path).macs <= 0.6 * onnx_cost(exported.path).macs
+def test_the_slim_unet_plus_plus_takes_less_work_for_the_same_accuracy(tmp_path: Path) -> None:
+    whole = load_checkpoint(bundled.checkpoint("unet_plus_plus"))
     images = open_set(Path(DSB2018) if DSB2018 else bundled.sample(), "test")
-    inputs, truths = images.inputs(slim.preprocess), images.truths(slim.preprocess)
-    execution = Execution(threads=1)
-    with open_runtime(RuntimeName.ONNXRUNTIME, rewritten, execution=execution) as runtime:
-        found = score(infer_each(runtime, inputs)[:, 0], truths).iou
-    reference = PyTorchRuntime(load_checkpoint(whole), execution=execution)
-    assert found >= score(infer_each(reference, inputs)[:, 0], truths).iou - SLIM_LOSS[len(images)]
+    require_slim("unet_plus_plus", images, whole_iou=iou_in_pytorch(whole, images), folder=tmp_path)
 
 
 def with_weights_times(factor: int, source: Path, *, layer: str) -> Path:

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from real_data import DSB2018, FP32_DIFFERENCE, INT8_LOWER_END, require_kept
+from real_data import (
+    DSB2018,
+    FP32_DIFFERENCE,
+    INT8_LOWER_END,
+    iou_in_pytorch,
+    require_kept,
+    require_slim,
+)
 
+from segdeploy.benchmarks.parity.records import ParitySection
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import entries_for
 from segdeploy.calibration.estimate import Method
@@ -28,10 +36,12 @@ from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.targets.profiles import PROFILES
 
 
-@pytest.mark.skipif(DSB2018 is None, reason="SEGDEPLOY_DSB2018 does not point to the full set")
-def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
-    tmp_path: Path,
-) -> None:
+@pytest.fixture(scope="module")
+def section(tmp_path_factory: pytest.TempPathFactory) -> ParitySection:
+    """Every artefact beside PyTorch on the whole test split."""
+    if DSB2018 is None:
+        pytest.skip("SEGDEPLOY_DSB2018 does not point to the full set")
+    tmp_path = tmp_path_factory.mktemp("r2u_net")
     checkpoint = load_checkpoint(bundled.checkpoint("r2u_net"))
     images = open_set(Path(str(DSB2018)), "test")
     calibration = open_set(Path(str(DSB2018)), "train").take(50, seed=0)
@@ -75,7 +85,7 @@ def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
         for entry in entries_for(artifacts, None)
         if entry.label.startswith("int8") or entry.runtime is RuntimeName.ONNXRUNTIME
     ]
-    section = parity_section(
+    return parity_section(
         reference,
         "PyTorch fp32",
         entries,
@@ -87,7 +97,24 @@ def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
         execution=Execution(threads=1),
         progress=lambda items, label: items,
     )
+
+
+def test_every_artefact_of_r2u_net_keeps_its_accuracy_on_the_whole_test_split(
+    section: ParitySection,
+) -> None:
     for row in section.rows:
         print(row.name, row.iou, row.delta_iou_percentage_points)
     assert section.images == 120
     require_kept(section.rows)
+
+
+def test_the_slim_r2u_net_takes_less_work_for_the_same_accuracy(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if DSB2018:
+        images = open_set(Path(DSB2018), "test")
+        whole_iou = request.getfixturevalue("section").rows[0].iou
+    else:
+        images = open_set(bundled.sample(), "test")
+        whole_iou = iou_in_pytorch(load_checkpoint(bundled.checkpoint("r2u_net")), images)
+    require_slim("r2u_net", images, whole_iou=whole_iou, folder=tmp_path)
