@@ -102,9 +102,17 @@ def convention_of(detected: Detected, path: Path) -> Convention:
         return NESTED_UNET
     if detected.family is Family.IMAGE_SEGMENTATION:
         return IMAGE_SEGMENTATION
-    if detected.family is Family.SHARED and path.suffix == ".pkl":
-        return IMAGE_SEGMENTATION
-    return UNET_ZOO
+    if detected.family is not Family.SHARED:
+        return UNET_ZOO
+    told = f"told by the suffix {path.suffix}"
+    if path.suffix == ".pkl":
+        return replace(IMAGE_SEGMENTATION, origin=f"{IMAGE_SEGMENTATION.origin}, {told}")
+    other = " and --recurrence 3" if detected.arch.recurrent else ""
+    return replace(
+        UNET_ZOO,
+        origin=f"{UNET_ZOO.origin}, {told}; LeeJunHyun Image_Segmentation's keys are the same: "
+        f"--preprocess leejunhyun{other} where it is of that",
+    )
 
 
 def contract_of_family(

@@ -148,7 +148,10 @@ VERBS = {
     ),
     "run": Verb(
         help="do the whole job, from export to int8, parity, benchmark and report",
-        examples=("segdeploy run -c best.safetensors --data dsb2018 -o out",),
+        examples=(
+            "segdeploy run -c best.safetensors --data dsb2018 -o out",
+            "segdeploy run -m theirs.onnx --preprocess imagenet --data dsb2018 -o out",
+        ),
         limited=True,
     ),
 }
@@ -158,8 +161,8 @@ def build_parser() -> Parser:
     """The whole command line; the flags of a verb are read from its module once it is named."""
     parser = Parser(
         prog="segdeploy",
-        description="Take a trained R2U-Net or UNet++ to the device: ONNX, fp16, KL-calibrated "
-        "int8, and proof of what was kept and gained.",
+        description="Take a trained segmentation network to the device: ONNX, fp16, "
+        "KL-calibrated int8, and proof of what was kept and gained.",
         epilog="Start with `segdeploy run`: the whole job on the bundled checkpoint and images. "
         "`segdeploy help VERB` shows the flags of a verb.",
     )

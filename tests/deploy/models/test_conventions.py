@@ -140,8 +140,11 @@ def test_keys_of_two_projects_are_told_apart_by_the_files_suffix(
     assert zoo.preprocess == Preprocess()
     assert zoo.logits is False
     assert zoo.recurrence == (2 if arch.recurrent else None)
-    assert zoo.contract_origin == "UNET-ZOO's, of the published models"
+    assert "UNET-ZOO's, of the published models, told by the suffix .pth" in zoo.contract_origin
+    assert "--preprocess leejunhyun" in zoo.contract_origin
+    assert ("--recurrence 3" in zoo.contract_origin) is arch.recurrent
     other = load_checkpoint(write(tmp_path, "x.pkl", arch), image_sizes=lambda: [(30, 40)])
+    assert "told by the suffix .pkl" in other.contract_origin
     assert other.preprocess.size == (192, 256)
     assert other.preprocess.channel_order == "RGB"
     assert other.logits is True
