@@ -20,6 +20,8 @@ from segdeploy.deploy.onnx_model.file import contract_of, describe, load_model, 
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.checksums import sha256_of
 
+pytestmark = pytest.mark.usefixtures("_no_cold_start")
+
 QUICK = (
     *("--target", "ort-x86", "--runtime", "onnxruntime", "--max-drop", 100, "--batch", 1),
     *("--duration", 0.01, "--warmup", 0, "--threads", 1),
@@ -43,7 +45,7 @@ def command(inputs: Path, output: Path, *more: object) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory, _no_cold_start: None) -> Path:
     output = tmp_path_factory.mktemp("finished") / "out"
     assert main(command(inputs, output)) == 0
     return output

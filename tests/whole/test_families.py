@@ -74,12 +74,18 @@ def save_image_segmentation(network: Network, folder: Path) -> Path:
     return path
 
 
-def save_nested_unet(network: Network, folder: Path) -> Path:
-    """``train.py``: ``model.pth`` under the names of its ``VGGBlock``, and ``config.yml``."""
+def nested_unet_state(network: Network) -> dict[str, Tensor]:
+    """The state dict under the names of its ``VGGBlock``."""
     names = {"conv.0": "conv1", "conv.1": "bn1", "conv.3": "conv2", "conv.4": "bn2"}
-    state = network.state_dict()
+    state: dict[str, Tensor] = network.state_dict()
     for ours, theirs in names.items():
         state = {key.replace(f".{ours}.", f".{theirs}."): state[key] for key in state}
+    return state
+
+
+def save_nested_unet(network: Network, folder: Path) -> Path:
+    """``train.py``: ``model.pth`` under the names of its ``VGGBlock``, and ``config.yml``."""
+    state = nested_unet_state(network)
     torch.save(state, folder / "model.pth")
     nested = any(key.startswith("conv0_1.") for key in state)
     config = {
@@ -218,3 +224,87 @@ def test_a_network_scores_here_what_it_scores_in_its_project(
     with torch.no_grad():
         misread = loaded.probability()(torch.from_numpy(images.inputs(wrong)))[:, 0].numpy()
     assert abs(score(misread, images.truths(wrong)).iou - by_hand) > 1, "any input would do"
+
+
+# --- pytorch-nested-unet with other channels and classes -----------------------------------------
+
+
+def grey_input(image: Pixels) -> NDArray[np.float32]:
+    """``dataset.py`` with ``IMREAD_GRAYSCALE``: ``Normalize(0.5, 0.5)``, and over 255 once more."""
+    found = (image.astype(np.float32) / 255 - 0.5) / 0.5
+    return (found / 255)[None]
+
+
+def write_parts(folder: Path, *, grey: bool, labels: int) -> list[tuple[str, Pixels, Pixels]]:
+    """A prepared folder with a folder of masks for each label; masks (labels, H, W) overlap."""
+    draw = np.random.default_rng(6)
+    found = []
+    (folder / "images").mkdir(parents=True)
+    rows = ["image_id,split"]
+    for index, split in enumerate(SPLITS):
+        image, mask = cells(draw, (32, 48))
+        masks = np.stack([mask, np.roll(mask, 12, axis=1), np.roll(mask, 9, axis=0)])[:labels]
+        shades = np.stack([image[..., 0], image[..., 1], image[..., 2]], axis=-1).astype(np.int32)
+        shades = shades + masks.transpose(1, 2, 0)[..., :3].astype(np.int32) // 4
+        colour = shades.clip(0, 255).astype(np.uint8)
+        picture = colour.mean(axis=2).astype(np.uint8) if grey else colour
+        Image.fromarray(picture).save(folder / "images" / f"{index:02d}.png")
+        for label, plane in enumerate(masks):
+            place = folder / "masks" / (str(label) if labels > 1 else "")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(plane).save(place / f"{index:02d}.png")
+        rows.append(f"{index:02d},{split}")
+        found.append((split, picture, masks))
+    (folder / "splits.csv").write_text("\n".join(rows) + "\n")
+    return found
+
+
+@pytest.mark.parametrize(("channels", "labels"), [(3, 3), (1, 1)], ids=["3 classes", "1 channel"])
+def test_other_channels_and_classes_of_nested_unet(
+    channels: int, labels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_input = grey_input if channels == 1 else nested_unet_input
+    items = write_parts(tmp_path / "set", grey=channels == 1, labels=labels)
+    torch.manual_seed(1)
+    network = build_network(
+        Architecture.U_NET_BILINEAR, in_channels=channels, num_classes=labels, width=4
+    )
+    inputs = torch.from_numpy(np.stack([to_input(image) for _, image, _ in items]))
+    truths = torch.from_numpy(np.stack([masks for _, _, masks in items]) > 0).float()
+    train = torch.tensor([split == "train" for split, _, _ in items])
+    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        first.weight /= inputs.std()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(STEPS):
+        loss = nn.functional.binary_cross_entropy_with_logits(network(inputs[train]), truths[train])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = (torch.sigmoid(network.eval()(inputs[~train])) >= 0.5).numpy()
+    truth = truths[~train].bool().numpy()
+    torch.save(nested_unet_state(network), tmp_path / "model.pth")
+    config = {"arch": "UNet", "input_channels": channels, "num_classes": labels}
+    (tmp_path / "config.yml").write_text(yaml.dump(config | {"input_h": 32, "input_w": 48}))
+    stated: list[str] = []
+    if channels == 1:
+        contract = Preprocess(size=(32, 48), channel_order="GREY", mean=(0.5,), std=(0.5 * 255,))
+        (tmp_path / "input.json").write_text(contract.to_json())
+        stated = ["--preprocess", str(tmp_path / "input.json")]
+    path, out = str(tmp_path / "model.pth"), str(tmp_path / "net.onnx")
+    assert main(["export", "-c", path, "-o", out, *stated]) == 0
+    capsys.readouterr()
+    words = ["parity", "-m", out, "--reference", path, *stated, "--data", str(tmp_path / "set")]
+    assert main([*words, "--runtime", "onnxruntime", "--threads", "1", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    both, either = (found & truth), (found | truth)
+    if labels == 1:
+        expected = [np.mean(100 * both.sum((1, 2, 3)) / either.sum((1, 2, 3)))]
+        scores = [[row["scores"]["iou"]] for row in rows]
+    else:
+        expected = list(100 * both.sum((0, 2, 3)) / either.sum((0, 2, 3)))
+        scores = [[each["iou"] for each in row["classes"]] for row in rows]
+    assert min(expected) > 30, "too little trained to tell a wrong input from a right one"
+    for row in scores:
+        assert row == pytest.approx(expected, abs=TOLERANCE)
