@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +35,10 @@ BLACK_IS_ZERO = 1
 RGB = 2
 PALETTE = 3
 
+STORED = 1
 DEFLATE = (8, 32946)
-UNPACKED = (1, *DEFLATE, 32773)
-"""Compressions that need no other library: none, Deflate, PackBits."""
+UNPACKED = (STORED, *DEFLATE)
+"""Compressions that need no other library: none, and Deflate."""
 
 ORIENTATION = 274
 
@@ -167,8 +169,7 @@ class Page:
                 f"image {self._path} is too large: {max(whole, segment)} bytes of levels, at most "
                 f"{MOST_BYTES} are read; cut it into parts"
             )
-        if int(page.compression) in DEFLATE:
-            self._require_bounded(segment)
+        self._require_complete(segment)
         found = np.asarray(page.asarray(maxworkers=1))
         planes = found.reshape(-1, *self.size) if self._planar else None
         pixels = found.reshape(*self.size, -1) if planes is None else np.moveaxis(planes, 0, -1)
@@ -186,20 +187,42 @@ class Page:
         if page.is_tiled:
             height, width = page.tilelength, page.tilewidth
         else:
-            height, width = min(page.rowsperstrip or self.size[0], self.size[0]), self.size[1]
+            height, width = self._strip_rows(), self.size[1]
         samples = 1 if self._planar else page.samplesperpixel
         return int(height * width * samples * max(self.bits) // 8)
 
-    def _require_bounded(self, segment: int) -> None:
-        """Refuse a small file that would unpack to more than its header says."""
-        stream = self._page.parent.filehandle
-        for start, count in zip(self._page.dataoffsets, self._page.databytecounts, strict=False):
-            stream.seek(start)
-            if len(zlib.decompressobj().decompress(stream.read(count), segment + 1)) > segment:
-                raise InputError(
-                    f"image {self._path} cannot be read (it unpacks to more than it says); is it "
-                    "complete?"
-                )
+    def _require_complete(self, segment: int) -> None:
+        """Refuse a file that holds less than its header says, or would unpack to more.
+
+        What is missing would be read as black, and a small file could fill the memory.
+        """
+        page = self._page
+        stream = page.parent.filehandle
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        count = math.prod(page.chunked)
+        if len(parts) < count:
+            raise ValueError(f"it lacks {count - len(parts)} of {count} strips or tiles")
+        rows = -(-self.size[0] // self._strip_rows())
+        for index, (start, length) in enumerate(parts[:count]):
+            expected = segment
+            if not page.is_tiled and index % rows == rows - 1:
+                expected = segment * self._last_rows() // self._strip_rows()
+            if int(page.compression) == STORED:
+                found = min(length, stream.size - start)
+            else:
+                stream.seek(start)
+                found = len(zlib.decompressobj().decompress(stream.read(length), segment + 1))
+            if found < expected:
+                raise ValueError(f"strip or tile {index} holds {found} of {expected} bytes")
+            if found > segment and int(page.compression) in DEFLATE:
+                raise ValueError("it unpacks to more than it says")
+
+    def _strip_rows(self) -> int:
+        return min(self._page.rowsperstrip or self.size[0], self.size[0])
+
+    def _last_rows(self) -> int:
+        """Rows of the last strip, which may be shorter than the others."""
+        return (self.size[0] - 1) % self._strip_rows() + 1
 
 
 def _each(value: Any) -> set[int]:

@@ -46,6 +46,7 @@ from segdeploy.cli.config import take_config
 from segdeploy.cli.parser import build_parser
 from segdeploy.cli.train import recipe_of
 from segdeploy.deploy.adoption.foreign_file import load_foreign
+from segdeploy.deploy.data.image_levels import decode
 from segdeploy.deploy.data.image_opening import opened_image
 from segdeploy.deploy.data.layouts.pattern import pattern_layout
 from segdeploy.deploy.data.layouts.run_lengths import decoded_runs, read_tables
@@ -80,6 +81,15 @@ from segdeploy.pipeline.workspace import MANIFEST, Workspace
 from segdeploy.training.align.dump import INDEX, TENSORS, Dump, read_dump, write_dump
 from segdeploy.training.align.history import read_curve
 from segdeploy.training.state import state_in
+
+IMAGE_CONTRACTS = (
+    Preprocess(),
+    Preprocess(channel_order="GREY", mean=(0,), std=(1,)),
+    Preprocess(source_bits=16),
+    Preprocess(channel_order="GREY", mean=(0,), std=(1,), source_bits=16, source_pages=(1,)),
+    Preprocess(channel_order="BANDS", mean=(0,) * 5, std=(1,) * 5, source_bits=16),
+    Preprocess(channel_order="BANDS", mean=(0,) * 4, std=(1,) * 4),
+)
 
 OWN_ERRORS = (CalibrationError, SegdeployError)
 CORPUS = Path(__file__).with_name("corpus")
@@ -201,6 +211,26 @@ def run_lengths(data: bytes) -> None:
     for listed in read_tables([written(data, "runs.csv")]).values():
         for where, text in listed.objects:
             assert decoded_runs(text, (20, 30), where=where).shape == (20, 30)
+
+
+@target
+def image(data: bytes) -> None:
+    """As each kind of input contract takes it; refused where none does."""
+    refused: InputError | None = None
+    taken = False
+    for contract in IMAGE_CONTRACTS:
+        try:
+            found = decode(Path("image"), contract, content=data).pixels
+        except InputError as error:
+            require_one_line(str(error))
+            refused = error
+            continue
+        taken = True
+        assert (found.dtype, found.shape[2]) == (contract.level_type, contract.channels)
+        assert min(found.shape) > 0
+    if not taken:
+        assert refused is not None
+        raise refused
 
 
 @target

@@ -229,6 +229,22 @@ def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path) -> None:
         decode(path, GREY16)
 
 
+@pytest.mark.parametrize("form", ["TIFF", "planes", "Deflate", "tiles", "PNG"])
+def test_a_file_that_ends_early_is_refused_or_loses_no_pixel(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "x.tif"
+    WRITERS[form](path, COLOURS + 1)
+    content = path.read_bytes()
+    refused = 0
+    for length in range(len(content)):
+        try:
+            found = decode(path, RGB16, content=content[:length]).pixels
+        except InputError:
+            refused += 1
+        else:
+            assert np.array_equal(found, COLOURS + 1)
+    assert refused > len(content) - 40
+
+
 def test_a_page_that_claims_to_be_enormous(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, np.zeros((8, 8), np.uint16))

@@ -149,4 +149,5 @@ def test_16_bits_are_resized_as_8_bits_are() -> None:
             options = {"interpolation": interpolation, "antialias": smooth}
             eight = resize(image, (17, 26), **options)  # type: ignore[arg-type]  # of two types
             deep = resize(image.astype(np.uint16), (17, 26), **options)  # type: ignore[arg-type]
-            assert np.abs(eight.astype(int) - np.clip(deep, 0, 255)).max() <= 1
+            # Of 8 bits Pillow rounds after each of its two directions.
+            assert np.abs(eight.astype(int) - np.clip(deep, 0, 255)).max() <= 1 + smooth
