@@ -70,12 +70,7 @@ def to_int8(
         OSError: the output cannot be written.
     """
     require_fp32(source, "int8 is made")
-    if table.model_sha256 not in (None, source.sha256):
-        raise InputError(
-            f"the calibration table was made for another model than {source.path} "
-            f"(sha256 {table.model_sha256[:12]}..., found {source.sha256[:12]}...); "
-            "calibrate this model"
-        )
+    require_table_of(table, source)
     model = load_model(source.path)
     unknown = sorted(set(exclude) - {node.name for node in model.graph.node})
     if unknown:
@@ -108,6 +103,21 @@ def to_int8(
     onnx.checker.check_model(model, full_check=True)
     save_model(model, output)
     return describe(output, model=model)
+
+
+def require_table_of(table: CalibrationTable, source: Artifact) -> None:
+    """Refuse a table of another file: its tensors are those of the graph that was calibrated.
+
+    Raises:
+        InputError: both digests, and which file to give.
+    """
+    if table.model_sha256 not in (None, source.sha256):
+        raise InputError(
+            f"the calibration table was made for another model than {source.path} "
+            f"(sha256 {table.model_sha256[:12]}..., found {source.sha256[:12]}...); give the file "
+            "that `segdeploy calibrate` read, of a rewritten network the rewritten one, or "
+            "calibrate this model"
+        )
 
 
 def _require_known(table: CalibrationTable, graph: onnx.GraphProto, path: Path) -> None:

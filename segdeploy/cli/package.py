@@ -70,7 +70,7 @@ def add_flags(verb: Parser) -> None:
         "--calibration",
         type=Path,
         metavar="TABLE",
-        help="table from `calibrate`, of the fp32 model",
+        help="table from `calibrate`, of the very fp32 model that -m names",
     )
     verb.add_argument(
         "--method",

@@ -29,7 +29,7 @@ from segdeploy.deploy.packaging.tensorrt.commands import (
     write_loader,
 )
 from segdeploy.deploy.quantize.exchange import ExchangeFormat, export_table
-from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.quantize.to_int8 import require_table_of, to_int8
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import TENSORRT as PROFILE
@@ -160,11 +160,7 @@ def _write_cache(request: Request, folder: Path) -> PackagedModel | None:
     if table is None:
         return None
     source = request.needed(Precision.FP32, why="the calibration table belongs to it")
-    if table.model_sha256 not in (None, source.artifact.sha256):
-        raise InputError(
-            f"the calibration table was made for another model than {source.artifact.path}; "
-            "calibrate this model"
-        )
+    require_table_of(table, source.artifact)
     written = export_table(
         table, source.artifact, folder / "calibration.json", ExchangeFormat.TENSORRT
     )

@@ -30,6 +30,8 @@ from tiny import (
     write_small_onnx,
 )
 
+from segdeploy.api.parity import DeviceOutputs, parity
+from segdeploy.api.verify import verify
 from segdeploy.deploy.data.image_set import open_set
 from segdeploy.deploy.onnx_model.file import describe, output_of
 from segdeploy.deploy.packaging.base import MANIFEST, README, Package, PackagedModel, Request
@@ -367,6 +369,33 @@ class TestEvaluationSet:
         for target in ("ascend", "vacc"):
             with pytest.raises(InputError, match="3 classes exclude each other; expected label"):
                 package(request, target=PACKAGE_TARGETS[target], output=tmp_path / target)
+
+
+class TestReturned:
+    @pytest.mark.parametrize("target", ["ascend", "vacc"])
+    def test_what_a_device_returns_is_scored_as_the_reference(
+        self, make: Make, tmp_path: Path, target: str
+    ) -> None:
+        """The device's graph computed here: class numbers of Ascend, planes of VACC."""
+        folder = make(target, "three").folder
+        device = "three.sim.argmax.onnx" if target == "ascend" else "three.sim.onnx"
+        held = open_set(folder / "evaluation", "test")
+        for sample in held:
+            (returned,) = run(folder / device, TINY.apply(sample.image())[None])[None]
+            if target == "ascend":
+                np.save(tmp_path / f"{sample.name}_0.npy", returned)
+            else:
+                np.savez(tmp_path / f"{sample.name}.npz", output_0=returned)
+        order = folder / ("outputs.txt" if target == "ascend" else "npz_datalist.txt")
+        found = parity(
+            reference=folder / "three.sim.onnx",
+            data=folder / "evaluation",
+            outputs=[DeviceOutputs(folder=tmp_path, order=order)],
+        )
+        assert found.kept
+        device_row = found.rows[1]
+        assert device_row.disagreement_percent == 0
+        assert not verify(folder).changes
 
 
 class TestDevices:
