@@ -373,9 +373,9 @@ class _Stored:
 
 def _stored(path: Path, kind: str, image_path: Path, size: tuple[int, int]) -> _Stored:
     with opened_image(path) as image:
-        found = (image.height, image.width)
-        require_size(found, size, path=path, image_path=image_path, kind=kind)
-        return _decoded(image, path, kind)
+        stored = _decoded(image, path, kind)
+    require_size(stored.values.shape, size, path=path, image_path=image_path, kind=kind)
+    return stored
 
 
 def _decoded(image: Image.Image, path: Path, kind: str) -> _Stored:

@@ -20,6 +20,8 @@ from segdeploy.deploy.system.errors import InputError
 SIDE = 40
 MASK = np.zeros((SIDE, SIDE), np.uint8)
 MASK[8:20, 10:30] = 255
+GREYS = MASK // 255 * 100
+GREYS[8:12] *= 2
 
 
 Change = Callable[[Path], object]
@@ -89,6 +91,17 @@ EACH = [("merged", case) for case in (*FILES, *PATHS, FOLDER)]
 EACH += [(layout, case) for layout in LAYOUTS if layout != "merged" for case in SOME[:6]]
 
 
+OF_MASKS = {
+    "16-bit grey PNG": "is 4x4 but its image",
+    "16-bit RGB PNG": "has 16 bits a channel and several channels",
+    "16-bit grey TIFF": "is 24x24 but its image",
+    "16-bit RGB TIFF": "has 16 bits a channel and several channels",
+    "32-bit TIFF": "is 24x24 but its image",
+    "float TIFF": "is 24x24 but its image|expected whole numbers",
+}
+"""Masks may be deep: they number objects."""
+
+
 def prepare(folder: Path, *flags: object) -> Outcome:
     argv = ("data", "prepare", folder / "raw", "-o", folder / "out", *flags)
     return run_command(argv, folder)
@@ -106,7 +119,8 @@ def test_a_bad_file_ends_the_preparation(
     bad.unlink()
     case.make(bad)
     outcome = prepare(tmp_path)
-    assert_only(outcome, code=3, message=f"{re.escape(str(bad))} .*{case.message}")
+    message = case.message if part == "image" else OF_MASKS.get(case.what, case.message)
+    assert_only(outcome, code=3, message=f"{re.escape(str(bad))} .*{message}")
     assert not (tmp_path / "out" / "splits.csv").exists(), "never taken for a prepared set"
 
 
@@ -173,8 +187,10 @@ def circle(root: Path) -> None:
 TABLE = "image_id,split\n0,train\n1,val\n2,test\n3,train\n"
 RAW = (
     Case("mask of another size", pixels("masks/1.png", MASK[:9]), "masks/1.png is 40x9 but its"),
-    Case("mask of 0 and 1", pixels("masks/1.png", MASK // 255), "up to 1 only.*by 255"),
-    Case("mask of 0 and 124", pixels("masks/1.png", MASK // 255 * 124), "up to 124 only"),
+    Case("mask of 0 and 1", pixels("masks/1.png", MASK // 255), "", code=0),
+    Case("mask of 0 and 124", pixels("masks/1.png", MASK // 255 * 124), "", code=0),
+    Case("mask of 1 and 2", pixels("masks/1.png", MASK // 255 + 1), "values 1 and 2; expected"),
+    Case("mask of two greys", pixels("masks/1.png", GREYS), "values 0, 100 and 200.*--foreground"),
     Case("no mask", gone("masks/1.png"), "image .*1.png has no mask in .*masks"),
     Case("no image", gone("images/1.png"), "mask .*1.png belongs to no image"),
     Case("nothing", emptied, "holds no images"),
@@ -324,13 +340,20 @@ def test_a_bad_file_of_a_set_that_is_read(
     bad = Path("set", part, f"{VERBS[name].split}.png")
     bad.unlink()
     case.make(bad)
-    message = f"{bad} .*{case.message}"
+    found = case.message if part == "images" else OF_MASKS.get(case.what, case.message)
+    message = f"{bad} .*{found}"
+    if part == "images" and VERBS[name].masks:  # whichever of the two is read first
+        message += f"|its image {bad.name} is 24x24"
     assert_only(verb(name), code=3, message=message, left=CLAIMED if name == "train" else "")
 
 
 SETS = (
     Case("no folder", lambda root: root.rename("other"), "set holds no images/ folder; expected"),
-    Case("no table", gone("splits.csv"), "set/splits.csv does not exist; expected a folder with"),
+    Case(
+        "no table",
+        gone("splits.csv"),
+        "set/splits.csv does not exist; it is laid out as dsb2018, .*data prepare set -o DIR",
+    ),
     Case("a pipe as table", lambda root: piped(root), "splits.csv does not exist"),
     Case("missing image", gone("images/val.png"), "lists 'val', but set/images has no such image"),
     Case("missing mask", gone("masks/val.png"), "val.png has no mask set/masks/val.png"),
@@ -340,7 +363,7 @@ SETS = (
     Case("two suffixes", lambda root: save(root / "images" / "val.jpg"), "share a name; keep one"),
     Case("an empty field of view", pixels("fov/val.png", MASK), "has no field of view"),
     Case("mask of another size", pixels("masks/val.png", MASK[:9]), "val.png is 40x9 but its"),
-    Case("mask of 0 and 1", pixels("masks/val.png", MASK // 255), "up to 1 only.*by 255"),
+    Case("mask of two greys", pixels("masks/val.png", GREYS), "values 0, 100 and 200; expected"),
 )
 
 
