@@ -25,7 +25,12 @@ CHECK_IMAGES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class StageLimits:
-    """How far a stage may move the output before the pipeline stops: a fault, not a loss."""
+    """How far a stage may move the output before the pipeline stops: a fault, not a loss.
+
+    Classes of more pixels than the limit may change for two reasons: arithmetic on a network that
+    amplifies it, which parity is there to judge, or a file that has little to do with its parent.
+    See ``unrelated``.
+    """
 
     max_abs_difference: float | None = None
     disagreement_percent: float | None = None
@@ -40,6 +45,13 @@ STAGE_LIMITS = {
     "fp16": StageLimits(disagreement_percent=1.0),
     "int8": StageLimits(disagreement_percent=10.0),
 }
+
+
+DECIDED = 0.1
+"""A probability moves by more where a class changes for another reason than a tie."""
+
+CHANCE = 0.1
+"""Cohen's kappa up to which two maps of classes agree no better than by chance."""
 
 
 class StageChecks:
@@ -77,7 +89,7 @@ class StageChecks:
             parity has a row that says so, and the other files go on.
 
         Raises:
-            RunError: the output changed beyond the stage's limit.
+            RunError: the output changed beyond the stage's limit, and not as a loss does.
         """
         before = self.outputs.get(parent.sha256) if parent else None
         if before is None:  # of a parent that could not be checked, what it was made from
@@ -98,12 +110,48 @@ class StageChecks:
         limits = STAGE_LIMITS[stage]
         for figure, limit in asdict(limits).items():
             if limit is not None and not getattr(check, figure) <= limit:
+                if figure == "disagreement_percent" and not unrelated(
+                    before, after, self.output, percent=limit
+                ):
+                    return check, f"beyond {limit:g} % of pixels: a loss that parity judges"
                 raise RunError(
                     f"stage {stage} changed the output beyond its limit on {len(before)} real "
                     f"images: {figure} is {getattr(check, figure):g}, limit {limit:g}. The file "
                     f"{artifact.path} is kept for inspection; please report this"
                 )
         return check, None
+
+
+def unrelated(before: Pixels, after: Pixels, output: OutputContract, *, percent: float) -> bool:
+    """Whether one output has little to do with another that it should be about.
+
+    Example:
+        Half of the pixels are foreground. Where all become foreground, the maps agree by chance;
+        where a quarter change, they still have most in common.
+
+        >>> before = np.array([0.1, 0.1, 0.9, 0.9]).reshape(1, 1, 1, 4)
+        >>> one_label = OutputContract()
+        >>> unrelated(before, np.full_like(before, 0.9), one_label, percent=10)
+        True
+        >>> unrelated(before, np.where(before < 0.5, [0.1, 0.7, 0.9, 0.9], before), one_label,
+        ...           percent=10)
+        False
+
+    Args:
+        before: probabilities (N, classes, H, W).
+        after: likewise.
+        output: their contract.
+        percent: of pixels whose class may change beyond ties.
+    """
+    members, others = output.members(before), output.members(after)
+    decided = (members != others) & (np.abs(after - before) > DECIDED)
+    if 100 * decided.any(axis=1).mean() <= percent:
+        return False
+    agreed = (members == others).mean(axis=(0, 2, 3))
+    share, other = members.mean(axis=(0, 2, 3)), others.mean(axis=(0, 2, 3))
+    expected = share * other + (1 - share) * (1 - other)
+    # Over all classes together, so that one that neither map has does not count.
+    return bool((agreed - expected).sum() <= CHANCE * (1 - expected).sum())
 
 
 def _check_runtime(artifact: Artifact) -> RuntimeName:
