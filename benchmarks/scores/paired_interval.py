@@ -29,7 +29,7 @@ ROUNDED = 1e-9
 
 
 def paired_interval(
-    differences: Sequence[float], *, seed: int, resamples: int = RESAMPLES
+    differences: Sequence[float] | NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """95 % interval of the mean of paired differences: symmetric studentized bootstrap.
 

@@ -52,22 +52,6 @@ class Interface(str, Enum):
             return preprocess.apply(image)
         return preprocess.pixels(image)
 
-    def foreground(self, output: NDArray[Any]) -> NDArray[np.float32]:
-        """The probability of the foreground, (N, h, w); of a mask, 0 or 1.
-
-        Example:
-            >>> Interface.IMAGE.foreground(np.array([[[0, 1]]], np.uint8))
-            array([[[0., 1.]]], dtype=float32)
-
-        Args:
-            output: what the model gave for one batch.
-
-        Raises:
-            InputError: values that are no probabilities, or of several classes.
-            RunError: values that are not finite.
-        """
-        return self.probability(output, OutputContract())[:, 0]
-
     def probability(self, output: NDArray[Any], contract: OutputContract) -> NDArray[np.float32]:
         """The probability of each class, (N, classes, h, w); of a mask, 0 or 1.
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from held_images import AS_IT_IS, Echo, set_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix as by_scikit_learn
 from sklearn.metrics import jaccard_score
+from tiny import write_png_file
 
 from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.benchmarks.parity.predictions import Predictions, Values, read_predictions
@@ -29,8 +31,6 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, UsageError
-from tests.held_images import AS_IT_IS, Echo, set_of
-from tests.tiny import write_png_file
 
 CLASSES = ("ground", "road", "tree", "sign")
 FOUR = OutputContract(activation=Activation.SOFTMAX, classes=CLASSES)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from held_images import AS_IT_IS, Echo, set_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -31,7 +32,6 @@ from segdeploy.deploy.onnx_model.artifact import Artifact, Precision, TensorSpec
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
-from tests.held_images import AS_IT_IS, Echo, set_of
 
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")

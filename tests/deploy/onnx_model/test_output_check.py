@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tiny import SPLIT_OF_TWELVE, TINY, write_image_set
 
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.output_contract import Activation, OutputContract
@@ -24,7 +25,6 @@ from segdeploy.deploy.packaging.base import PackagedModel
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError, RunError
-from tests.tiny import SPLIT_OF_TWELVE, TINY, write_image_set
 
 BINARY = OutputContract()
 LABELS = OutputContract(classes=("cell", "border"))
