@@ -218,7 +218,7 @@ class ClassParityReport(ParityReport):
     """A candidate against a reference, of several classes: the gate is on mIoU.
 
     The scores are pooled over all pixels, and their change has the interval of the images' bearing
-    on it (``ClassCounts.influence``).
+    on it (``change_of_images``).
 
     Attributes:
         classes: names.

@@ -161,25 +161,28 @@ def change_of_images(
 ) -> NDArray[np.float64]:
     """How each image bears on the change of each class's IoU, percentage points, float64 (N, K).
 
-    The mean over images is the change itself. IoU pooled over images is one sum over another,
-    S / U; to first order it moves with image i by N (s_i - S / U * u_i) / U, the infinitesimal
-    jackknife, whose spread over images is what its own is made of.
+    The mean over images is the change itself, and an image on which both sides are the same bears
+    nothing. IoU pooled over images is one sum over another, S / U; with the mean of both sides'
+    IoU, t, and of both U, u, the change is exactly (S' - S - t (U' - U)) / u, a sum over images.
+
+    Example:
+        Two images of 10 pixels, on the second of which one pixel more is found: 18 of 20 become
+        19 of 20, and all of the change is of that image.
+
+        >>> before = np.array([[9], [9]]), np.array([[10], [10]])
+        >>> after = np.array([[9], [10]]), np.array([[10], [10]])
+        >>> change_of_images(before, after).tolist()
+        [[0.0], [10.0]]
 
     Args:
         before: pixels of each image and class on both sides and on either, (N, K) each.
         after: of the same images.
-
-    Source: Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", SIAM 1982.
     """
-    (iou, bearing), (other_iou, other_bearing) = (_bearing(*side) for side in (before, after))
-    return np.asarray((other_iou - iou) + (other_bearing - bearing))
-
-
-def _bearing(shared: Counts, either: Counts) -> tuple[Percents, NDArray[np.float64]]:
-    """IoU of each class, and each image's bearing on it."""
-    whole = np.maximum(either.sum(axis=0), 1).astype(np.float64)
-    share = shared.sum(axis=0) / whole
-    return 100.0 * share, 100.0 * len(either) * (shared - share * either) / whole
+    (shared, either), (other_shared, other_either) = before, after
+    whole, other_whole = (np.maximum(side.sum(axis=0), 1) for side in (either, other_either))
+    share = (shared.sum(axis=0) / whole + other_shared.sum(axis=0) / other_whole) / 2
+    moved = (other_shared - shared) - share * (other_either - either)
+    return np.asarray(100.0 * len(either) * moved / ((whole + other_whole) / 2))
 
 
 class ClassTally:

@@ -29,6 +29,8 @@ def table_of(rows: Sequence[object], *, without: Sequence[str] = ()) -> Any:
 def kept_figures(row: ParityRow) -> dict[str, Any]:
     """What a candidate keeps, one figure a column; ``None`` is not measured.
 
+    Of several classes ``iou_percent`` is mIoU; ``classes`` of the row has each.
+
     Args:
         row: of the parity section.
     """
@@ -39,7 +41,7 @@ def kept_figures(row: ParityRow) -> dict[str, Any]:
         "runtime": row.runtime,
         "precision_executed": row.precision_executed,
         "verdict": row.verdict.value if row.verdict else None,
-        "iou_percent": row.scores.iou if row.scores else None,
+        "iou_percent": row.iou if row.scores else None,
         "delta_iou_points": row.delta_iou_percentage_points,
         "ci95_low_points": low,
         "ci95_high_points": high,

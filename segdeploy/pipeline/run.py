@@ -151,6 +151,7 @@ def plan(config: RunConfig, source: Source) -> str:
     """What a run is going to do, in a few lines."""
     targets = ", ".join(f"int8 {profile.name}" for profile in config.targets)
     calibration, evaluation = config.calibration, config.evaluation
+    score = "IoU" if source.output.binary else "mIoU"
     return (
         f"{source.what}\n"
         f"input: {contract_words(source.preprocess)} {source.origin}\n"
@@ -159,5 +160,5 @@ def plan(config: RunConfig, source: Source) -> str:
         f"{calibration.root.resolve().name} ({calibration.split}), report on {len(evaluation)} of "
         f"{evaluation.root.resolve().name} ({evaluation.split})\n"
         f"{source.stage}, simplify, fp16, rewrite, calibrate, {targets}, debug, parity (budget "
-        f"{config.max_drop:g} points of IoU), benchmark, report -> {config.output}"
+        f"{config.max_drop:g} points of {score}), benchmark, report -> {config.output}"
     )

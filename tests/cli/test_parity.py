@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import TINY
+from PIL import Image
+from tiny import THREE_CLASSES, TINY, TWO_LABELS, write_png_file, write_small_onnx
 
 from segdeploy.benchmarks.parity import run as parity_run
+from segdeploy.benchmarks.parity.records import ParitySection
+from segdeploy.benchmarks.parity.verdict import Verdict
 from segdeploy.calibration.json_record import json_of
 from segdeploy.cli import parity as cli_parity
 from segdeploy.cli.inputs import GATE_FAILED
@@ -213,3 +218,72 @@ def test_the_parser_knows_what_arrays_may_hold() -> None:
     from segdeploy.benchmarks.parity.predictions import Values
 
     assert tuple(value.value for value in Values) == VALUES
+
+
+class TestSeveralClasses:
+    @pytest.fixture
+    def labelled(self, tmp_path: Path, image_set: Path) -> Path:
+        """The images of the set with a label map each: the left is cell, the right wall."""
+        root = tmp_path / "set"
+        shutil.copytree(image_set / "images", root / "images")
+        shutil.copy(image_set / "splits.csv", root)
+        for path in (root / "images").iterdir():
+            width, height = Image.open(path).size
+            labels = np.zeros((height, width), np.uint8)
+            labels[5:, : width // 2], labels[5:, width // 2 :] = 1, 2
+            write_png_file(root / "masks" / f"{path.stem}.png", labels)
+        return root
+
+    def call(self, *words: object) -> tuple[int, ParitySection]:
+        common = ("parity", *words, "--threads", 1, "--runtime", "onnxruntime")
+        options = build_parser().parse_args([*map(str, common)])
+        code, found = cli_parity.run(options, [])
+        assert isinstance(found, ParitySection)
+        return code, found
+
+    def test_every_class_has_a_line_and_its_budget(
+        self, labelled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        net = write_small_onnx(tmp_path / "net.onnx", output=THREE_CLASSES)
+        words = ("-m", net, "--reference", net, "--data", labelled, "--max-drop-class", 0)
+        code, found = self.call(*words)
+        assert code == 0
+        row = found.rows[1]
+        assert [each.name for each in row.classes] == list(THREE_CLASSES.classes)
+        assert {each.verdict for each in row.classes} == {Verdict.KEPT}
+        lines = caplog.text.splitlines()
+        (shown,) = (line for line in lines if "net on ONNX Runtime: over all pixels mIoU" in line)
+        assert shown.endswith("0.000 % of pixels differ, kept")
+        assert sum("wall: IoU" in line for line in lines) == 2
+        assert "PASS (budget 0.2 points of mIoU)" in caplog.text
+
+    def test_models_of_other_classes_are_refused(
+        self, labelled: Path, model: Path, tmp_path: Path
+    ) -> None:
+        net = write_small_onnx(tmp_path / "net.onnx", output=THREE_CLASSES)
+        labels = write_small_onnx(tmp_path / "labels.onnx", output=TWO_LABELS)
+        message = "gives softmax of background, cell, wall, labels sigmoid of cell, nucleus"
+        with pytest.raises(UsageError, match=message):
+            self.call("-m", labels, "--reference", net, "--data", labelled)
+
+    def test_a_network_of_one_label_has_no_budget_for_classes(
+        self, model: Path, image_set: Path
+    ) -> None:
+        words = ("-m", model, "--reference", model, "--data", image_set, "--max-drop-class", 1)
+        with pytest.raises(UsageError, match="--max-drop-class is 1, and the network has one"):
+            self.call(*words)
+
+
+def test_a_line_of_one_label_is_of_one_averaging_and_names_it(
+    run: Run, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """IoU of each image beside Dice of all pixels would break their law: Dice is never below."""
+    run("-m", model)
+    shown = [
+        re.search(r"mean of images IoU ([\d.]+), mIoU ([\d.]+), Dice ([\d.]+)", line)
+        for line in caplog.text.splitlines()
+    ]
+    found = [tuple(map(float, each.groups())) for each in shown if each]
+    assert found
+    assert all(dice >= iou for iou, _, dice in found)

@@ -51,6 +51,17 @@ def test_each_image_is_scored_on_its_own_wherever_it_stands(case: Case, random: 
 
 @settings(deadline=None)
 @given(cases())
+def test_dice_is_never_below_iou_in_one_averaging(case: Case) -> None:
+    images = score_images(*case)
+    for iou, dice in zip(images.iou.values, images.dice_per_image.values, strict=True):
+        assert iou is not None
+        assert dice is not None
+        assert dice >= iou
+    assert (images.dice_per_image.mean or 0) >= (images.iou.mean or 0) - 1e-9
+
+
+@settings(deadline=None)
+@given(cases())
 def test_one_image_alone_has_the_pooled_scores(case: Case) -> None:
     """One rule for each score, over one image or over all: of one image they agree."""
     first = tuple(part[:1] for part in case)
