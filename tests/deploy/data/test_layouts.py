@@ -415,6 +415,8 @@ def test_folders_called_after_splits_keep_them(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for split in ("train", "Test"):
         write_places(raw, f"{split}/images/{{}}.png", f"{split}/masks/{{}}.png", ["a", "b"])
+    for path in (raw / "Test" / "images").iterdir():
+        save(path, 255 - read_image(path, "RGB"))
     layout = pattern_layout("*/images/*.png", "*/masks/*.png")
     rows = prepare_raw(raw, tmp_path / "set", layout=layout)
     splits = ["test", "test", "train", "train"]
