@@ -181,26 +181,18 @@ def write_warmups(
     return warmups
 
 
-def ends_of(folder: Path, backend: str) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output of a written model, from the file itself."""
+def described(folder: Path, backend: str) -> tuple[tuple[TensorSpec, TensorSpec], dict[str, str]]:
+    """Input and output of a written model, and its metadata, from the file itself."""
     if backend == OPENVINO:
         require_openvino()
         from segdeploy.deploy.packaging.openvino.ir import read_ir
 
         ir = read_ir(folder / IR_FILE)
-        return ir.input, ir.output
-    artifact = describe(folder / "1" / MODEL_FILES[ONNXRUNTIME])
-    return artifact.inputs[0], artifact.outputs[0]
-
-
-def entries_of(folder: Path, backend: str) -> dict[str, str]:
-    """Metadata of a written model, from the file itself."""
-    if backend == OPENVINO:
-        require_openvino()
-        from segdeploy.deploy.packaging.openvino.ir import read_ir
-
-        return read_ir(folder / IR_FILE).facts
-    return metadata(load_model(folder / "1" / MODEL_FILES[ONNXRUNTIME]))
+        return (ir.input, ir.output), ir.facts
+    path = folder / "1" / MODEL_FILES[ONNXRUNTIME]
+    model = load_model(path)
+    artifact = describe(path, model=model)
+    return (artifact.inputs[0], artifact.outputs[0]), metadata(model)
 
 
 def verify_entry(path: Path) -> None:
@@ -220,7 +212,7 @@ def verify_entry(path: Path) -> None:
         verify_ir(folder / IR_FILE)
     else:
         verify_model(folder / "1" / config.default_model_filename)
-    ends, entries = ends_of(folder, config.backend), entries_of(folder, config.backend)
+    ends, entries = described(folder, config.backend)
     wanted = stated_output(output_stated(entries, source=str(path)))
     found_output = config.parameters[OUTPUT].string_value if OUTPUT in config.parameters else None
     if found_output != (json.dumps(wanted[OUTPUT], sort_keys=True) if wanted else None):

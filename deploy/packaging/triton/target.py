@@ -35,7 +35,7 @@ from segdeploy.deploy.packaging.triton.model import (
     ONNXRUNTIME,
     OPENVINO,
     OUTPUT,
-    ends_of,
+    described,
     model_config,
     verify_entry,
     warmup_feed,
@@ -163,7 +163,7 @@ def _write_entry(
         found = check.masks_of_file(describe(path), source, on)
         said = check.require_same(source, found, on, what=entry.name)
         max_batch = request.batches[2] if batch is None else 0
-    ends = ends_of(folder, entry.backend)
+    ends, _ = described(folder, entry.backend)
     sizes = sorted({request.batches[0], request.batches[2]}) if batch is None else [batch]
     warmups = write_warmups(
         folder,
