@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.calibration.qparams import QuantType
-from segdeploy.deploy.data.image_set import read_image
+from segdeploy.deploy.data.image_levels import decode
 from segdeploy.deploy.data.preprocess import Preprocess
 
 Feeds = dict[str, NDArray[np.float32]]
@@ -75,7 +75,7 @@ class Request:
 def feeds(request: Request) -> Iterator[Feeds]:
     """The model's input for each calibration image, decoded one by one."""
     for path in request.images:
-        image = request.preprocess.apply(read_image(path, "RGB"))
+        image = request.preprocess.apply(decode(path, request.preprocess).pixels)
         yield {request.input_name: image[None]}
 
 

@@ -233,6 +233,14 @@ class Preprocess:
         )
 
     @property
+    def may_crop(self) -> bool:
+        """Whether there are images of which a part is not in the input."""
+        if self.interpolation == NO_RESIZE or self.aspect == SHORTER:
+            return True
+        target = self.resize_to or self.size
+        return any(has > whole for has, whole in zip(target, self.size, strict=True))
+
+    @property
     def plain_resize(self) -> bool:
         """Whether images are stretched bilinearly without antialiasing, as the published are."""
         return self.stretches and self.interpolation == "bilinear" and not self.antialias

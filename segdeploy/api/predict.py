@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,8 @@ from segdeploy.deploy.system.progress import count_bar
 
 if TYPE_CHECKING:
     from segdeploy.api.models import AnyModel
+
+log = logging.getLogger(__name__)
 
 PYTORCH: Final = "pytorch"
 """The runtime of a checkpoint."""
@@ -122,6 +125,12 @@ def predict(
         scale=scale,
     )
     require_possible(chosen, settings, execution)
+    if settings.fit is Fit.RESIZE and contract.may_crop:
+        log.warning(
+            "the input contract crops images (%s): what is cropped away belongs to no class in the "
+            "outputs; --fit tile shows the model every pixel",
+            contract.words,
+        )
     given = [images] if isinstance(images, (str, os.PathLike)) else images
     output = Path(out)
     sources = sources_of(

@@ -150,6 +150,17 @@ def test_images_are_as_the_models_input_contract_says(tmp_path: Path):
         assert np.array_equal(predictor(grey), written)
 
 
+def test_what_a_contract_crops_away_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    contract = sd.Preprocess(size=(32, 32), aspect="shorter")
+    model = write_small_onnx(tmp_path / "cropping.onnx", contract)
+    Image.fromarray(np.full((40, 90, 3), 90, np.uint8)).save(tmp_path / "cells.png")
+    sd.predict(model, tmp_path / "cells.png", tmp_path / "out")
+    assert "crops images (32x32 BGR, bilinear, shorter side, cropped, centre" in caplog.text
+    caplog.clear()
+    sd.predict(model, tmp_path / "cells.png", tmp_path / "tiled", fit="tile")
+    assert "crops images" not in caplog.text
+
+
 def test_levels_and_pages_of_microscopes_files(files: dict[str, Path], tmp_path: Path):
     pages = np.random.default_rng(3).integers(0, 4096, (2, 40, 30)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "cells.tif", pages, photometric="minisblack")

@@ -48,11 +48,12 @@ class PyTorchValues:
 
     def __init__(self, checkpoint: Checkpoint | LoadedModule) -> None:
         self._network = checkpoint.probability()
-        height, width = checkpoint.preprocess.size
-        self.names: tuple[str, ...] = tuple(self.values(np.zeros((3, height, width), np.float32)))
+        contract = checkpoint.preprocess
+        blank = np.zeros((contract.channels, *contract.size), np.float32)
+        self.names: tuple[str, ...] = tuple(self.values(blank))
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Every activation of one image (3, H, W), each with a batch axis of 1."""
+        """Every activation of one image (channels, H, W), each with a batch axis of 1."""
         recorder = _Recorder(self._network)
         with torch.inference_mode():
             source = torch.from_numpy(image[None])  # outside: making it is no part of the network

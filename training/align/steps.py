@@ -85,7 +85,9 @@ def checkpoint_dump(
     )
     height, width = checkpoint.preprocess.size
     shape = (recipe.steps, recipe.batch)
-    inputs = chosen.inputs(checkpoint.preprocess)[where].reshape(*shape, 3, height, width)
+    inputs = chosen.inputs(checkpoint.preprocess)[where].reshape(
+        *shape, checkpoint.preprocess.channels, height, width
+    )
     truths = chosen.truths(checkpoint.preprocess)[where].reshape(*shape, 1, height, width)
     with _arithmetic(plain_kernels):
         tensors = network_tensors(
