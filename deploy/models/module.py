@@ -23,8 +23,7 @@ from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import Probability
 from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file, require_plain
-from segdeploy.deploy.models.families import describe_misfit
-from segdeploy.deploy.models.state_dicts import unwrap
+from segdeploy.deploy.models.state_dicts import fitting
 from segdeploy.deploy.onnx_model.probabilities import require_probabilities
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError, one_line
 
@@ -208,7 +207,12 @@ def network_in(program: Path) -> nn.Module:
 
 
 def module_of_factory(
-    factory: str, contract: Contract, *, path: Path | None = None, **stated: Any
+    factory: str,
+    contract: Contract,
+    *,
+    path: Path | None = None,
+    chosen: str | None = None,
+    **stated: Any,
 ) -> LoadedModule:
     """The module that a function of the user's own code makes, with weights from a file.
 
@@ -218,10 +222,11 @@ def module_of_factory(
         factory: ``package.module:function``, found as Python finds it from the working folder.
         contract: what the network takes and gives.
         path: its weights; ``None`` takes those it is made with.
+        chosen: which of several state dicts in that file.
         stated: as for ``load_module``.
 
     Raises:
-        UsageError: no such form.
+        UsageError: no such form, or several state dicts that fit.
         InputError: the code cannot be imported, fails or makes no module, or the weights do not
             fit; and as ``load_module``.
         RunError: PyTorch cannot export it.
@@ -229,10 +234,8 @@ def module_of_factory(
     network = _made(factory)
     if path is not None:
         loaded, _ = read_checkpoint_file(path)
-        tensors = unwrap(loaded, source=str(path))
+        tensors = fitting(loaded, network.state_dict(), source=str(path), chosen=chosen)
         require_plain(tensors, path)
-        if misfit := describe_misfit(network.state_dict(), tensors):
-            raise InputError(f"{path} does not fit what {factory} makes: {misfit}")
         network.load_state_dict(tensors, strict=False)
     origin = f"made by {factory}, code of yours that runs here"
     origin += "" if path is None else f", with the weights of {path.name}"

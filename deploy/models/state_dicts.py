@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from segdeploy.deploy.models.families import FIRST_LAYERS, shown
+from segdeploy.deploy.models.families import FIRST_LAYERS, describe_misfit, shown
 from segdeploy.deploy.system.errors import InputError, UsageError, one_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -97,6 +97,48 @@ def find(loaded: object) -> list[Weights]:
         Weights(name=name, tensors=tensors)
         for name, (_, _, tensors) in zip(short, found, strict=True)
     ]
+
+
+def fitting(
+    loaded: object, expected: Mapping[str, Tensor], *, source: str, chosen: str | None = None
+) -> dict[str, Tensor]:
+    """The state dict of a network that is there already, in what a file holds.
+
+    Told by the network's own keys and shapes, however deep it is nested and whatever stands in
+    front of its keys.
+
+    Args:
+        loaded: what the file holds.
+        expected: the network's state dict.
+        source: the file, for messages.
+        chosen: the name of one, where there are several.
+
+    Raises:
+        InputError: none fits; the message says how the one that stands where such usually do
+            differs.
+        UsageError: several fit and none is chosen, or none of the name that was.
+    """
+    anchor = next(iter(expected), "")
+    found = [
+        Weights(name=_name(path, start, silent=SILENT), tensors=tensors)
+        for path, here in _mappings(loaded)
+        for start in dict.fromkeys(key.removesuffix(anchor) for key in here if key.endswith(anchor))
+        for tensors in [{k[len(start) :]: v for k, v in here.items() if k.startswith(start)}]
+        if describe_misfit(expected, tensors) is None
+    ][:MOST_NETWORKS]
+    if chosen is not None:
+        found = [weights for weights in found if weights.name == chosen]
+    if len(found) > 1:
+        raise UsageError(
+            f"{source} holds {len(found)} state dicts that fit: "
+            f"{shown(weights.name for weights in found)}; expected one. Choose with --weights"
+        )
+    if found:
+        return found[0].tensors
+    if chosen is not None:
+        raise UsageError(f"--weights {one_line(chosen, limit=60)}: {source} holds none that fits")
+    tensors = unwrap(loaded, source=source)
+    raise InputError(f"{source} does not fit the network: {describe_misfit(expected, tensors)}")
 
 
 def unwrap(loaded: object, *, source: str) -> dict[str, Tensor]:

@@ -87,9 +87,7 @@ def load(
         UsageError: what is stated contradicts the file, or is stated of an ONNX file.
     """
     if module is not None or not isinstance(path, (str, os.PathLike)):
-        require_of_checkpoints(
-            arch=arch, recurrence=recurrence, head=head, weights=weights, what="a module"
-        )
+        require_of_checkpoints(arch=arch, recurrence=recurrence, head=head, what="a module")
         contract = read_contract(preprocess)
         if contract is None:
             raise InputError(
@@ -104,6 +102,7 @@ def load(
                 preprocess=contract if size is None else replace(contract, size=size),
                 output=read_output_contract(output),
             ),
+            weights=weights,
             logits=logits,
             output_name=output_name,
         )
@@ -147,7 +146,12 @@ def require_of_checkpoints(*, what: str, **stated: object) -> None:
 
 
 def _module(
-    given: AnyPath | nn.Module | None, factory: str | None, contract: Contract, **stated: Any
+    given: AnyPath | nn.Module | None,
+    factory: str | None,
+    contract: Contract,
+    *,
+    weights: str | None,
+    **stated: Any,
 ) -> LoadedModule:
     from segdeploy.deploy.models.module import load_module, module_of_factory
 
@@ -160,7 +164,7 @@ def _module(
     if is_network(given):
         raise UsageError("a module beside the name of one; give one of them")
     path = Path(given) if isinstance(given, (str, os.PathLike)) else None
-    return module_of_factory(factory, contract, path=path, **stated)
+    return module_of_factory(factory, contract, path=path, chosen=weights, **stated)
 
 
 def is_network(given: object) -> TypeGuard[nn.Module]:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # importing torch takes seconds; only the verbs that need it 
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt")
+
 
 def add_flags(verb: Parser) -> None:
     """Everything the whole job takes."""
@@ -107,6 +109,8 @@ def _model(options: Options) -> Checkpoint | LoadedModule | OnnxFile:
         return given_or_bundled(options)
     if options.checkpoint is not None:
         raise UsageError(f"-m {options.model} beside -c {options.checkpoint}; give one network")
+    if options.model.suffix in CHECKPOINT_SUFFIXES:
+        raise UsageError(f"{options.model} is a checkpoint by its name; give it with -c")
     for_checkpoints = ("module", "arch", "recurrence", "weights", "head", "logits")
     require_unused(options, for_checkpoints, "a checkpoint (-c)")
     return onnx_file_of(options)

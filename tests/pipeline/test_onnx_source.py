@@ -136,6 +136,7 @@ class TestWhatStandsInTheFile:
         (("-m", "text.onnx"), 3, "text.onnx is not a valid ONNX file"),
         (("-m", "gone.onnx"), 3, "gone.onnx"),
         (("-m", "ours.onnx", "-c", "net.pth"), 2, "-m .*ours.onnx beside -c .*net.pth; give one"),
+        (("net.pth",), 2, "net.pth is a checkpoint by its name; give it with -c"),
         (("-m", "ours.onnx", "--arch", "u_net"), 2, "--arch is for a checkpoint .-c."),
         (("-m", "ours.onnx", "--head", "1"), 2, "--head is for a checkpoint .-c."),
         (("-c", "net.pth", "--size", "32", "32"), 2, "--size is for an ONNX file .-m."),

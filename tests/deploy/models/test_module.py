@@ -311,9 +311,23 @@ def test_code_that_makes_no_network(
         module_of_factory(factory, ONE)
 
 
+def test_of_several_state_dicts_one_is_chosen(code: Path) -> None:
+    made = module_of_factory("theirs_of_a_test:network", ONE).network.state_dict()
+    ema = {f"module.{key}": value + 1 for key, value in made.items()}
+    content = {"model": made, "ema": {**ema, "n_averaged": torch.tensor(3)}}
+    torch.save(content, path := code / "both.pth")
+    with pytest.raises(UsageError, match=r"2 state dicts that fit: model, ema; .*--weights"):
+        module_of_factory("theirs_of_a_test:network", ONE, path=path)
+    chosen = module_of_factory("theirs_of_a_test:network", ONE, path=path, chosen="ema")
+    for key, value in chosen.network.state_dict().items():
+        assert torch.equal(value, ema[f"module.{key}"]), key
+    with pytest.raises(UsageError, match=r"--weights swa: .*holds none that fits"):
+        module_of_factory("theirs_of_a_test:network", ONE, path=path, chosen="swa")
+
+
 def test_weights_of_another_network(code: Path) -> None:
     torch.save(nn.Conv2d(3, 1, 1).state_dict(), code / "other.pth")
-    with pytest.raises(InputError, match=r"other.pth does not fit what theirs_of_a_test:network"):
+    with pytest.raises(InputError, match=r"other.pth does not fit the network: .* missing keys"):
         module_of_factory("theirs_of_a_test:network", ONE, path=code / "other.pth")
 
 
