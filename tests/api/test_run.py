@@ -103,9 +103,13 @@ class TestDeploy:
             )
         assert not (tmp_path / "out").exists()
 
-    def test_an_onnx_file_is_refused(self, run: sd.Run, tmp_path: Path) -> None:
-        with pytest.raises(sd.UsageError, match="takes a checkpoint"):
-            sd.deploy(run.model("exported"), out=tmp_path / "out")  # type: ignore[arg-type]  # the mistake
+    def test_a_quantized_file_is_refused(self, run: sd.Run, tmp_path: Path) -> None:
+        with pytest.raises(sd.InputError, match="is int8; a run starts from fp32"):
+            sd.deploy(run.model("ort-x86"), out=tmp_path / "out")
+
+    def test_what_is_no_model_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(sd.UsageError, match="a int is no model"):
+            sd.deploy(3, out=tmp_path / "out")  # type: ignore[arg-type]  # the mistake
 
 
 def overlapping(folder: Path, root: Path) -> sd.Data:
