@@ -275,7 +275,16 @@ def _digest(image: Pixels) -> bytes:
 
 
 def _say_masks(readings: Counter[Reading], empty: int, *, instances: bool) -> None:
-    """What masks were taken for, where they are not plainly background and foreground."""
+    """What masks were taken for, where they are not plainly background and foreground.
+
+    Raises:
+        InputError: not one holds what was stated to be foreground.
+    """
+    if empty and empty == readings[Reading.STATED]:
+        raise InputError(
+            f"not one of {empty} masks holds what --foreground states; look at their values, or "
+            "leave it out to have them named"
+        )
     for reading, count in sorted(readings.items()):
         if reading is not Reading.GREY and not (reading is Reading.OBJECTS and instances):
             log.info("%d masks hold %s: foreground is what that marks", count, reading.value)

@@ -514,6 +514,9 @@ def test_what_is_foreground_can_be_said_to_prepare(tmp_path: Path) -> None:
     prepare_raw(raw, tmp_path / "set", foreground=Foreground.parse(["200"]))
     mask = read_image(tmp_path / "set" / "masks" / "a.png", "L")
     assert np.array_equal(mask, np.where(values == 200, 255, 0))
+    with pytest.raises(InputError, match="not one of 1 masks holds what --foreground states"):
+        prepare_raw(raw, tmp_path / "none", foreground=Foreground.parse(["201-255"]))
+    assert not (tmp_path / "none" / "splits.csv").exists()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
