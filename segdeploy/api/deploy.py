@@ -35,10 +35,11 @@ from segdeploy.deploy.runtimes.registry import (
     availability,
     usable_cores,
 )
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.shown_command import shown_path
 from segdeploy.deploy.targets.profiles import TargetProfile, native_profile_here
 from segdeploy.pipeline.run import run as run_stages
-from segdeploy.pipeline.run_config import RunConfig
+from segdeploy.pipeline.run_config import STAGES, RunConfig
 from segdeploy.pipeline.source import Source
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def deploy(
     seed: int = 0,
     time_limit_s: float = TIME_LIMIT_S,
     overwrite: bool = False,
+    rerun: str | Sequence[str] = (),
     command: str | None = None,
 ) -> Run:
     """Do the whole job: export, simplify, fp16, rewrite, int8, parity, benchmark and report.
@@ -98,6 +100,7 @@ def deploy(
         seed: of the bootstrap.
         time_limit_s: longest time for loading a model, and for each call.
         overwrite: replace what the folder holds.
+        rerun: stages to do again though nothing that decides them changed, such as "benchmark".
         command: what the report says reproduces the run; ``None`` is this call.
 
     Raises:
@@ -142,10 +145,23 @@ def deploy(
             seed=seed,
             time_limit_s=time_limit_s,
             overwrite=overwrite,
+            rerun=_stages([rerun] if isinstance(rerun, str) else rerun),
             command=command or _call(model, images, contract=contract, **options),
         )
         run_stages(config, source)
     return Run.open(out)
+
+
+def _stages(names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse what is no stage.
+
+    Raises:
+        UsageError: listing the stages.
+    """
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise UsageError(f"rerun {unknown[0]!r:.60} is no stage; choose from {', '.join(STAGES)}")
+    return tuple(names)
 
 
 def native_targets() -> tuple[TargetProfile, ...]:

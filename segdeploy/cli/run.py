@@ -49,6 +49,13 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt")
 
+# fmt: off
+RERUN = (
+    "export", "simplify", "fp16", "rewrite", "calibrate", "int8",
+    "debug", "parity", "benchmark", "layer-times", "worst-images",
+)
+# fmt: on
+
 
 def add_flags(verb: Parser) -> None:
     """Everything the whole job takes."""
@@ -82,6 +89,14 @@ def add_flags(verb: Parser) -> None:
     time_limit_flag(verb)
     seed_flag(verb)
     overwrite_flag(verb, "what the folder holds; without it a run goes on")
+    verb.add_argument(
+        "--rerun",
+        choices=RERUN,
+        nargs="+",
+        default=(),
+        metavar="STAGE",
+        help="do these stages again though nothing that decides them changed: " + ", ".join(RERUN),
+    )
 
 
 def from_run(options: Options, run: FinishedRun) -> list[Path]:
@@ -143,6 +158,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         seed=options.seed,
         time_limit_s=options.time_limit,
         overwrite=options.overwrite,
+        rerun=options.rerun,
         command=shown_command(["segdeploy"], arguments),
     )
     log.info("%s", found.verdict)

@@ -113,7 +113,9 @@ def _run(config: RunConfig, source: Source, stages: StageRunner) -> Report:
         layer_times=stages.layer_times(timed),
         worst=stages.worst_images(parity, entries),
     )
+    stages.measured.report_follows()
     write_report(report, config.output)
+    stages.measured.report_is_written()
     stages.workspace.finish((*PAGES,))
     return report
 

@@ -10,6 +10,14 @@ from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.targets.profiles import TargetProfile
 
+# fmt: off
+STAGES = (
+    "export", "simplify", "fp16", "rewrite", "calibrate", "int8",
+    "debug", "parity", "benchmark", "layer-times", "worst-images",
+)
+# fmt: on
+"""What can be asked for again; ``export`` is the first stage, whatever was brought."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -33,6 +41,7 @@ class RunConfig:
         seed: of the bootstrap.
         time_limit_s: longest time for loading a model, and for each of its calls.
         overwrite: replace what the output folder holds.
+        rerun: stages to do again though nothing that decides them changed, of ``STAGES``.
         command: the command line that reproduces the run, as ``shown_command`` shows it.
     """
 
@@ -54,3 +63,4 @@ class RunConfig:
     overwrite: bool
     command: str
     max_drop_class: float | None = None
+    rerun: tuple[str, ...] = ()

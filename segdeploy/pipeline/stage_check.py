@@ -77,7 +77,7 @@ class StageChecks:
         """
         self.reference, self.images, self.output = reference, images, output
         self.execution, self.time_limit_s = execution, time_limit_s
-        self.outputs: dict[str, Pixels] = {}
+        self.outputs: dict[str, Pixels | None] = {}
 
     def check(
         self, stage: str, artifact: Artifact, parent: Artifact | None
@@ -91,19 +91,14 @@ class StageChecks:
         Raises:
             RunError: the output changed beyond the stage's limit, and not as a loss does.
         """
-        before = self.outputs.get(parent.sha256) if parent else None
+        before = self._outputs_of(parent) if parent else None
         if before is None:  # of a parent that could not be checked, what it was made from
             before = infer_each(self.reference, self.images, self.output)
-        runtime = _check_runtime(artifact)
         try:
-            with open_isolated(
-                runtime,
-                artifact,
-                execution=self.execution,
-                time_limit_s=self.time_limit_s,
-            ) as loaded:
-                after = infer_each(loaded, self.images, self.output)
+            after = self._run(artifact)
         except RunError as error:
+            self.outputs[artifact.sha256] = None
+            runtime = _check_runtime(artifact)
             return None, shown_text(f"not checked, {runtime.value} failed: {error}")
         self.outputs[artifact.sha256] = after
         check = stage_check(before, after, self.output)
@@ -120,6 +115,24 @@ class StageChecks:
                     f"{artifact.path} is kept for inspection; please report this"
                 )
         return check, None
+
+    def _outputs_of(self, parent: Artifact) -> Pixels | None:
+        """A parent's outputs, found now where it was taken from before; ``None`` if it failed."""
+        if parent.sha256 not in self.outputs:
+            try:
+                self.outputs[parent.sha256] = self._run(parent)
+            except RunError:
+                self.outputs[parent.sha256] = None
+        return self.outputs[parent.sha256]
+
+    def _run(self, artifact: Artifact) -> Pixels:
+        with open_isolated(
+            _check_runtime(artifact),
+            artifact,
+            execution=self.execution,
+            time_limit_s=self.time_limit_s,
+        ) as loaded:
+            return infer_each(loaded, self.images, self.output)
 
 
 def unrelated(before: Pixels, after: Pixels, output: OutputContract, *, percent: float) -> bool:

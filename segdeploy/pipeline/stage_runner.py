@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,15 +33,33 @@ from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.sensitivity.section import DebugSection
 from segdeploy.deploy.stages.rewrite import rewrite
+from segdeploy.deploy.system.isa import usable
 from segdeploy.deploy.system.memory_limit import working_on
 from segdeploy.deploy.system.progress import bar, share_bar
 from segdeploy.pipeline.debug_stage import debug_stage
+from segdeploy.pipeline.measured import (
+    BENCHMARK,
+    DEBUG,
+    LAYER_TIMES,
+    PARITY,
+    WORST_IMAGES,
+    Measured,
+    check_of,
+)
 from segdeploy.pipeline.run_config import RunConfig
 from segdeploy.pipeline.source import Source
 from segdeploy.pipeline.stage_check import CHECK_IMAGES, StageChecks
 from segdeploy.pipeline.workspace import Workspace, key_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NOT_JUDGING = frozenset(
+    {"name", "output", "calibration", "evaluation", "method", "targets", "exclude", "runtimes"}
+    | {"batch", "warmup", "duration_s", "time_limit_s", "overwrite", "command", "rerun"}
+)
+"""Of a run's configuration, what decides no verdict by itself: models, times and files."""
 
 
 class StageRunner:
@@ -51,11 +70,15 @@ class StageRunner:
         self.source = source
         self.execution = Execution(threads=config.threads)
         self.counts = config.output / f"{config.name}.calib.partial.npz"
+        figures = config.output / f"{config.name}.measured.partial.json"
         if config.overwrite:  # before the manifest says that the folder is this run's
             self.counts.unlink(missing_ok=True)
+            figures.unlink(missing_ok=True)
         self.workspace = Workspace.open(
             config.output, _inputs(config, source), overwrite=config.overwrite
         )
+        self.measured = Measured(self.workspace, figures)
+        self.setting = _setting(config)
         few = config.calibration.samples[:CHECK_IMAGES]
         self.check_images = np.stack([s.input(source.preprocess) for s in few])
         self.reference = source.reference(self.execution, config.time_limit_s)
@@ -93,13 +116,14 @@ class StageRunner:
         file = f"{self.config.name}.{suffix}"
         key = key_of(stage=stage, parent=parent.sha256 if parent else None)
         started = time.perf_counter()
-        reused = self.workspace.finished(file, file=file, key=key)
+        again = ("export" if parent is None else stage) in self.config.rerun
+        reused = not again and self.workspace.finished(file, file=file, key=key)
         if reused:
             artifact = describe(self.workspace.path(file))
         else:
             artifact = build(self.workspace.path(file))
         seconds = time.perf_counter() - started
-        check, unchecked = self.checks.check(stage, artifact, parent)
+        check, unchecked = self._checked(stage, artifact, parent, again=not reused)
         if not reused:
             self.workspace.record(file, file=file, key=key)
         label = f"int8 {artifact.target}" if artifact.target else stage
@@ -111,6 +135,40 @@ class StageRunner:
             note=", ".join(filter(None, [note(artifact) if note else None, unchecked])) or None,
         )
         return artifact
+
+    def _checked(
+        self, stage: str, artifact: Artifact, parent: Artifact | None, *, again: bool
+    ) -> tuple[StageCheck | None, str | None]:
+        """The comparison with the parent, made or taken from before, or why there is none."""
+        name = check_of(artifact.path.name)
+        key = key_of(
+            stage=stage,
+            files=[artifact.sha256, parent.sha256 if parent else None],
+            setting=self.setting,
+        )
+        found = None if again else self.measured.take(name, key, StageCheck)
+        if found is not None:
+            return found, None
+        check, unchecked = self.checks.check(stage, artifact, parent)
+        if check is not None:
+            self.measured.keep(name, key, check)
+        return check, unchecked
+
+    def _kept(
+        self, name: str, kind: type[T], measure: Callable[[], T], **decides: object
+    ) -> tuple[T, bool]:
+        """What is measured, and whether it was taken from before.
+
+        Where a runtime failed, the figures are shown and not kept: the next run tries again.
+        """
+        key = key_of(stage=name, setting=self.setting, **decides)
+        found = None if name in self.config.rerun else self.measured.take(name, key, kind)
+        if found is not None:
+            return found, True
+        section = measure()
+        if not _failed(section):
+            self.measured.keep(name, key, section)
+        return section, False
 
     def rewrite(self, source: Artifact, output: Path) -> Artifact:
         """Rewrite the graph, with what the calibration images show of its channels."""
@@ -130,7 +188,9 @@ class StageRunner:
         path = self.workspace.path(file)
         key = key_of(stage="calibrate", parent=source.sha256, method=self.config.method.value)
         started = time.perf_counter()
-        reused = self.workspace.finished("calibrate", file=file, key=key)
+        reused = "calibrate" not in self.config.rerun and self.workspace.finished(
+            "calibrate", file=file, key=key
+        )
         if not reused:
             table = calibrate(
                 source,
@@ -159,10 +219,15 @@ class StageRunner:
         """Say what int8 costs at each layer, on a few calibration images."""
         _begin("debug")
         started = time.perf_counter()
-        section = debug_stage(reference, int8, self.check_images, threads=self.config.threads)
+        section, reused = self._kept(
+            DEBUG,
+            DebugSection,
+            lambda: debug_stage(reference, int8, self.check_images, threads=self.config.threads),
+            files=[reference.sha256, int8.sha256],
+        )
         layers = section.layers
         note = f"{len(layers)} layers over {section.images} images, worst {layers[0].name}"
-        self._note("debug", time.perf_counter() - started, note=note)
+        self._note("debug", None if reused else time.perf_counter() - started, note=note)
         return section
 
     def parity(self, entries: Sequence[Entry]) -> ParitySection:
@@ -170,22 +235,28 @@ class StageRunner:
         _begin("parity")
         config = self.config
         started = time.perf_counter()
-        section = parity_section(
-            self.reference,
-            self.source.reference_name,
-            entries,
-            images=config.evaluation,
-            preprocess=self.source.preprocess,
-            output=self.source.output,
-            max_drop=config.max_drop,
-            max_drop_class=config.max_drop_class,
-            seed=config.seed,
-            execution=self.execution,
-            progress=lambda images, label: bar(images, label, unit="image"),
-            time_limit_s=config.time_limit_s,
+        section, reused = self._kept(
+            PARITY,
+            ParitySection,
+            lambda: parity_section(
+                self.reference,
+                self.source.reference_name,
+                entries,
+                images=config.evaluation,
+                preprocess=self.source.preprocess,
+                output=self.source.output,
+                max_drop=config.max_drop,
+                max_drop_class=config.max_drop_class,
+                seed=config.seed,
+                execution=self.execution,
+                progress=lambda images, label: bar(images, label, unit="image"),
+                time_limit_s=config.time_limit_s,
+            ),
+            entries=_identities(entries),
+            judged=self._judged(),
         )
         note = f"{len(section.rows)} rows over {section.images} images"
-        self._note("parity", time.perf_counter() - started, note=note)
+        self._note("parity", None if reused else time.perf_counter() - started, note=note)
         return section
 
     def benchmark(self, entries: Sequence[Entry]) -> BenchmarkSection:
@@ -193,48 +264,80 @@ class StageRunner:
         _begin("benchmark")
         config = self.config
         started = time.perf_counter()
-        with share_bar("benchmark") as progress:
-            section = speed_section(
-                self.source.subject,
-                [FileSubject(entry=entry) for entry in entries],
-                images=self.check_images,
-                sweep=Sweep(threads=(config.threads,), batches=tuple(sorted({1, config.batch}))),
-                warmup=config.warmup,
-                duration_s=config.duration_s,
-                progress=progress,
-                time_limit_s=config.time_limit_s,
-            )
+
+        def measure() -> BenchmarkSection:
+            with share_bar("benchmark") as progress:
+                return speed_section(
+                    self.source.subject,
+                    [FileSubject(entry=entry) for entry in entries],
+                    images=self.check_images,
+                    sweep=Sweep(
+                        threads=(config.threads,), batches=tuple(sorted({1, config.batch}))
+                    ),
+                    warmup=config.warmup,
+                    duration_s=config.duration_s,
+                    progress=progress,
+                    time_limit_s=config.time_limit_s,
+                )
+
+        section, reused = self._kept(
+            BENCHMARK,
+            BenchmarkSection,
+            measure,
+            entries=_identities(entries),
+            timing=[config.batch, config.warmup, config.duration_s],
+        )
         note = f"{len(section.rows)} rows, interleaved"
-        self._note("benchmark", time.perf_counter() - started, note=note)
-        for line in noise_lines(section):
+        self._note("benchmark", None if reused else time.perf_counter() - started, note=note)
+        for line in () if reused else noise_lines(section):
             log.warning("%s", line)
         return section
 
     def layer_times(self, entries: Sequence[Entry]) -> tuple[LayerTimeRow, ...]:
         """Profile a few calls of everything that was timed."""
         _begin("layer times")
-        return layer_time_section(
-            bar(entries, "layer times", unit="model"),
-            images=self.check_images,
-            execution=self.execution,
-            time_limit_s=self.config.time_limit_s,
-        )
+        kind = tuple[LayerTimeRow, ...]
+        return self._kept(
+            LAYER_TIMES,
+            kind,
+            lambda: layer_time_section(
+                bar(entries, "layer times", unit="model"),
+                images=self.check_images,
+                execution=self.execution,
+                time_limit_s=self.config.time_limit_s,
+            ),
+            entries=_identities(entries),
+        )[0]
 
     def worst_images(
         self, parity: ParitySection, entries: Sequence[Entry]
     ) -> tuple[PicturedImage, ...]:
         """Draw the images that lost most."""
         _begin("worst images")
-        return worst_images(
-            parity,
-            self.reference,
-            entries,
-            self.config.evaluation,
-            preprocess=self.source.preprocess,
-            output=self.source.output,
-            execution=self.execution,
-            time_limit_s=self.config.time_limit_s,
-        )
+        kind = tuple[PicturedImage, ...]
+        return self._kept(
+            WORST_IMAGES,
+            kind,
+            lambda: worst_images(
+                parity,
+                self.reference,
+                entries,
+                self.config.evaluation,
+                preprocess=self.source.preprocess,
+                output=self.source.output,
+                execution=self.execution,
+                time_limit_s=self.config.time_limit_s,
+            ),
+            entries=_identities(entries),
+            judged=self._judged(),
+            lost=[row.worst_images for row in parity.rows],
+        )[0]
+
+    def _judged(self) -> dict[str, Any]:
+        """What decides a verdict beside the models: the images, and what was asked of them."""
+        given = {field.name: getattr(self.config, field.name) for field in fields(self.config)}
+        asked = {name: value for name, value in given.items() if name not in NOT_JUDGING}
+        return {"evaluation_sha256": self.config.evaluation.sha256()} | asked
 
     def _note(
         self,
@@ -276,6 +379,29 @@ class StageRunner:
                 check=check,
             )
         )
+
+
+def _setting(config: RunConfig) -> dict[str, Any]:
+    """What decides figures beside the models: the machine, and how it is used."""
+    machine = describe_environment()
+    return {
+        "machine": [machine.os, machine.cpu, machine.cores, machine.isa, usable(onednn=True)],
+        "threads": config.threads,
+        "runtimes": [runtime.value for runtime in config.runtimes or ()],
+        "time_limit_s": config.time_limit_s,
+    }
+
+
+def _identities(entries: Sequence[Entry]) -> list[list[str | None]]:
+    """What tells entries from others."""
+    return [[e.label, e.artifact.sha256, e.runtime.value, e.skipped] for e in entries]
+
+
+def _failed(section: object) -> bool:
+    """Whether a runtime failed where it should have been measured."""
+    rows = section if isinstance(section, tuple) else getattr(section, "rows", ())
+    failed = any(getattr(row, "failed", False) for row in rows)
+    return failed or any(isinstance(row, LayerTimeRow) and row.skipped for row in rows)
 
 
 def _begin(stage: str) -> None:

@@ -54,17 +54,26 @@ class _Manifest:
 
 @dataclass(kw_only=True)
 class Workspace:
-    """An output folder. Every stage that finishes is noted at once, so nothing is lost."""
+    """An output folder. Every stage that finishes is noted at once, so nothing is lost.
+
+    Attributes:
+        folder: where it lies.
+        inputs: what decides the artefacts.
+        entries: the stages that are finished.
+        measured: digest of what decided each of the figures of its report, by name.
+    """
 
     folder: Path
     inputs: dict[str, Any]
     entries: dict[str, Entry] = field(default_factory=dict)
+    measured: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, inputs: dict[str, Any], *, overwrite: bool) -> Workspace:
         """Start in a new folder, or go on in one that holds a run of the same inputs.
 
-        Either way the folder is no longer a finished one, until ``finish``.
+        A folder that is started over is no longer a finished one, until ``finish``. One that is
+        gone on in keeps its seal: what is made again has the same bytes.
 
         Args:
             folder: held by ``writing_folder``.
@@ -93,8 +102,8 @@ class Workspace:
                 f"{folder} holds a run with other inputs ({', '.join(differing)}); "
                 "choose another -o, or --overwrite to replace it"
             )
-        (folder / CHECKSUMS).unlink(missing_ok=True)
-        return cls(folder=folder, inputs=inputs, entries=entries)
+        measured = _read_measured(manifest)
+        return cls(folder=folder, inputs=inputs, entries=entries, measured=measured)
 
     def path(self, file: str) -> Path:
         """Where a file of the run lies."""
@@ -139,7 +148,8 @@ class Workspace:
             OSError: the folder cannot be written.
         """
         content = _Manifest(schema_version=SCHEMA_VERSION, inputs=self.inputs, stages=self.entries)
-        text = json.dumps(asdict(content), indent=2, sort_keys=True) + "\n"
+        figures = {"measured": self.measured} if self.measured else {}
+        text = json.dumps(asdict(content) | figures, indent=2, sort_keys=True) + "\n"
         write_atomic(self.path(MANIFEST), text.encode())
 
 
@@ -161,3 +171,10 @@ def read_manifest(manifest: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
     except (OSError, ValueError) as error:
         raise InputError(f"{manifest} cannot be read ({error}); use --overwrite") from error
     return stored.inputs, stored.stages
+
+
+def _read_measured(manifest: Path) -> dict[str, str]:
+    """What decided a run's figures; nothing of older runs, or where it is no such thing."""
+    found = parse_json(manifest.read_text(encoding="utf-8")).get("measured")
+    held = found if isinstance(found, dict) else {}
+    return {name: key for name, key in held.items() if isinstance(key, str)}

@@ -19,8 +19,10 @@ from PIL import Image
 from tiny import TINY, write_discs
 
 from segdeploy import benchmarks
+from segdeploy.api.deploy import deploy
 from segdeploy.benchmarks.parity.records import ParitySection
 from segdeploy.cli.main import main
+from segdeploy.cli.run import RERUN
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -28,8 +30,11 @@ from segdeploy.deploy.onnx_model.file import describe, load_model, metadata, sav
 from segdeploy.deploy.runtimes import isolated
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.system.checksums import sha256_of
+from segdeploy.deploy.system.errors import UsageError
 from segdeploy.pipeline import run as pipeline
-from segdeploy.pipeline import source
+from segdeploy.pipeline import source, stage_runner
+from segdeploy.pipeline.run_config import STAGES
+from segdeploy.pipeline.stage_check import StageChecks
 from segdeploy.pipeline.stage_runner import StageRunner
 
 NAME = "unet_plus_plus_l1"
@@ -37,6 +42,7 @@ MODELS = ("fp32.onnx", "sim.onnx", "fp16.onnx", "opt.onnx", "int8.ort-x86.onnx")
 MADE = [f"{NAME}.{suffix}" for suffix in (*MODELS, "calib.json")]
 # jsonschema ships no type stubs.
 jsonschema: Any = importlib.import_module("jsonschema")
+MEASURES = ("debug_stage", "parity_section", "speed_section", "layer_time_section", "worst_images")
 SCHEMA = Path(benchmarks.__path__[0]) / "report" / "report.schema.json"
 
 
@@ -57,6 +63,10 @@ def command(inputs: Path, output: Path, *more: object) -> list[str]:
         *("--duration", 0.05, "--warmup", 1, "--batch", 2, "--threads", 1, *more),
     )
     return [str(word) for word in words]
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("measured although nothing changed")
 
 
 def statuses(output: Path) -> dict[str, str]:
@@ -180,22 +190,115 @@ class TestWhatARunWrites:
 
 
 class TestReuse:
-    def test_a_second_run_reuses_every_stage_and_measures_again(
-        self, inputs: Path, finished: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+    def test_a_second_run_reuses_every_stage_and_every_figure(
+        self,
+        inputs: Path,
+        finished: Path,
+        copied: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
+        for measure in MEASURES:
+            monkeypatch.setattr(stage_runner, measure, never)
+        monkeypatch.setattr(StageChecks, "check", never)
         assert main(command(inputs, copied, "--format", "json")) == 0
         captured = capsys.readouterr()
-        assert captured.err.count(", reused") == 6
-        found = statuses(copied)
-        assert {name for name, status in found.items() if status == "done"} == {
-            "debug",
-            "parity",
-            "benchmark",
-        }
+        assert captured.err.count(", reused") == 9
+        assert set(statuses(copied).values()) == {"reused"}
         assert digests(copied) == digests(finished)
         report = json.loads(captured.out)
         assert report == json.loads((copied / "report.json").read_text())
         jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+        before = json.loads((finished / "report.json").read_text())
+        told = {"created_utc", "command", "stages", "calibration"}  # the last two with seconds
+        assert {key for key in before if report[key] != before[key]} <= told
+        checks = [[row["check"] for row in each["stages"]] for each in (before, report)]
+        assert checks[0] == checks[1]
+        assert main(["verify", str(copied)]) == 0
+
+    @pytest.mark.parametrize("stage", ["debug", "benchmark"])
+    def test_a_stage_that_is_asked_for_is_done_again_and_no_other(
+        self, inputs: Path, copied: Path, stage: str
+    ) -> None:
+        assert main(command(inputs, copied, "--rerun", stage)) == 0
+        found = statuses(copied)
+        assert {name for name, status in found.items() if status == "done"} == {stage}
+
+    def test_a_model_that_is_asked_for_is_made_again_to_the_same_bytes(
+        self, inputs: Path, finished: Path, copied: Path
+    ) -> None:
+        assert main(command(inputs, copied, "--rerun", "fp16", "calibrate")) == 0
+        found = statuses(copied)
+        done = {name for name, status in found.items() if status == "done"}
+        assert done == {"fp16", "calibrate"}
+        assert digests(copied) == digests(finished)
+
+    def test_what_is_no_stage_cannot_be_asked_for(self, inputs: Path, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit):
+            main(command(inputs, tmp_path / "out", "--rerun", "polish"))
+        assert RERUN == STAGES
+        with pytest.raises(UsageError, match="rerun 'polish' is no stage; choose from export"):
+            deploy(inputs / "net.safetensors", inputs / "data", rerun="polish")
+
+    @pytest.mark.parametrize(
+        ("changed", "measured"),
+        [
+            (["--duration", 0.04], {"benchmark"}),
+            (["--seed", 1, "--max-drop", 101], {"parity"}),
+        ],
+    )
+    def test_figures_are_kept_for_what_decided_them(
+        self, inputs: Path, copied: Path, changed: list[object], measured: set[str]
+    ) -> None:
+        assert main([*command(inputs, copied), *map(str, changed)]) == 0
+        done = {name for name, status in statuses(copied).items() if status == "done"}
+        assert done == measured
+        assert main([*command(inputs, copied), *map(str, changed)]) == 0
+        assert set(statuses(copied).values()) == {"reused"}
+
+    def test_the_seal_stays_until_the_next_report_is_whole(
+        self, inputs: Path, finished: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        for place, stages in (
+            ("worst_images", ["worst-images"]),
+            ("layer_time_section", ["fp16", "layer-times"]),
+            ("speed_section", ["debug", "benchmark"]),
+        ):
+            with monkeypatch.context() as during:
+                during.setattr(stage_runner, place, interrupted)
+                assert main(command(inputs, copied, "--rerun", *stages)) == 130
+            assert main(["verify", str(copied)]) == 0
+        names = {path.name for path in finished.iterdir()}
+        assert {path.name for path in copied.iterdir()} - names == {f"{NAME}.measured.partial.json"}
+        assert main(command(inputs, copied)) == 0
+        assert {path.name for path in copied.iterdir()} == names
+        assert main(["verify", str(copied)]) == 0
+
+    def test_figures_of_an_interrupted_run_are_gone_on_from(
+        self, inputs: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        output = tmp_path / "out"
+        shutil.copytree(finished, output)
+        for name in ("report.json", "report.md", "report.html", "checksums.sha256"):
+            (output / name).unlink()
+        with monkeypatch.context() as during:
+            during.setattr(stage_runner, "speed_section", interrupted)
+            assert main(command(inputs, output)) == 130
+        assert main(command(inputs, output)) == 0
+        found = statuses(output)
+        assert (found["debug"], found["parity"], found["benchmark"]) == ("reused", "reused", "done")
+
+    def test_a_damaged_state_is_measured_again(self, inputs: Path, copied: Path) -> None:
+        (copied / "report.json").unlink()
+        (copied / f"{NAME}.measured.partial.json").write_text('{"parity": {"key": 1}')
+        assert main(command(inputs, copied)) == 0
+        assert statuses(copied)["parity"] == "done"
 
     @pytest.mark.uncached
     def test_a_changed_file_is_made_again_to_the_same_bytes(
