@@ -22,7 +22,7 @@ WORST_IMAGES = 6
 """How many images a report shows unless it asks for another number."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageChange:
     """One image on both sides: its score in percent, and numbers of pixels.
 
@@ -57,7 +57,7 @@ class ImageChange:
         return False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageParity(ImageChange):
     """One image of one label, with its foreground on both sides and in truth, in pixels."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -61,7 +62,8 @@ class OneLabelTally:
 
     def __init__(self, *, ranks: bool) -> None:
         self.area = PooledArea() if ranks else None
-        self._values: dict[str, list[float | None]] = {one.name: [] for one in fields(ImageScores)}
+        # NaN where an image has no score: a number takes 8 bytes here, an object 32.
+        self._values = {one.name: array("d") for one in fields(ImageScores)}
         self._counts = {one.name: array("q") for one in fields(Confusion)}
 
     def add(self, seen: Seen) -> None:
@@ -75,7 +77,8 @@ class OneLabelTally:
         counted = None if seen.counted is None else seen.counted[None]
         scores = score_images(seen.probability, truth[None], counted)
         for name, values in self._values.items():
-            values.extend(getattr(scores, name).values)
+            (value,) = getattr(scores, name).values
+            values.append(math.nan if value is None else value)
         predicted = classes_of(seen.probability, OutputContract()).astype(np.bool_)
         counts = Confusion.count(predicted[None], truth[None], counted)
         for name, pixels in self._counts.items():
@@ -87,7 +90,10 @@ class OneLabelTally:
     def found(self) -> Found:
         """Of all images that were taken."""
         counts = Confusion(**{name: np.array(each) for name, each in self._counts.items()})
-        images = {name: PerImage(values=tuple(each)) for name, each in self._values.items()}
+        images = {
+            name: PerImage(values=tuple(None if math.isnan(value) else value for value in each))
+            for name, each in self._values.items()
+        }
         area = None
         if self.area is not None:
             with self.area:
@@ -220,8 +226,8 @@ class _Changes:
     def __init__(self, output: OutputContract) -> None:
         self._output, self._inside = output, ClassTally(output).inside
         self._names: list[str] = []
-        self._pixels: list[tuple[int, int]] = []
-        self._foreground: list[tuple[int, int, int]] = []
+        self._pixels, self._differing = array("q"), array("q")
+        self._foreground = array("q"), array("q"), array("q")
 
     def add(self, seen: Seen, expected: Truth) -> None:
         found = classes_of(seen.probability, self._output)
@@ -232,17 +238,19 @@ class _Changes:
         differing = int(np.count_nonzero(differs if inside is None else differs & inside))
         pixels = differs.size if inside is None else int(np.count_nonzero(inside))
         self._names.append(seen.name)
-        self._pixels.append((pixels, differing))
+        self._pixels.append(pixels)
+        self._differing.append(differing)
         if self._output.binary:
             masks = (seen.truth, expected, found)
             kept = [mask if inside is None else mask & inside for mask in masks]
-            truth, before, after = (int(np.count_nonzero(mask)) for mask in kept)
-            self._foreground.append((truth, before, after))
+            for counts, mask in zip(self._foreground, kept, strict=True):
+                counts.append(int(np.count_nonzero(mask)))
 
     def of_one_label(self, reference: Found, found: Found) -> tuple[ImageChange, ...]:
         assert reference.image_scores is not None
         assert found.image_scores is not None
-        before, after = reference.image_scores.iou.defined, found.image_scores.iou.defined
+        iou = reference.image_scores.iou.defined, found.image_scores.iou.defined
+        rows = zip(self._names, self._pixels, self._differing, *self._foreground, *iou, strict=True)
         return tuple(
             ImageParity(
                 name=name,
@@ -254,10 +262,16 @@ class _Changes:
                 reference_iou=reference_iou,
                 candidate_iou=candidate_iou,
             )
-            for name, (pixels, differing), foreground, reference_iou, candidate_iou in zip(
-                self._names, self._pixels, self._foreground, before, after, strict=True
-            )
-            for truth, reference_foreground, candidate_foreground in [foreground]
+            for (
+                name,
+                pixels,
+                differing,
+                truth,
+                reference_foreground,
+                candidate_foreground,
+                reference_iou,
+                candidate_iou,
+            ) in rows
         )
 
     def of_classes(self, before: ClassCounts, after: ClassCounts) -> tuple[ImageChange, ...]:
@@ -269,7 +283,12 @@ class _Changes:
                 reference_iou=float(reference_iou),
                 candidate_iou=float(candidate_iou),
             )
-            for name, (pixels, differing), reference_iou, candidate_iou in zip(
-                self._names, self._pixels, before.miou_per_image, after.miou_per_image, strict=True
+            for name, pixels, differing, reference_iou, candidate_iou in zip(
+                self._names,
+                self._pixels,
+                self._differing,
+                before.miou_per_image,
+                after.miou_per_image,
+                strict=True,
             )
         )

@@ -9,10 +9,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-AT_ONCE = 1 << 19
+AT_ONCE = 1 << 17
 """Probabilities that are sorted at a time, and read from a file at a time."""
 
-MOST_GROUPS = 256
+MOST_GROUPS = 128
 """Files that probabilities are spread over, for sets of any size."""
 
 IN_MEMORY = 1 << 16
@@ -119,7 +119,7 @@ def _spread(file: BinaryIO, groups: NDArray[np.int16]) -> Iterator[BinaryIO]:
     if last == 0:
         yield file
         return
-    parts = [_spool() for _ in range(last + 1)]
+    parts = [tempfile.TemporaryFile() for _ in range(last + 1)]  # noqa: SIM115 (closed below)
     try:
         for keys in _blocks(file):
             group = groups[keys >> np.uint32(16)]
