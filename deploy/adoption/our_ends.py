@@ -46,7 +46,7 @@ def with_our_ends(
     source = onnx.ModelProto()
     source.CopyFrom(model)
     graph = source.graph
-    renamed = _free_names(graph, taken.name, given.name)
+    renamed = _free_names(graph, taken.name)
     taken = replace(taken, name=renamed.get(taken.name, taken.name))
     given = replace(given, name=renamed.get(given.name, given.name))
     names = _Names(graph)
@@ -88,7 +88,7 @@ def _tensors(graph: onnx.GraphProto) -> set[str]:
     return found | {name for node in graph.node for name in node.output if name}
 
 
-def _free_names(graph: onnx.GraphProto, taken: str, given: str) -> dict[str, str]:
+def _free_names(graph: onnx.GraphProto, taken: str) -> dict[str, str]:
     """Rename tensors that have our ends' names and are none, and nodes with commas, in place.
 
     Returns:
@@ -97,7 +97,7 @@ def _free_names(graph: onnx.GraphProto, taken: str, given: str) -> dict[str, str
     tensors = _tensors(graph)
     renamed = {
         name: unused(f"{name}@2", tensors)
-        for name, end in ((INPUT_NAME, taken), (OUTPUT_NAME, given))
+        for name, end in ((INPUT_NAME, taken), (OUTPUT_NAME, None))  # ours may be behind theirs
         if name in tensors and name != end
     }
     for holder in (*graph.input, *graph.initializer, *graph.output):

@@ -211,6 +211,19 @@ def test_every_verb_refuses_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "flags"),
+    [("2 channels", ""), ("no probabilities", "--output-kind logits")],
+)
+def test_adopt_does_what_the_message_says(
+    given: dict[str, Path], tmp_path: Path, fault: str, flags: str
+) -> None:
+    model, mended = FAULTY[fault](tmp_path / "net.onnx"), tmp_path / "mended.onnx"
+    words = f"{model} --preprocess minus-one-one {flags} --data {given['d']} -o {mended}"
+    assert main(["adopt", *words.split()]) == 0
+    assert opened(mended).outputs[0].name == "probability"
+
+
 def test_a_package_refuses_what_its_contract_does_not_say(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no probabilities"):
         PackagedModel.open(write(tmp_path / "net.onnx", []))
