@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from segdeploy.deploy.onnx_model.graph import layer_name
 from segdeploy.deploy.sensitivity.pairs import LayerPair, shift_of
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.sensitivity.steps import Step, behind_the_last_convolution, steps_of
+from segdeploy.deploy.system.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +177,14 @@ class OneLayerNetwork:
         return values
 
     def _call(self, part: GraphPart, *feeds: Values) -> Values:
-        """One output of a part, for each row of what it takes."""
+        """One output of a part, for each row of what it takes; together where they can go so."""
         count = len(feeds[0])
-        if self._batched:
-            together = [feed.reshape(-1, *feed.shape[2:]) for feed in feeds]
-            (made,) = part(*together)
-            return np.reshape(made, (count, -1, *made.shape[1:]))
+        in_front = {feed.shape[1:2] for feed in feeds}
+        if self._batched and len(in_front) == 1 and in_front != {()}:
+            with suppress(RunError):  # a tensor that has no batch in front
+                (made,) = part(*(feed.reshape(-1, *feed.shape[2:]) for feed in feeds))
+                if np.ndim(made) and len(made) % count == 0:
+                    return np.reshape(made, (count, -1, *made.shape[1:]))
         return np.stack([part(*(np.asarray(feed[i]) for feed in feeds))[0] for i in range(count)])
 
     def _prepare(self) -> None:

@@ -47,6 +47,11 @@ STAGE_LIMITS = {
 }
 
 
+MOST_ROUNDING = 1e-3
+ROUNDING_DB = 80.0
+"""Difference at most, and signal to noise at least, that rounding float32 in another order leaves
+on a network that amplifies it a thousandfold."""
+
 DECIDED = 0.1
 """A probability moves by more where a class changes for another reason than a tie."""
 
@@ -109,6 +114,8 @@ class StageChecks:
                     before, after, self.output, percent=limit
                 ):
                     return check, f"beyond {limit:g} % of pixels: a loss that parity judges"
+                if figure == "max_abs_difference" and rounded(check):
+                    return check, f"beyond {limit:g}: rounding that the network amplifies"
                 raise RunError(
                     f"stage {stage} changed the output beyond its limit on {len(before)} real "
                     f"images: {figure} is {getattr(check, figure):g}, limit {limit:g}. The file "
@@ -133,6 +140,19 @@ class StageChecks:
             time_limit_s=self.time_limit_s,
         ) as loaded:
             return infer_each(loaded, self.images, self.output)
+
+
+def rounded(check: StageCheck) -> bool:
+    """Whether a difference is one of rounding alone: small everywhere, and very small on average.
+
+    Example:
+        >>> rounded(StageCheck(max_abs_difference=2e-4, sqnr_db=95.0, disagreement_percent=0.0))
+        True
+        >>> rounded(StageCheck(max_abs_difference=2e-4, sqnr_db=60.0, disagreement_percent=0.0))
+        False
+    """
+    quiet = check.sqnr_db is not None and check.sqnr_db >= ROUNDING_DB
+    return quiet and check.max_abs_difference <= MOST_ROUNDING
 
 
 def unrelated(before: Pixels, after: Pixels, output: OutputContract, *, percent: float) -> bool:
