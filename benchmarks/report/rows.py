@@ -217,17 +217,20 @@ def float_layers(report: Report) -> list[FloatLayers]:
 
 
 def iou_rows(report: Report) -> list[IouRow]:
-    """The published table, then this run, one row for each runtime."""
-    published = [
-        IouRow(
-            source=f"Published, {entry.network} ({entry.source.title})",
-            fp32=figure(entry.iou.fp32, "share"),
-            fp16=figure(entry.iou.fp16, "share"),
-            int8=figure(entry.iou.int8, "share"),
-            gflops=figure(entry.gflops, "share"),
-        )
-        for entry in PUBLISHED.values()
-    ]
+    """What was published of this network, then this run, one row for each runtime.
+
+    None of a network nothing was published of.
+    """
+    entry = PUBLISHED.get(report.model.arch)
+    if entry is None:
+        return []
+    published = IouRow(
+        source=f"Published, {entry.network} ({entry.source.title})",
+        fp32=figure(entry.iou.fp32, "share"),
+        fp16=figure(entry.iou.fp16, "share"),
+        int8=figure(entry.iou.int8, "share"),
+        gflops=figure(entry.gflops, "share"),
+    )
     compared = [shown.row for shown in compared_rows(report.parity)]
     counted = report.cost.published_gflops_reproduced if report.cost else None
     own = [
@@ -240,7 +243,7 @@ def iou_rows(report: Report) -> list[IouRow]:
         )
         for runtime in dict.fromkeys(row.runtime for row in compared)
     ]
-    return published + own
+    return [published, *own]
 
 
 def _ious(rows: Iterable[ParityRow], runtime: str, precision: Precision) -> str:
