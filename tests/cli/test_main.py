@@ -208,7 +208,7 @@ class TestVerbs:
             *("--data", image_set, "--threads", 1, "--runtime", "onnxruntime"),
         )
         assert found.code == 0
-        assert "net.fp32.onnx on ONNX Runtime: IoU" in found.out
+        assert "net.fp32.onnx on ONNX Runtime: mean of images IoU" in found.out
 
     def test_data_prepare_writes_the_layout(
         self, segdeploy: Command, raw_set: Path, tmp_path: Path
