@@ -45,6 +45,7 @@ SKIPPED = {
     "run -c": "takes a quarter of a minute; the finished run that tests share is made by it",
     "torchrun ": "starts processes of its own; the tests of sharding do",
     "run -m": "as long; the tests of models that were brought along do",
+    "run --module": "as long, and runs code of the reader's; the tests of modules do",
     "run --arch r2u_net": "as long; the tests of families and of whole runs do",
     "run --overwrite": "the whole bundled network, a minute; the tests on real data do",
     "--engine ray": "starts a Ray cluster; the tests of the engines do",
