@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,13 @@ from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results, 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_interruptions() -> None:
+    """A shell's job in the background inherits that Ctrl-C is ignored; tests send it."""
+    if not callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Reuse:
