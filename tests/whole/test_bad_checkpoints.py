@@ -215,7 +215,7 @@ CASES = (
     Case(
         "contract without end", safe(unet, preprocess="[" * 10**5), "does not hold a preprocessing"
     ),
-    Case("size 0", safe(unet, preprocess=contract(size=[0, 0])), "x.safetensors: .*multiple of 16"),
+    Case("size 0", safe(unet, preprocess=contract(size=[0, 0])), "x.safetensors: .*holds no pixel"),
     Case(
         "size 10**6",
         safe(unet, preprocess=contract(size=[10**6] * 2)),
@@ -248,12 +248,12 @@ CASES = (
     Case(
         "mean of 10**5",
         safe(unet, preprocess=contract(mean=[0.5] * 10**5)),
-        "mean is .*a list of 3",
+        "mean holds 100000 values",
     ),
     Case(
         "order of 10**5",
         safe(unet, preprocess=contract(channel_order="B" * 10**5)),
-        "expected 'RGB'",
+        "expected one of GREY, RGB, BGR, BANDS",
     ),
     Case(
         "unknown field", safe(unet, preprocess=contract(code="x")), "does not hold a preprocessing"

@@ -288,7 +288,7 @@ CASES = (
         "hold a preprocessing",
         IMAGES,
     ),
-    Case("contract size 0", contract(size=[0, 0]), "multiple of 16", IMAGES),
+    Case("contract size 0", contract(size=[0, 0]), "holds no pixel", IMAGES),
     Case("contract size 10**6", contract(size=[10**6, 10**6]), "beyond 4096", IMAGES),
     Case("contract std 0", contract(std=[0, 1, 1]), "std above zero", IMAGES),
     Case("contract std NaN", contract(std=[float("nan"), 1, 1]), "finite numbers", IMAGES),

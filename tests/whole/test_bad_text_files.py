@@ -48,7 +48,7 @@ FLAGS, RECIPE, SPLITS = "flags.yaml", "recipe.yaml", "set/splits.csv"
 CACHE, CONTRACT, STATE = "file.cache", "contract.json", "net.int8.onnx.search.json"
 REPORTED, INDEX = "reported/report.json", "dumped/index.json"
 
-PLANNED = 4
+PLANNED = 5
 """Lines in which `run` says what it is going to do."""
 
 ENTRY = {"file": "net.fp32.onnx", "sha256": "0" * 64, "key": "0" * 64}
