@@ -70,7 +70,7 @@ class StageRunner:
         self.source = source
         self.execution = Execution(threads=config.threads)
         self.counts = config.output / f"{config.name}.calib.partial.npz"
-        figures = config.output / f"{config.name}.measured.partial.json"
+        figures = config.output / f"{config.name}.measured.json"
         if config.overwrite:  # before the manifest says that the folder is this run's
             self.counts.unlink(missing_ok=True)
             figures.unlink(missing_ok=True)

@@ -272,7 +272,7 @@ class TestReuse:
                 assert main(command(inputs, copied, "--rerun", *stages)) == 130
             assert main(["verify", str(copied)]) == 0
         names = {path.name for path in finished.iterdir()}
-        assert {path.name for path in copied.iterdir()} - names == {f"{NAME}.measured.partial.json"}
+        assert {path.name for path in copied.iterdir()} - names == {f"{NAME}.measured.json"}
         assert main(command(inputs, copied)) == 0
         assert {path.name for path in copied.iterdir()} == names
         assert main(["verify", str(copied)]) == 0
@@ -296,7 +296,7 @@ class TestReuse:
 
     def test_a_damaged_state_is_measured_again(self, inputs: Path, copied: Path) -> None:
         (copied / "report.json").unlink()
-        (copied / f"{NAME}.measured.partial.json").write_text('{"parity": {"key": 1}')
+        (copied / f"{NAME}.measured.json").write_text('{"parity": {"key": 1}')
         assert main(command(inputs, copied)) == 0
         assert statuses(copied)["parity"] == "done"
 

@@ -177,7 +177,7 @@ def removed() -> None:
         shutil.rmtree(top) if top.is_dir() else top.unlink()
 
 
-GROWING = ("out/index.jsonl", "out/manifest.json")
+GROWING = ("out/index.jsonl", "out/manifest.json", "out/unet_plus_plus_l1.measured.json")
 """What is done is noted there as it is done."""
 
 

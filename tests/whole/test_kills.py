@@ -140,9 +140,8 @@ def test_counts_of_another_run_are_not_in_the_way_of_overwriting(
     counts = folder / "out/unet_plus_plus.calib.partial.npz"
     counts.parent.mkdir()
     counts.write_bytes(b"of other images")
-    command = bench.command(
-        verb, folder, "--overwrite", aim=4
-    )  # counts, checksums, manifest, first file
+    # counts, figures, checksums, manifest, first file
+    command = bench.command(verb, folder, "--overwrite", aim=5)
     assert bench.zygote.start(command).wait() == -signal.SIGKILL
     assert not counts.exists()
     assert (folder / "out/manifest.json").exists()
