@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from segdeploy.calibration.qparams import QuantType
 from segdeploy.deploy.data.image_levels import decode
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.runtimes.openvino_core import openvino_core
 
 Feeds = dict[str, NDArray[np.float32]]
 
@@ -122,7 +123,7 @@ def _nncf(request: Request, preset: str) -> None:
     import openvino
 
     quantized = nncf.quantize(
-        openvino.Core().read_model(request.model),
+        openvino_core().read_model(request.model),
         nncf.Dataset(feeds(request)),
         preset=nncf.QuantizationPreset[preset],
         subset_size=len(request.images),

@@ -16,6 +16,7 @@ from segdeploy.deploy.runtimes.base import BATCHES_AHEAD, Feeds, Results, Runtim
 from segdeploy.deploy.runtimes.executed import Executed, Kernel, executed_of, file_layers
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.layer_times import PROFILED_CALLS, WARMUP_CALLS, TimedKernel
+from segdeploy.deploy.runtimes.openvino_core import openvino_core
 from segdeploy.deploy.system.errors import InputError, RunError, one_line
 
 _ELEMENT_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
@@ -57,7 +58,7 @@ class OpenVinoRuntime:
         self.inputs, self.outputs = artifact.inputs, artifact.outputs
         self.execution = execution
         try:
-            core = openvino.Core()
+            core = openvino_core()
             model = core.read_model(artifact.path)
             model.reshape(
                 {

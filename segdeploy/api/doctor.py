@@ -66,9 +66,9 @@ def default_precision(name: str) -> str | None:
     GPU PyTorch and ONNX Runtime let convolutions round to TF32.
     """
     if name == RuntimeName.OPENVINO:
-        import openvino
+        from segdeploy.deploy.runtimes.openvino_core import openvino_core
 
-        hint = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
+        hint = openvino_core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
         return {"f32": "fp32", "f16": "fp16"}.get(hint, str(hint))
     return "tf32" if name in (RuntimeName.ONNXRUNTIME_CUDA, "pytorch-cuda") else "fp32"
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
 from segdeploy.deploy.packaging.openvino.preprocess import decide, embed
+from segdeploy.deploy.runtimes.openvino_core import openvino_core
 from segdeploy.deploy.system.errors import InputError, RunError
 
 FACTS = "segdeploy"
@@ -70,7 +71,7 @@ def write_ir(
         RunError: it cannot write the files.
     """
     try:
-        model = openvino.Core().read_model(onnx_path)
+        model = openvino_core().read_model(onnx_path)
         _fix_batch(model, batch)
         named = _name_layers(model)
         if embedded is not None:
@@ -100,7 +101,7 @@ def read_ir(xml: Path) -> Ir:
         InputError: no IR, or not one of one input, one output and our metadata.
     """
     try:
-        model = openvino.Core().read_model(xml)
+        model = openvino_core().read_model(xml)
         facts = {key: str(value) for key, value in model.get_rt_info([FACTS]).value.items()}
     except RuntimeError as error:
         raise InputError(f"{xml} is no IR of this tool: {_reason(error)}") from error
@@ -123,7 +124,7 @@ def compile_model(path: Path, *, batch: int | None = None) -> openvino.CompiledM
         InputError: OpenVINO does not accept it.
     """
     try:
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(path)
         _fix_batch(model, batch)
         return core.compile_model(model, "CPU", _CHECK)

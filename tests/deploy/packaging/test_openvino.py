@@ -42,6 +42,7 @@ from segdeploy.deploy.packaging.preprocessing import Preprocessing
 from segdeploy.deploy.rewrites.image_interface import image_interface
 from segdeploy.deploy.runtimes.base import Availability
 from segdeploy.deploy.runtimes.openvino import kernels_of
+from segdeploy.deploy.runtimes.openvino_core import openvino_core
 from segdeploy.deploy.system.errors import InputError
 
 CPU = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
@@ -92,7 +93,7 @@ class TestPreprocessingInside:
     def test_any_image_becomes_what_the_contract_makes_of_it_to_the_last_bit(
         self, preprocess: Preprocess, seed: int, height: int, width: int
     ) -> None:
-        compiled = openvino.Core().compile_model(embed(identity(preprocess), preprocess), "CPU")
+        compiled = openvino_core().compile_model(embed(identity(preprocess), preprocess), "CPU")
         for image in (noise(seed, height, width), noise(seed + 1, width, height)):
             assert np.array_equal(infer(compiled, image[None])[0], preprocess.apply(image))
 
@@ -101,7 +102,7 @@ class TestPreprocessingInside:
         preprocess = replace(TINY, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         model = embed(identity(preprocess, batch=shape[0]), preprocess)
         model.reshape({model.input(0): list(shape)})
-        compiled = openvino.Core().compile_model(model, "CPU", CPU)
+        compiled = openvino_core().compile_model(model, "CPU", CPU)
         for seed in range(20):
             image = noise(seed, 53, 47)
             for found in infer(compiled, image[None].repeat(max(shape[0], 1), axis=0)):
@@ -109,7 +110,7 @@ class TestPreprocessingInside:
 
     def test_every_weight_of_the_resize_is_met_and_every_level(self) -> None:
         ramp = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
-        compiled = openvino.Core().compile_model(embed(identity(TINY), TINY), "CPU", CPU)
+        compiled = openvino_core().compile_model(embed(identity(TINY), TINY), "CPU", CPU)
         for length in (1, 2, 31, 32, 33, 64, 255, 256):
             image = ramp[:, -length:].repeat(length, axis=0)
             assert np.array_equal(infer(compiled, image[None])[0], TINY.apply(image))
@@ -118,7 +119,7 @@ class TestPreprocessingInside:
         preprocess = replace(TINY, antialias=True)
         model = embed(identity(preprocess), preprocess)
         assert str(model.input(0).get_partial_shape()) == "[?,32,32,3]"
-        compiled = openvino.Core().compile_model(model, "CPU", CPU)
+        compiled = openvino_core().compile_model(model, "CPU", CPU)
         image = noise(3, 70, 60)
         pixels = resize(image, preprocess.size, antialias=True)
         assert np.array_equal(infer(compiled, pixels[None])[0], preprocess.apply(image))
@@ -231,7 +232,7 @@ class TestModels:
     def test_layouts_are_stated_for_benchmark_app(self, written: Package) -> None:
         for name, layout in (("fp32", "[N,C,H,W]"), ("fp32-image", "[N,H,W,C]")):
             path = written.folder / f"unet_plus_plus-{name}" / IR_FILE
-            model = openvino.Core().read_model(path)
+            model = openvino_core().read_model(path)
             assert str(model.get_parameters()[0].get_layout()) == layout
 
 

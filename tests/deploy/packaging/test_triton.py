@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 from google.protobuf import json_format, text_format
 from tiny import TINY
@@ -30,6 +29,7 @@ from segdeploy.deploy.packaging.triton import target as triton
 from segdeploy.deploy.packaging.triton.model import CONFIG, MODEL_CONFIG, WARMUP, read_config
 from segdeploy.deploy.packaging.triton.target import REPOSITORY, TRITON
 from segdeploy.deploy.runtimes.base import Availability
+from segdeploy.deploy.runtimes.openvino_core import openvino_core
 from segdeploy.deploy.system.errors import InputError
 
 NAMES = {
@@ -80,7 +80,7 @@ def ends_of(folder: Path) -> list[tuple[str, str, list[int]]]:
             )
             for value in (*graph.input, *graph.output)
         ]
-    model = openvino.Core().read_model(folder / "1" / "model.xml")
+    model = openvino_core().read_model(folder / "1" / "model.xml")
     return [
         (
             port.get_any_name(),
