@@ -25,11 +25,14 @@ from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import (
     load_model,
     output_entries,
+    output_of,
     save_model,
     set_metadata,
 )
 from segdeploy.deploy.quantize.activations import quantized_activations
 from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86, TargetProfile
 
@@ -260,3 +263,11 @@ def quantized(
         profile=profile,
         exclude=tuple(exclude),
     )
+
+
+def inferred(
+    artifact: Artifact, runtime: RuntimeName, images: Iterable[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """What a file gives for each image, (N, channels, h, w), on one thread of a runtime."""
+    with open_runtime(runtime, artifact, execution=Execution(threads=1)) as opened:
+        return infer_each(opened, images, output_of(artifact))

@@ -91,7 +91,7 @@ class PooledArea:
 
 
 def _spool() -> BinaryIO:
-    return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # type: ignore[return-value]
+    return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # type: ignore[return-value]  # bytes
 
 
 def _groups(counts: NDArray[np.int64]) -> tuple[NDArray[np.int16], list[bool]]:

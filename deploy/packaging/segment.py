@@ -162,7 +162,7 @@ def framed(image: Values, contract: Contract) -> Values:
     if interpolation == "bilinear" and not {"resize_to", "aspect", "source_bits"} & set(contract):
         return resized(image, size, antialias=contract["antialias"])
     from placement import Placement  # type: ignore[import-not-found]  # beside this script
-    from resizing import resize  # type: ignore[import-not-found]
+    from resizing import resize  # type: ignore[import-not-found]  # likewise
 
     target = None if interpolation == "none" else tuple(contract.get("resize_to") or size)
     aspect, anchor = contract.get("aspect", "stretch"), contract.get("anchor", "centre")

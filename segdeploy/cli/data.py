@@ -12,6 +12,7 @@ from segdeploy.cli.flags import (
     count,
     output_flag,
     overwrite_flag,
+    range_flag,
 )
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.flag_values import level
@@ -56,14 +57,10 @@ def add_flags(verb: Group) -> None:
         "are",
     )
     levels = verb.add_mutually_exclusive_group()
-    levels.add_argument(
-        "--range",
-        dest="levels",
-        type=level,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="of images of 16 bits: levels that become 0 and 255 of a set of 8 bits, those beyond "
-        "them as well; 0 65535 is all of them (default: images keep the bits they have)",
+    range_flag(
+        levels,
+        of="images of 16 bits, to make a set of 8",
+        default="images keep the bits they have",
     )
     levels.add_argument(
         "--range-percentiles",

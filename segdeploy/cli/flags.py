@@ -186,16 +186,31 @@ def class_names(given: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in given.split(","))
 
 
-def source_flags(verb: Group) -> None:
-    """What files hold that are not one 8-bit picture."""
+def range_flag(verb: Group, *, of: str, default: str) -> None:
+    """Which levels of 16 bits become 0 and 255.
+
+    Args:
+        verb: of these flags.
+        of: which images.
+        default: what happens without it.
+    """
     verb.add_argument(
         "--range",
         dest="levels",
         type=level,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="of images of 16 bits, for a network that takes 8: levels that become 0 and 255, those"
-        " beyond them as well; 0 65535 is all of them (default: as the input contract says)",
+        help=f"of {of}: levels that become 0 and 255, those beyond them as well; 0 65535 is all of "
+        f"them (default: {default})",
+    )
+
+
+def source_flags(verb: Group) -> None:
+    """What files hold that are not one 8-bit picture."""
+    range_flag(
+        verb,
+        of="images of 16 bits, for a network that takes 8",
+        default="as the input contract says",
     )
     verb.add_argument(
         "--page",

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from foreign_networks import EXPORTERS, OPERATORS, SIDE, exported_before, trained
+from tiny import inferred
 
 from segdeploy.deploy.adoption.output_end import OutputKind
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
-from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, load_model, output_of
+from segdeploy.deploy.onnx_model.file import contract_of, load_model
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
-from segdeploy.deploy.runtimes.base import Execution, infer_each
+from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
 from segdeploy.deploy.sensitivity.layer_errors import layer_errors
 from segdeploy.deploy.stages.adopt import adopt
@@ -38,15 +38,6 @@ def images(
 ) -> SegmentationSet:
     root = tmp_path_factory.mktemp("images") / "set"
     return open_set(make_image_set(root, ["train", "train", "val", "test"]), "train")
-
-
-def run(
-    artifact: Artifact,
-    runtime: RuntimeName,
-    images: list[np.ndarray],  # type: ignore[type-arg]  # of float32
-) -> np.ndarray:  # type: ignore[type-arg]  # of float32
-    with open_runtime(runtime, artifact, execution=Execution(threads=1)) as opened:
-        return infer_each(opened, images, output_of(artifact))
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -71,16 +62,16 @@ def test_computes_what_the_module_does_in_every_step(
         logits = network(torch.from_numpy(np.stack(prepared)))
     shares = torch.sigmoid(logits) if classes == 1 else torch.softmax(logits, dim=1)
     expected = shares.numpy()[:, 1:] if classes == 2 else shares.numpy()
-    found = run(source, RuntimeName.ONNXRUNTIME, prepared)
+    found = inferred(source, RuntimeName.ONNXRUNTIME, prepared)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
     simple = simplify(source, tmp_path / "simple.onnx")
     assert "Shape" not in {node.op_type for node in load_model(simple.path).graph.node}
-    half = run(to_fp16(simple, tmp_path / "half.onnx"), RuntimeName.ONNXRUNTIME, prepared)
+    half = inferred(to_fp16(simple, tmp_path / "half.onnx"), RuntimeName.ONNXRUNTIME, prepared)
     assert np.abs(half - expected).mean() < 1e-2
     names = {RewriteName.RECURRENT_SUM, RewriteName.UPSAMPLE_CONVOLUTION}
     rewritten = rewrite(simple, tmp_path / "rewritten.onnx", names=names)
-    found = run(rewritten, RuntimeName.ONNXRUNTIME, prepared)
+    found = inferred(rewritten, RuntimeName.ONNXRUNTIME, prepared)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
     table = calibrate(rewritten, images, preprocess=contract_of(source), threads=1)
@@ -93,7 +84,7 @@ def test_computes_what_the_module_does_in_every_step(
                 table_sha256="ab",
                 profile=profile,
             )
-            assert np.abs(run(int8, profile.runtime, prepared) - expected).mean() < 0.05
+            assert np.abs(inferred(int8, profile.runtime, prepared) - expected).mean() < 0.05
     layers = layer_errors(rewritten, table=table, profile=ORT_X86, images=prepared[:1], threads=1)
     convolutions = [n for n in load_model(rewritten.path).graph.node if n.op_type == "Conv"]
     assert len(layers) == len(convolutions)
@@ -116,5 +107,5 @@ def test_a_batch_gives_what_its_images_give(images: SegmentationSet, tmp_path: P
             execution = Execution(threads=1, batch=len(prepared))
             with open_runtime(runtime, source, execution=execution) as opened:
                 (together,) = opened.infer({source.inputs[0].name: prepared}).values()
-            alone = run(source, runtime, list(prepared))
+            alone = inferred(source, runtime, list(prepared))
             np.testing.assert_allclose(together, alone, atol=1e-5)

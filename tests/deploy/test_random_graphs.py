@@ -16,16 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from random_onnx import LAYERS, SIDE, Layer, write_random
+from tiny import inferred
 
 from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
-from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import contract_of, output_of
+from segdeploy.deploy.onnx_model.file import contract_of
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
-from segdeploy.deploy.runtimes.base import Execution, infer_each
-from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime
+from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.sensitivity.layer_errors import layer_errors
 from segdeploy.deploy.stages.adopt import adopt
 from segdeploy.deploy.stages.rewrite import rewrite
@@ -59,15 +58,6 @@ def images(
     return opened
 
 
-def probabilities(
-    artifact: Artifact,
-    runtime: RuntimeName,
-    images: list[np.ndarray],  # type: ignore[type-arg]  # of float32
-) -> np.ndarray:  # type: ignore[type-arg]  # of float32
-    with open_runtime(runtime, artifact, execution=Execution(threads=1)) as opened:
-        return infer_each(opened, images, output_of(artifact))
-
-
 def require_every_step(
     path: Path, images: SegmentationSet, targets: tuple[TargetProfile, ...]
 ) -> None:
@@ -90,18 +80,16 @@ def require_every_step(
         raise
     contract = contract_of(source)
     prepared = [sample.input(contract) for sample in images]
-    expected = probabilities(source, RuntimeName.ONNXRUNTIME, prepared)
+    expected = inferred(source, RuntimeName.ONNXRUNTIME, prepared)
     try:
-        half = probabilities(
-            to_fp16(source, folder / "half.onnx"), RuntimeName.ONNXRUNTIME, prepared
-        )
+        half = inferred(to_fp16(source, folder / "half.onnx"), RuntimeName.ONNXRUNTIME, prepared)
         assert np.abs(half - expected).mean() < 0.1
     except RunError as error:
         if "beyond fp16" not in str(error):
             raise
     activity = channel_activity(source.path, images, preprocess=contract, threads=1)
     rewritten = rewrite(source, folder / "rewritten.onnx", activity=activity)
-    found = probabilities(rewritten, RuntimeName.ONNXRUNTIME, prepared)
+    found = inferred(rewritten, RuntimeName.ONNXRUNTIME, prepared)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     for step in (source, rewritten):
         table = calibrate(step, images, preprocess=contract, method=Method.MINMAX, threads=1)
@@ -112,7 +100,7 @@ def require_every_step(
                 step, folder / "int8.onnx", table=table, table_sha256="ab" * 32, profile=profile
             )
             try:
-                found = probabilities(int8, profile.runtime, prepared)
+                found = inferred(int8, profile.runtime, prepared)
             except InputError as error:
                 if "OpenVINO cannot compile" not in str(error):  # as where all nodes have one name
                     raise
