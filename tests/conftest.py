@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 import io
 import logging
 import os
@@ -42,6 +43,18 @@ from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results, 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A C++ compiler that does not exist, as ``CXX`` names it.
+
+    PyTorch's own compiler reads ``CXX`` once in a process, when it is first imported: so that no
+    later test is left without one, before.
+    """
+    importlib.import_module("torch._inductor.config")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return "no-such-compiler"
 
 
 @pytest.fixture(scope="session", autouse=True)

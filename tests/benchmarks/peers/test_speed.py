@@ -122,13 +122,14 @@ def subject(files: Path) -> SpeedSubject:
 
 
 @pytest.fixture
-def result(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def result(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch, no_compiler: str
+) -> dict[str, Any]:
     """What one run wrote where NNCF and a C++ compiler are not installed."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "nncf" else find_spec(name)
     )
-    monkeypatch.setenv("CXX", "no-such-compiler")
     flags = ["--duration", "0", "--warmup", "1", "--batch", "2", "--threads", "1"]
     given_files = ["-c", str(files / "tiny.safetensors"), "--data", str(files / "data")]
     amount = ["--num-samples", "3", "--eval-samples", "2", "-o", str(tmp_path / "out")]

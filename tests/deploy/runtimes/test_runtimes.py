@@ -302,12 +302,11 @@ class TestPyTorch(RuntimeContract):
         assert len({layer.name for layer in layers}) == len(layers)
 
     def test_what_is_not_ready_says_what_to_install(
-        self, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+        self, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, no_compiler: str
     ) -> None:
-        monkeypatch.setenv("CXX", "no-such-compiler")
         state = pytorch_availability(compiled=True, device="cpu")
         assert (state.name, state.ready, state.version) == ("pytorch-compiled", False, None)
-        with pytest.raises(InputError, match=r"no-such-compiler is not found; install one"):
+        with pytest.raises(InputError, match=f"{no_compiler} is not found; install one"):
             PyTorchRuntime(checkpoint, execution=ONE_THREAD, compiled=True)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(InputError, match=r"^pytorch-cuda: .*install the CUDA build"):
