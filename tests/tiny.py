@@ -34,7 +34,7 @@ from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.export import export
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86, TargetProfile
+from segdeploy.deploy.targets.profiles import ORT_X86, TargetProfile
 
 N = TypeVar("N", bound=Network)
 Pixels = NDArray[np.uint8]
@@ -241,7 +241,7 @@ def exported(network: Network, folder: Path, *, head: int | None = None) -> Arti
 
 def made_up_table(artifact: Artifact, *, relu_from: float = 0.0) -> CalibrationTable:
     """Ranges of a model's activations, of which no image was seen: up to 6, the input from -1."""
-    names = quantized_activations(load_model(artifact.path), operators=DENSE_OPERATORS)
+    names = quantized_activations(load_model(artifact.path), kernels=ORT_X86.kernels)
     lows = {name: -1.0 if name == "image" else relu_from for name in names}
     return imported_table({n: imported_range(low, 6.0, "a test") for n, low in lows.items()})
 

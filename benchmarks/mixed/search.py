@@ -206,7 +206,7 @@ class MixedSearch:
 
     def _in_float(self, layers: Sequence[str]) -> tuple[str, ...]:
         graph = load_model(self.source.path).graph
-        inside = float_region(graph, layers, operators=self.profile.operators)
+        inside = float_region(graph, layers, kernels=self.profile.kernels)
         return tuple(dict.fromkeys((*self.exclude, *inside)))
 
     def _tried(self, state: SearchState, total: int) -> dict[int, bool]:

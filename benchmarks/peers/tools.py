@@ -140,12 +140,12 @@ def _onnxruntime(method_name: str, **options: int) -> Run:
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
-    from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
+    from segdeploy.deploy.targets.profiles import ORT_X86
 
     def run(job: Job) -> Found:
         calibrator = create_calibrator(
             job.model,
-            sorted(DENSE_OPERATORS),
+            sorted(ORT_X86.kernels.integers),
             augmented_model_path=str(job.folder / "augmented.onnx"),
             calibrate_method=CalibrationMethod[method_name],
             extra_options=options,

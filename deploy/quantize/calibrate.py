@@ -27,7 +27,7 @@ from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.look_ahead import run_ahead
 from segdeploy.deploy.system.memory import return_freed_memory
 from segdeploy.deploy.system.progress import ItemProgress
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
+from segdeploy.deploy.targets.kernels import LAYERS
 
 SAVE_EVERY_S = 10.0
 """Seconds of work an interruption can cost at most."""
@@ -69,13 +69,13 @@ def calibrate(
     """
     require_fp32(source, "ranges are observed")
     model = load_model(source.path)
-    observation = plan_observation(model, operators=DENSE_OPERATORS)
+    observation = plan_observation(model)
     present = {value.name for value in [*model.graph.input, *model.graph.output]}
     del model
     if not observation.observed:
         raise InputError(
-            f"{source.path} holds no operator that int8 is for; expected one of "
-            f"{', '.join(sorted(DENSE_OPERATORS))}: keep this model in fp32 or fp16"
+            f"{source.path} holds no layer that int8 is for; expected one of "
+            f"{', '.join(sorted(LAYERS))}: keep this model in fp32 or fp16"
         )
     return_freed_memory()
     data_sha256 = images.sha256()

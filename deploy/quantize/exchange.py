@@ -22,12 +22,11 @@ from segdeploy.calibration.table import CalibrationTable, imported_table
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.quantize.activations import (
+    every_activation,
     followed_ranges,
-    quantized_activations,
     unfused_outputs,
 )
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS
 
 
 class ExchangeFormat(str, Enum):
@@ -86,7 +85,7 @@ def _every_range(table: CalibrationTable, model: onnx.ModelProto) -> dict[str, C
     """The range of every tensor another tool's quantizer may ask for."""
     graph = model.graph
     follows = followed_ranges(graph)
-    names = quantized_activations(model, operators=DENSE_OPERATORS)
+    names = every_activation(model)
     ranges = {name: table.ranges[follows.get(name, name)] for name in names}
     ranges |= {name: table.ranges[name] for name in unfused_outputs(graph) if name in table.ranges}
     for node in graph.node:
@@ -121,7 +120,7 @@ def import_table(path: Path, source: Artifact) -> CalibrationTable:
         raise InputError(str(error)) from error
     model = load_model(source.path)
     follows = followed_ranges(model.graph)
-    names = quantized_activations(model, operators=DENSE_OPERATORS)
+    names = every_activation(model)
     needed = {follows.get(name, name) for name in names}
     missing = sorted(needed - table.ranges.keys())
     if missing:

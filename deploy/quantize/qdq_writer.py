@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,61 +19,65 @@ from segdeploy.calibration.weights import (
     smallest_weight_scale,
 )
 from segdeploy.deploy.onnx_model.graph import GraphIndex
+from segdeploy.deploy.quantize.activations import weight_of
+from segdeploy.deploy.quantize.operators import is_layer
 from segdeploy.deploy.targets.profiles import TargetProfile
-
-OUTPUT_CHANNEL_AXIS = 0
 
 
 class QdqWriter:
     """Rewrites one graph in place, collecting the new nodes and initialisers.
 
-    ``shifts`` are added to activations before they are rounded, and taken off again in the biases
-    of the convolutions that read them.
+    ``quantized`` names the nodes that run on integers. ``shifts`` are added to activations before
+    they are rounded, and taken off again in the biases of the convolutions that read them.
     """
 
     def __init__(
         self,
         graph: onnx.GraphProto,
         profile: TargetProfile,
-        exclude: Collection[str],
+        quantized: Collection[str],
         shifts: Mapping[str, np.float32],
+        second: Mapping[str, str],
     ) -> None:
         self.graph = graph
         self.profile = profile
-        self.exclude = exclude
+        self.quantized = quantized
         self.shifts = shifts
-        self.weights = dict(GraphIndex(graph).constants)
+        self.second = second
+        index = GraphIndex(graph)
+        self.weights = dict(index.constants)
+        self.layers = {
+            node.name: weight
+            for node in graph.node
+            if is_layer(node) and (weight := weight_of(node, index)) is not None
+        }
         self.stored = frozenset(self.weights)
         self.first: list[onnx.NodeProto] = []
         self.added: dict[str, onnx.TensorProto] = {}
-        self.integers: dict[str, NDArray[np.int8]] = {}
+        self.integers: dict[tuple[str, int], NDArray[np.int8]] = {}
         self.before: dict[str, list[onnx.NodeProto]] = {}
         self.after: dict[str, list[onnx.NodeProto]] = {}
 
-    def quantize_weights(self, activations: dict[str, QuantParams]) -> None:
-        """Replace weight and bias of every quantized convolution by int8 and int32."""
-        convolutions = [
-            node
-            for node in self.graph.node
-            if node.op_type == "Conv"
-            and node.op_type in self.profile.operators
-            and node.name not in self.exclude
-        ]
-        weight_params = self._weight_params(convolutions, activations)
-        for node in convolutions:
-            stored, params = node.input[1], weight_params[node.input[1]]
+    def quantize_weights(self, activations: Mapping[str, QuantParams]) -> None:
+        """Replace weight and bias of every quantized layer by int8 and int32."""
+        layers = [n for n in self.graph.node if n.name in self.layers and n.name in self.quantized]
+        weight_params = self._weight_params(layers, activations)
+        for node in layers:
+            layer = self.layers[node.name]
+            params = weight_params[self._key(node)]
             if node.input[0] in self.shifts:
                 self._take_off_shift(node, params)
-            integers = self._integer_weight(stored, params)
-            own = [self._dequantized(stored, f"{node.name}/weight", integers, params)]
-            node.input[1] = own[0].output[0]
+            integers = self._integer_weight(node, params)
+            name = self._weight_name(node)
+            own = [self._dequantized(name, f"{node.name}/weight", integers, params, layer.axis)]
+            node.input[layer.place] = own[0].output[0]
             if _has_bias(node) and self.profile.quantize_bias:
                 bias = self._value(node.input[2])
                 scales = bias_params(
                     bias,
                     input_scale=activations[node.input[0]].scale,
-                    weight_scale=params.scale,
-                    integers=integers,
+                    weight_scale=layer.of_rows(params.scale),
+                    integers=layer.rows(integers),
                 )
                 own.append(
                     self._dequantized(
@@ -82,15 +87,14 @@ class QdqWriter:
                 node.input[2] = own[1].output[0]
             self.before[node.name] = own
         for node in self.graph.node:
-            kept = node.op_type == "Conv" and node.name in self.exclude
-            constant = _has_bias(node) and node.input[2] in self.stored
-            if kept and activations and constant and self.profile.quantize_bias:
+            kept = node.name in self.layers and node.name not in self.quantized
+            if kept and activations and _has_bias(node) and self.profile.quantize_bias:
                 self._keep_in_float(node)
 
-    def quantize_activations(self, activations: dict[str, QuantParams]) -> None:
+    def quantize_activations(self, activations: Mapping[str, QuantParams]) -> None:
         """Put a Q-DQ pair behind every quantized activation and point its consumers at it.
 
-        A constant becomes integers, for the quantized Add and Concat that read it alone.
+        A constant becomes integers, for the quantized Add, Concat and Mul that read it alone.
         """
         joined = {name: params for name, params in activations.items() if name in self.stored}
         self._store_integers(joined)
@@ -98,8 +102,9 @@ class QdqWriter:
         for name, params in activations.items():
             scale = self._constant(f"{name}/scale", params.scale)
             zero = self._constant(f"{name}/zero_point", params.zero_point)
-            shifted = self._shifted(name)
-            rounded = shifted[0].output[0] if shifted else name
+            source = self.second.get(name, name)
+            shifted = self._shifted(source)
+            rounded = shifted[0].output[0] if shifted else source
             pair = [
                 *shifted,
                 helper.make_node(
@@ -112,7 +117,7 @@ class QdqWriter:
                     name=f"{name}/DQ",
                 ),
             ]
-            self.after[name] = pair
+            self.after.setdefault(source, []).extend(pair)
         for node in self.graph.node:
             node.input[:] = [f"{n}/dq" if n in activations else n for n in node.input]
 
@@ -129,8 +134,7 @@ class QdqWriter:
                 )
             )
         for node in self.graph.node:
-            quantized = node.op_type in self.profile.operators and node.name not in self.exclude
-            if quantized and node.op_type in ("Add", "Concat"):
+            if node.name in self.quantized and not is_layer(node):
                 node.input[:] = [f"{n}/joined/dq" if n in constants else n for n in node.input]
 
     def finish(self) -> None:
@@ -150,33 +154,45 @@ class QdqWriter:
         self.graph.initializer.extend([*kept, *self.added.values()])
 
     def _weight_params(
-        self, convolutions: list[onnx.NodeProto], activations: dict[str, QuantParams]
-    ) -> dict[str, QuantParams]:
+        self, layers: list[onnx.NodeProto], activations: Mapping[str, QuantParams]
+    ) -> dict[tuple[str, int], QuantParams]:
         """Parameters of each weight, coarse enough that every use's sums fit in int32.
 
         Of a bias that stays float, too: ONNX Runtime rounds it to these steps by itself.
         """
-        smallest: dict[str, NDArray[np.float64]] = {}
-        for node in convolutions:
-            weight = node.input[1]
-            floor = smallest.get(weight, np.zeros(len(self._value(weight))))
+        smallest: dict[tuple[str, int], NDArray[np.float64]] = {}
+        for node in layers:
+            layer, key = self.layers[node.name], self._key(node)
+            weight = self._value(node.input[layer.place])
+            floor = smallest.get(key, np.zeros(weight.shape[layer.axis]))
             if _has_bias(node):
                 needed = smallest_weight_scale(
                     self._value(node.input[2]),
                     input_scale=activations[node.input[0]].scale,
-                    weight=self._value(weight),
+                    weight=layer.rows(weight),
                 )
-                floor = np.maximum(floor, needed)
-            smallest[weight] = floor
+                floor = np.maximum(floor, layer.along_axis(needed))
+            smallest[key] = floor
         return {
-            weight: per_channel_weight(
-                self._value(weight),
-                axis=OUTPUT_CHANNEL_AXIS,
+            (name, axis): per_channel_weight(
+                self._value(name),
+                axis=axis,
                 reduce_range=self.profile.reduce_range,
                 min_scale=floor,
             )
-            for weight, floor in smallest.items()
+            for (name, axis), floor in smallest.items()
         }
+
+    def _key(self, node: onnx.NodeProto) -> tuple[str, int]:
+        """What layers have in common that share integers: the weight, and how it is read."""
+        layer = self.layers[node.name]
+        return node.input[layer.place], layer.axis
+
+    def _weight_name(self, node: onnx.NodeProto) -> str:
+        """The name of a weight's integers: another where a layer of another kind was first."""
+        name, axis = self._key(node)
+        others = {other for named, other in self.integers if named == name}
+        return name if axis == next(iter(others), axis) or len(others) < 2 else f"{name}@{axis}"
 
     def _shifted(self, name: str) -> list[onnx.NodeProto]:
         """The node that adds an activation's shift; none where there is nothing to add."""
@@ -188,7 +204,7 @@ class QdqWriter:
 
     def _take_off_shift(self, node: onnx.NodeProto, params: QuantParams) -> None:
         """Give a convolution the bias with which it computes as if its input were not shifted."""
-        weight = dequantize(self._integer_weight(node.input[1], params), params)
+        weight = dequantize(self._integer_weight(node, params), params)
         sums = weight.sum(axis=tuple(range(1, weight.ndim)), dtype=np.float64)
         bias = self._value(node.input[2]) if _has_bias(node) else np.float32(0)
         name = f"{node.name}/bias/unshifted"
@@ -214,24 +230,24 @@ class QdqWriter:
     def _value(self, name: str) -> NDArray[np.float32]:
         return numpy_helper.to_array(self.weights[name])
 
-    def _integer_weight(self, name: str, params: QuantParams) -> NDArray[np.int8]:
-        """A weight's integers, found once however many convolutions share it."""
-        if name not in self.integers:
-            self.integers[name] = quantize_weight(self._value(name), params)
-        return self.integers[name]
+    def _integer_weight(self, node: onnx.NodeProto, params: QuantParams) -> NDArray[np.int8]:
+        """A weight's integers, found once however many layers share it."""
+        key, layer = self._key(node), self.layers[node.name]
+        if key not in self.integers:
+            scale = layer.of_rows(params.scale)
+            by_row = replace(params, scale=scale, zero_point=np.zeros_like(scale, np.int8), axis=0)
+            rows = quantize_weight(layer.rows(self._value(key[0])), by_row)
+            self.integers[key] = layer.stored(rows)
+        return self.integers[key]
 
     def _dequantized(
-        self, stored: str, result: str, values: NDArray[Any], params: QuantParams
+        self, stored: str, result: str, values: NDArray[Any], params: QuantParams, axis: int = 0
     ) -> onnx.NodeProto:
         """A DequantizeLinear over an integer constant; a constant stored before is shared."""
         integers = self._constant(f"{stored}/q", values)
         scale = self._constant(f"{stored}/scale", params.scale)
         return helper.make_node(
-            "DequantizeLinear",
-            [integers, scale],
-            [f"{result}/dq"],
-            name=f"{result}/DQ",
-            axis=OUTPUT_CHANNEL_AXIS,
+            "DequantizeLinear", [integers, scale], [f"{result}/dq"], name=f"{result}/DQ", axis=axis
         )
 
     def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:

@@ -9,13 +9,13 @@ or bias is computed stays in float, and is named.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
 import onnx
 
-from segdeploy.calibration.qparams import QuantParams, from_range
+from segdeploy.calibration.qparams import QuantParams, QuantType, from_range
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
@@ -27,18 +27,20 @@ from segdeploy.deploy.onnx_model.file import (
     save_model,
     set_metadata,
 )
-from segdeploy.deploy.onnx_model.graph import GraphIndex
+from segdeploy.deploy.onnx_model.graph import GraphIndex, attributes
 from segdeploy.deploy.quantize.activations import (
-    float_convolutions,
+    computed_layers,
     followed_ranges,
     joined_constants,
     quantized_activations,
     quantized_nodes,
 )
+from segdeploy.deploy.quantize.operators import Carries, activation_inputs, carries
 from segdeploy.deploy.quantize.pixel_levels import PixelLevels, pixel_levels, takes_pixels
 from segdeploy.deploy.quantize.qdq_writer import QdqWriter
 from segdeploy.deploy.quantize.shared_scales import Span, share_spans
 from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.targets.kernels import Kernels
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 log = logging.getLogger(__name__)
@@ -80,16 +82,22 @@ def to_int8(
         meant = f"; did you mean {near}?" if near else ""
         raise UsageError(f"--exclude names no layer of {source.path}: {', '.join(unknown)}{meant}")
     _require_known(table, model.graph, source.path)
-    computed = float_convolutions(model)
-    for name in computed:
-        log.warning("%s (Conv) stays in float: its weight or bias is computed", name)
+    computed = computed_layers(model)
+    for node in computed:
+        log.warning(
+            "%s (%s) stays in float: its weight or bias is computed", node.name, node.op_type
+        )
     activations = activation_params(model, table, profile, exclude)
     pixels = _pixels(model, profile, exclude)
-    kept = _in_float(model, profile, exclude)
-    writer = QdqWriter(model.graph, profile, kept, {n: p.shift for n, p in pixels.items()})
+    nodes = quantized_nodes(model, kernels=profile.kernels, exclude=exclude)
+    on_integers = {node.name for node in nodes}
     activations |= {name: levels.params for name, levels in pixels.items()}
+    activations, second = read_centred(model.graph, nodes, activations, profile.kernels)
+    passed = passed_integers(model.graph, nodes, activations, profile.kernels)
+    shifts = {name: levels.shift for name, levels in pixels.items()}
+    writer = QdqWriter(model.graph, profile, on_integers, shifts, second)
     writer.quantize_weights(activations)
-    writer.quantize_activations(activations)
+    writer.quantize_activations({n: p for n, p in activations.items() if n not in passed})
     writer.finish()
     own = {
         "parent_sha256": source.sha256,
@@ -97,7 +105,7 @@ def to_int8(
         "target": profile.name,
         "calibration_sha256": table_sha256,
         "calibration_method": table.method.value,
-        "float_layers": ",".join(sorted({*exclude, *computed})),
+        "float_layers": ",".join(sorted({*exclude, *(node.name for node in computed)})),
     }
     set_metadata(model, metadata(model) | own)
     onnx.checker.check_model(model, full_check=True)
@@ -130,16 +138,6 @@ def _require_known(table: CalibrationTable, graph: onnx.GraphProto, path: Path) 
         )
 
 
-def _in_float(
-    model: onnx.ModelProto, profile: TargetProfile, exclude: Collection[str]
-) -> frozenset[str]:
-    """Names of the nodes of the profile's operators that stay in float."""
-    nodes = quantized_nodes(model, operators=profile.operators, exclude=exclude)
-    quantized = {node.name for node in nodes}
-    dense = {node.name for node in model.graph.node if node.op_type in profile.operators}
-    return frozenset(dense - quantized)
-
-
 def activation_params(
     model: onnx.ModelProto,
     table: CalibrationTable,
@@ -148,7 +146,7 @@ def activation_params(
 ) -> dict[str, QuantParams]:
     """Scale and zero point of every quantized activation, in graph order, and of constants.
 
-    Outputs of DepthToSpace, MaxPool and Resize take their input's. A Concat's inputs and output
+    What carries its input's values takes its input's. A Concat's inputs and output
     share one as far as the profile allows. A constant that is added or joined has the range of its
     values.
 
@@ -157,8 +155,8 @@ def activation_params(
     """
     graph = model.graph
     follows = followed_ranges(graph)
-    names = quantized_activations(model, operators=profile.operators, exclude=exclude)
-    constants = joined_constants(model, operators=profile.operators, exclude=exclude)
+    names = quantized_activations(model, kernels=profile.kernels, exclude=exclude)
+    constants = joined_constants(model, kernels=profile.kernels, exclude=exclude)
     index = GraphIndex(graph)
     spans: dict[str, Span] = {}
     for name in names:
@@ -189,11 +187,77 @@ def activation_params(
     }
 
 
+def read_centred(
+    graph: onnx.GraphProto,
+    nodes: Collection[onnx.NodeProto],
+    activations: Mapping[str, QuantParams],
+    kernels: Kernels,
+) -> tuple[dict[str, QuantParams], dict[str, str]]:
+    """Let nodes whose kernel wants zero point 0 read their input as s8, in place.
+
+    Args:
+        graph: a float graph; where others read the tensor, too, such a node reads a second name.
+        nodes: that run on integers.
+        activations: parameters by tensor.
+        kernels: of the target.
+
+    Returns:
+        The parameters, with those changed and added; and for each second name its tensor.
+    """
+    index, found, second = GraphIndex(graph), dict(activations), dict[str, str]()
+    for node in nodes:
+        tensor = node.input[0]
+        params = activations.get(tensor)
+        if node.op_type not in kernels.no_zero_point or params is None or params.zero_point == 0:
+            continue
+        low, high = (
+            float(params.scale) * (end - int(params.zero_point))
+            for end in (params.quant_min, params.quant_max)
+        )
+        centred = from_range(low, high, dtype=QuantType.S8, symmetric=True)
+        if all(reader.op_type in kernels.no_zero_point for reader in index.readers[tensor]):
+            found[tensor] = centred
+        else:
+            node.input[0] = f"{tensor}/centred"
+            found[node.input[0]], second[node.input[0]] = centred, tensor
+    return found, second
+
+
+def passed_integers(
+    graph: onnx.GraphProto,
+    nodes: Collection[onnx.NodeProto],
+    activations: Mapping[str, QuantParams],
+    kernels: Kernels,
+) -> frozenset[str]:
+    """Tensors that hold integers of the right scale without a pair of their own.
+
+    A second pair behind what only moves integers is a conversion of its own to some runtimes,
+    unless the zero point is 0: then it costs nothing, and stays.
+    """
+    found: set[str] = set()
+    index = GraphIndex(graph)
+    for node in nodes:
+        if node.op_type not in kernels.passed or attributes(node).get("mode") == "linear":
+            continue
+        names = activation_inputs(node)
+        joins = node.op_type == "Concat"
+        if not (joins or carries(node, index) is not Carries.NOTHING):
+            continue
+        before = [activations[name] for name in names if name in activations]
+        if len(before) < len(names):
+            continue
+        free = node.op_type not in kernels.folded and before[0].zero_point == 0
+        same = all(each == before[0] for each in before)
+        if same and not free:
+            found |= {name for name in node.output if activations.get(name) == before[0]}
+    return frozenset(found)
+
+
 def _pixels(
     model: onnx.ModelProto, profile: TargetProfile, exclude: Collection[str]
 ) -> dict[str, PixelLevels]:
     """How the input is quantized without loss, by its name; empty where it cannot be."""
-    nodes = quantized_nodes(model, operators=profile.operators, exclude=exclude)
+    nodes = quantized_nodes(model, kernels=profile.kernels, exclude=exclude)
     quantized = {node.name for node in nodes}
     name = takes_pixels(model.graph, quantized)
     if name is None or "preprocess" not in metadata(model):

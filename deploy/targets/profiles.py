@@ -17,9 +17,8 @@ from segdeploy.calibration.qparams import QuantType
 from segdeploy.deploy.runtimes.registry import RuntimeName
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.isa import saturates, usable
-
-DENSE_OPERATORS = frozenset({"Add", "Concat", "Conv", "DepthToSpace", "MaxPool", "Resize"})
-"""Operators that run on int8 tensors: convolutions, and what lies between them."""
+from segdeploy.deploy.targets import kernels
+from segdeploy.deploy.targets.kernels import Kernels
 
 SHARED_SCALE_COST_DB = 3.0
 """SQNR a tensor may lose, at most, so that a Concat can copy instead of rescale."""
@@ -45,7 +44,7 @@ class TargetProfile:
             one scale; ``None`` shares none.
         processors: what the file is for, in words.
         without_vnni: the target for x86 processors on which this one's 8-bit products saturate.
-        operators: operators whose inputs are quantized.
+        kernels: what runs on integers there, and what would be in the way.
     """
 
     name: str
@@ -60,7 +59,7 @@ class TargetProfile:
     reduce_range: bool = False
     quantize_bias: bool = True
     shared_scale_cost_db: float | None = SHARED_SCALE_COST_DB
-    operators: frozenset[str] = DENSE_OPERATORS
+    kernels: Kernels
 
 
 ORT_X86 = TargetProfile(
@@ -68,6 +67,7 @@ ORT_X86 = TargetProfile(
     runtime=RuntimeName.ONNXRUNTIME,
     processors="x86 with VNNI or AMX",
     without_vnni="ort-x86-no-vnni",
+    kernels=kernels.ONNXRUNTIME_CPU,
     activation_type=QuantType.U8,
     activation_symmetric=False,
 )
@@ -76,6 +76,7 @@ ORT_X86_NO_VNNI = TargetProfile(
     runtime=RuntimeName.ONNXRUNTIME,
     hardware="x86 without VNNI",
     processors="x86 of any kind: its weights have 7 bits",
+    kernels=kernels.ONNXRUNTIME_CPU,
     activation_type=QuantType.U8,
     activation_symmetric=False,
     reduce_range=True,
@@ -85,6 +86,7 @@ ORT_ARM = TargetProfile(
     runtime=RuntimeName.ONNXRUNTIME,
     hardware="Arm",
     processors="Arm",
+    kernels=kernels.ONNXRUNTIME_CPU,
     activation_type=QuantType.S8,
     activation_symmetric=True,
 )
@@ -93,6 +95,7 @@ OPENVINO_CPU = TargetProfile(
     runtime=RuntimeName.OPENVINO,
     processors="x86 with VNNI or AMX, and Arm",
     without_vnni="openvino-cpu-no-vnni",
+    kernels=kernels.OPENVINO_CPU,
     activation_type=QuantType.U8,
     activation_symmetric=False,
 )
@@ -100,6 +103,7 @@ OPENVINO_CPU_NO_VNNI = TargetProfile(
     name="openvino-cpu-no-vnni",
     runtime=RuntimeName.OPENVINO,
     processors="x86 of any kind, and Arm: its weights have 7 bits",
+    kernels=kernels.OPENVINO_CPU,
     activation_type=QuantType.U8,
     activation_symmetric=False,
     reduce_range=True,
@@ -109,6 +113,7 @@ TENSORRT = TargetProfile(
     runtime=RuntimeName.ONNXRUNTIME,
     hardware="NVIDIA GPU with TensorRT",
     processors="NVIDIA GPUs with TensorRT",
+    kernels=kernels.TENSORRT,
     activation_type=QuantType.S8,
     activation_symmetric=True,
     quantize_bias=False,
@@ -124,6 +129,9 @@ PROFILES = {
         TENSORRT,
     )
 }
+
+EVERY_KERNELS = tuple({id(each.kernels): each.kernels for each in PROFILES.values()}.values())
+"""Of all targets: one calibration serves them all."""
 
 
 def made_for(target: str | None) -> str | None:

@@ -33,7 +33,7 @@ from segdeploy.deploy.quantize.activations import float_region
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
+from segdeploy.deploy.targets.profiles import ORT_X86
 
 MAX_DROP = 0.5
 MakeImageSet = Callable[[Path, list[str]], Path]
@@ -84,7 +84,7 @@ def test_what_only_float_layers_read_stays_in_float_with_them() -> None:
     graph.output.append(helper.make_empty_tensor_value_info("sum"))
 
     def region(*layers: str) -> tuple[str, ...]:
-        return float_region(graph, layers, operators=DENSE_OPERATORS)
+        return float_region(graph, layers, kernels=ORT_X86.kernels)
 
     assert region() == ()
     assert region("a") == ("a",)

@@ -22,7 +22,7 @@ from segdeploy.deploy.quantize.activations import followed_ranges, plan_observat
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.system.errors import InputError
-from segdeploy.deploy.targets.profiles import DENSE_OPERATORS, ORT_X86
+from segdeploy.deploy.targets.profiles import ORT_X86
 
 CONTRACT = preset("zero-one", (SIDE, SIDE))
 
@@ -93,7 +93,7 @@ def joined_with_a_constant(s: random_onnx.Sketch) -> None:
 
 def test_a_concat_of_a_constant_is_observed_itself(tmp_path: Path) -> None:
     model = load_model(written(joined_with_a_constant, tmp_path / "x.onnx").path)
-    plan = plan_observation(model, operators=DENSE_OPERATORS)
+    plan = plan_observation(model)
     (concat,) = (node for node in model.graph.node if node.op_type == "Concat")
     assert concat.output[0] in plan.observed
     assert plan.summed == {}
@@ -129,5 +129,5 @@ def test_a_graph_with_nothing_to_quantize_says_so(images: SegmentationSet, tmp_p
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     set_metadata(model, {"preprocess": CONTRACT.to_json(), "precision": "fp32"})
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match="no operator that int8 is for; expected one of Add"):
+    with pytest.raises(InputError, match="no layer that int8 is for; expected one of Conv"):
         calibrate(describe(tmp_path / "x.onnx"), images, preprocess=CONTRACT, threads=1)

@@ -46,8 +46,8 @@ from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, UsageError
+from segdeploy.deploy.targets.kernels import Kernels
 from segdeploy.deploy.targets.profiles import (
-    DENSE_OPERATORS,
     OPENVINO_CPU,
     ORT_X86,
     PROFILES,
@@ -559,13 +559,14 @@ class TestActivations:
     )
 
     def test_inputs_of_quantized_operators_get_a_scale_in_graph_order(self) -> None:
-        found = quantized_activations(model_of(self.handmade), operators=DENSE_OPERATORS)
+        found = quantized_activations(model_of(self.handmade), kernels=ORT_X86.kernels)
         assert found == ("x", "r1", "p", "u", "cat1", "cat2", "pooled")
-        assert quantized_activations(model_of(self.handmade), operators={"Conv"}) == ("x", "pooled")
+        alone = Kernels(integers=frozenset({"Conv"}), fused=frozenset())
+        assert quantized_activations(model_of(self.handmade), kernels=alone) == ("x", "pooled")
 
     def test_an_excluded_node_wants_nothing(self) -> None:
         kept = quantized_activations(
-            model_of(self.handmade), operators=DENSE_OPERATORS, exclude=["Resize:u", "Conv:c2"]
+            model_of(self.handmade), kernels=ORT_X86.kernels, exclude=["Resize:u", "Conv:c2"]
         )
         assert kept == ("x", "r1", "u", "cat1", "cat2")
 
@@ -573,7 +574,7 @@ class TestActivations:
         assert followed_ranges(self.handmade) == {"p": "r1", "u": "r1", "pooled": "cat2"}
 
     def test_only_what_nothing_else_tells_is_observed(self) -> None:
-        plan = plan_observation(model_of(self.handmade), operators=DENSE_OPERATORS)
+        plan = plan_observation(model_of(self.handmade))
         assert plan.observed == ("x", "r1", "c2")  # c2 are the logits
         assert plan.summed == {"cat1": ("r1", "r1"), "cat2": ("r1", "r1", "x")}
         assert plan.follows == {"p": "r1", "u": "r1", "pooled": "cat2"}
@@ -584,7 +585,7 @@ class TestActivations:
     ) -> None:
         model = load_model(chains[name].source.path)
         graph = model.graph
-        wanted = quantized_activations(model, operators=DENSE_OPERATORS)
+        wanted = quantized_activations(model, kernels=ORT_X86.kernels)
         follows = followed_ranges(graph)
         needed = {follows.get(tensor, tensor) for tensor in wanted}
         assert needed | set(unfused_outputs(graph)) == set(chains[name].table.ranges)
