@@ -33,6 +33,10 @@ REST_S = 0.02
 milliseconds; on two cores ONNX Runtime took 20.5 ms right after PyTorch and 14.9 ms alone, with
 this pause 15.1 ms."""
 
+MOST_REST = 1.0
+"""Pauses last so many times as long as the calls, at most: calls of 0.3 ms would need 34 s for half
+a second of calls, and say no more than a few dozen of them do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkResult:
@@ -137,8 +141,9 @@ def measure(
     Args:
         candidates: all get the same number of calls.
         warmup: untimed calls of each candidate first.
-        duration_s: seconds for each candidate on average, rests left out: rounds go on until
-            ``duration_s * len(candidates)`` have been timed.
+        duration_s: seconds for each candidate on average: rounds go on until
+            ``duration_s * len(candidates)`` have been timed, or the rests took ``MOST_REST`` times
+            as long, as they do between short calls.
         min_samples: fewest timed calls of each candidate, even if that takes longer.
         progress: told the share done, 0 to 1, after every round, outside the timed calls.
         on_failure: told which candidate failed, by its place, and why; it is left out from then on.
@@ -175,7 +180,8 @@ def measure(
             rounds += 1
             left = turns.left()
             timed_s, budget_s = sum(sum(samples[id(c)]) for c in left), duration_s * len(left)
-            elapsed = timed_s / budget_s if budget_s > 0 else 1.0
+            rested_s = REST_S * rounds * len(left)
+            elapsed = max(timed_s, rested_s / MOST_REST) / budget_s if budget_s > 0 else 1.0
             done = min(1.0, elapsed, rounds / min_samples)
             if progress is not None:
                 progress(done)

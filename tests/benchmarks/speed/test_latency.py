@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.speed.latency import REST_S, BenchmarkResult, Candidate, measure
+from segdeploy.benchmarks.speed.latency import (
+    MOST_REST,
+    REST_S,
+    BenchmarkResult,
+    Candidate,
+    measure,
+)
 from segdeploy.benchmarks.speed.records import Setting
 from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.benchmarks.speed.throughput import MIN_SLICES, ThroughputResult, measure_throughput
@@ -148,6 +154,15 @@ def test_rounds_last_as_asked_and_every_candidate_gets_as_many_calls(
     needed = -(-duration_s * len(seconds) // sum(seconds))
     assert rounds == max(min_samples, needed)
     assert [result.artifact for result in results] == [c.name for c in candidates]
+
+
+def test_between_short_calls_the_rests_end_it_and_not_the_calls() -> None:
+    bench = Bench()
+    candidates = [bench.add("A", 0.0001), bench.add("B", 0.0003)]
+    results = bench.measure(*candidates, duration_s=1.0, min_samples=10)
+    rounds = round(MOST_REST / REST_S)
+    assert [len(result.latencies_s) for result in results] == [rounds, rounds]
+    assert len(bench.rests) == 2 * rounds
 
 
 def test_the_result_says_what_ran() -> None:
