@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import importlib
 import io
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from tiny import (
     SPLIT_OF_TWELVE,
@@ -34,6 +36,7 @@ from tiny import (
 from torch import nn
 
 import segdeploy.deploy.stages.simplify
+from segdeploy.benchmarks.speed.cold_start import ColdStart
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
 from segdeploy.deploy.models.networks import Network
@@ -43,6 +46,12 @@ from segdeploy.deploy.runtimes.base import Executed, Execution, Feeds, Results, 
 WritePng = Callable[[Path, NDArray[np.generic]], Path]
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+
+def pytest_collection_finish() -> None:
+    """What the imports left stays until the end: collections need not look at it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -117,10 +126,27 @@ class Reuse:
         return onnx.load_model_from_string(path.read_bytes())
 
 
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of all parallel workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """A folder that the first worker to need it fills, for all of them to read."""
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _reuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reuse]:
-    base = tmp_path_factory.getbasetemp()  # parallel workers share the folder above theirs
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reuse"
+def _reuse(session_folder: Path) -> Iterator[Reuse]:
+    folder = session_folder / "reuse"
     folder.mkdir(exist_ok=True)
     reuse = Reuse(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -280,42 +306,60 @@ def raw_set(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(
-    tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus
-) -> dict[str, Path]:
-    """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target."""
+def tiny_models(session_folder: Path, _tiny_unet: UNetPlusPlus) -> dict[str, Path]:
+    """UNet++ of width 4 with a 32x32 contract: fp32, fp16, and int8 for each target.
+
+    Beside them lie its images, ``set``. To be read only.
+    """
     from segdeploy.deploy.data.image_set import open_set
     from segdeploy.deploy.quantize.calibrate import calibrate
     from segdeploy.deploy.stages.to_fp16 import to_fp16
     from segdeploy.deploy.targets.profiles import PROFILES
 
-    folder = tmp_path_factory.mktemp("tiny_models")
-    fp32 = exported(_tiny_unet, folder, head=2)
-    images = open_set(write_image_set(folder / "set", SPLIT_OF_TWELVE), "train")
-    table = calibrate(fp32, images, preprocess=TINY, threads=1)
-    paths = {"fp32": fp32.path, "fp16": to_fp16(fp32, folder / "net.fp16.onnx").path}
-    for name, profile in PROFILES.items():
-        path = folder / f"net.int8.{name}.onnx"
-        paths[f"int8 {name}"] = quantized(fp32, path, table, profile=profile).path
-    return paths
+    def make(folder: Path) -> None:
+        fp32 = exported(_tiny_unet, folder, head=2)
+        images = open_set(write_image_set(folder / "set", SPLIT_OF_TWELVE), "train")
+        table = calibrate(fp32, images, preprocess=TINY, threads=1)
+        to_fp16(fp32, folder / "net.fp16.onnx")
+        for name, profile in PROFILES.items():
+            quantized(fp32, folder / f"net.int8.{name}.onnx", table, profile=profile)
+
+    folder = made_once(session_folder / "tiny_models", make)
+    names = {"fp32": "fp32", "fp16": "fp16"} | {f"int8 {name}": f"int8.{name}" for name in PROFILES}
+    return {name: folder / f"net.{suffix}.onnx" for name, suffix in names.items()}
+
+
+@contextmanager
+def made_up_cold_starts() -> Iterator[None]:
+    """Load time and memory of a fresh process are made up; else each row of a run starts one."""
+    made_up = ColdStart(load_s=1.0, first_inference_s=1.0, peak_bytes=2, imports_bytes=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segdeploy.benchmarks.speed.run.cold_start", lambda *a, **k: made_up)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_cold_start() -> Iterator[None]:
+    """``made_up_cold_starts``; ``tests/pipeline/test_run.py`` and those of the measure do start."""
+    with made_up_cold_starts():
+        yield
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus) -> Path:
+def finished_run(session_folder: Path, _tiny_unet: UNetPlusPlus) -> Path:
     """The output folder of a finished run with two targets.
 
     Beside it lie its checkpoint, ``net.safetensors``, and its images, ``set``. To be read only.
     """
     from segdeploy.cli.main import main
 
-    root = tmp_path_factory.mktemp("finished_run")
-    save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=TINY)
-    data = write_image_set(root / "set", SPLIT_OF_TWELVE)
-    asked = (
-        *("run", "-c", root / "net.safetensors", "--head", 1, "--data", data, "-o", root / "out"),
-        *("--target", "ort-x86", "tensorrt", "--runtime", "onnxruntime", "--max-drop", 100),
-        *("--duration", 0.02, "--warmup", 0, "--batch", 1, "--threads", 1, "--num-samples", 3),
-    )
-    with own_logging():
-        assert main([str(word) for word in asked]) == 0
-    return root / "out"
+    def make(root: Path) -> None:
+        save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=TINY)
+        words = ("run", "-c", root / "net.safetensors", "--head", 1, "-o", root / "out")
+        words += ("--data", write_image_set(root / "set", SPLIT_OF_TWELVE), "--num-samples", 3)
+        words += ("--target", "ort-x86", "tensorrt", "--runtime", "onnxruntime")
+        words += ("--duration", 0.02, "--warmup", 0, "--batch", 1, "--threads", 1)
+        with own_logging(), made_up_cold_starts():
+            assert main([*map(str, words), "--max-drop", "100"]) == 0
+
+    return made_once(session_folder / "finished_run", make) / "out"

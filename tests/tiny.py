@@ -119,6 +119,22 @@ def write_image_set(root: Path, splits: list[str], *, seed: int = 3) -> Path:
     return root
 
 
+def write_some(source: Path, root: Path, **counts: int) -> Path:
+    """A prepared folder with the first images of some splits of another, as links."""
+    header, *rows = (source / "splits.csv").read_text().splitlines()
+    column = header.split(",").index("split")
+    kept = [header]
+    for split, count in counts.items():
+        kept += [row for row in rows if row.split(",")[column] == split][:count]
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        for row in kept[1:]:
+            (path,) = (source / kind).glob(f"{row.split(',')[0]}.*")
+            (root / kind / path.name).symlink_to(path)
+    (root / "splits.csv").write_text("\n".join(kept) + "\n")
+    return root
+
+
 def write_discs(root: Path, splits: list[str], *, seed: int, area: tuple[float, float]) -> Path:
     """A prepared folder of bright discs on noise, each with its squared radius within ``area``."""
     generator = np.random.default_rng(seed)

@@ -43,14 +43,15 @@ def claim(output: Path, *, overwrite: bool) -> None:
     save_state(NOT_BEGUN, output)
 
 
-def finish(output: Path) -> None:
-    """List the bytes of every file of the training, unless it was finished before.
+def finish(output: Path, history: Sequence[EpochFigures], recipe: Recipe) -> None:
+    """Draw the curves and list the bytes of every file, unless it was finished before.
 
     Raises:
         OSError: the folder cannot be written.
     """
     if (output / CHECKSUMS).exists():
         return
+    write_curves(history, output, since=complete_from(recipe))
     write_checksums(output, [name for name in FILES if (output / name).is_file()])
 
 
@@ -83,4 +84,3 @@ def write_epoch(
     for name in (LAST_FILE, BEST_FILE) if is_best else (LAST_FILE,):
         save_checkpoint(average, output / name, preprocess=preprocess, metadata=metadata)
     write_history(history, output)
-    write_curves(history, output, since=complete_from(recipe))

@@ -27,7 +27,7 @@ from segdeploy.deploy.system.progress import ItemProgress, bar
 from segdeploy.training.evaluate import ValidationSet, evaluate
 from segdeploy.training.files import BEST_FILE, STATE_FILE
 from segdeploy.training.folder import claim, finish, write_epoch
-from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of
+from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of, write_curves
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
 from segdeploy.training.state import TrainingState, identity_of, load_state, save_state
@@ -35,6 +35,9 @@ from segdeploy.training.step import Stepper
 from segdeploy.training.views import Views, pass_order
 
 log = logging.getLogger(__name__)
+
+CURVES_EVERY_S = 10.0
+"""The curves are drawn at the end and, before, as often as one may look: it takes 0.3 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,8 @@ def train(
     """Train; after each epoch write checkpoints, figures, and the state to go on from.
 
     ``output`` receives ``best.safetensors`` and ``last.safetensors`` (the averaged weights),
-    ``history.csv``, ``curves.png`` (with matplotlib) and ``state.pt``.
+    ``history.csv``, ``curves.png`` (with matplotlib, every ``CURVES_EVERY_S`` seconds and at the
+    end) and ``state.pt``.
 
     Raises:
         InputError: an image, a mask, the pretrained checkpoint or the state cannot be read, or the
@@ -143,7 +147,7 @@ def _train(
     if _finished(recipe, history):
         _announce(settings, f"{output}: already finished after {len(history)} epochs")
         if shard.is_first:
-            finish(output)
+            finish(output, history, recipe)
         return _result(recipe, output, history)
     torch.manual_seed(recipe.seed)
     views = Views(train_set, recipe, preprocess, progress=_reading(settings))
@@ -154,6 +158,7 @@ def _train(
         _take_over(stepper, progress, output / STATE_FILE)
         _announce(settings, f"{output}: going on after epoch {len(history)}")
     board = Board(output, enabled=settings.tensorboard and shard.is_first)
+    drawn_s = time.monotonic()
     while not _finished(recipe, history):
         history.append(
             _epoch(stepper, views, validation, epoch=len(history) + 1, settings=settings)
@@ -165,11 +170,14 @@ def _train(
                 TrainingState(settings=identity, history=tuple(history), tensors=stepper.state()),
                 output,
             )
+            if time.monotonic() - drawn_s >= CURVES_EVERY_S:
+                write_curves(history, output, since=complete_from(recipe))
+                drawn_s = time.monotonic()
             if not settings.quiet:
                 _say(recipe, history)
     board.close()
     if shard.is_first:
-        finish(output)
+        finish(output, history, recipe)
     if not (output / CURVES_FILE).exists():
         _announce(settings, f"no {CURVES_FILE}: that needs pip install matplotlib")
     return _result(recipe, output, history)

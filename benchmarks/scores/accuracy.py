@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from segdeploy.benchmarks.scores.confusion import Confusion
 from segdeploy.benchmarks.scores.definitions import DEFINITIONS
@@ -164,7 +163,8 @@ def area_under_roc(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -
     negatives = truth.size - positives
     if positives == 0 or negatives == 0:
         return None
-    ranks = rankdata(probability.ravel(), method="average")
-    rank_sum = float(ranks[truth.ravel()].sum())
+    _, place, ties = np.unique(probability.ravel(), return_inverse=True, return_counts=True)
+    ranks = np.cumsum(ties) - (ties - 1) / 2  # from 1; equal values share their mean rank
+    rank_sum = float(ranks[place][truth.ravel()].sum())
     pairs_in_order = rank_sum - positives * (positives + 1) / 2
     return 100.0 * pairs_in_order / (positives * negatives)

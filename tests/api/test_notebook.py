@@ -8,7 +8,9 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from tiny import write_some
 
+from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
@@ -21,8 +23,9 @@ TIME_LIMIT_S = 300
 def cells(
     tmp_path_factory: pytest.TempPathFactory, _tiny_unet: UNetPlusPlus
 ) -> list[dict[str, Any]]:
-    """Every cell after a run on the bundled sample, with a small network to be quick."""
+    """Every cell after a run on some of the bundled sample, with a small network to be quick."""
     root = tmp_path_factory.mktemp("notebook")
+    write_some(bundled.sample(), root / "data", train=8, test=4)
     save_checkpoint(_tiny_unet, root / "net.safetensors", preprocess=Preprocess())
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(
@@ -30,6 +33,7 @@ def cells(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOTEBOOK_CHECKPOINT", str(root / "net.safetensors"))
+        patch.setenv("NOTEBOOK_DATA", str(root / "data"))
         patch.setenv("OMP_NUM_THREADS", "1")
         client.execute()
     return list(notebook.cells)

@@ -89,7 +89,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(root: Path, _no_cold_start: None) -> tuple[sd.Run, sd.Run]:
+def runs(root: Path, no_cold_start: None) -> tuple[sd.Run, sd.Run]:
     """The module's run and the file's."""
     module = sd.deploy(
         Nearest(),

@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.usefixtures("_no_cold_start")
+@pytest.mark.usefixtures("no_cold_start")
 def test_a_module_becomes_everything_a_checkpoint_does(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     run = sd.deploy(

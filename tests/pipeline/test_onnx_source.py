@@ -20,7 +20,7 @@ from segdeploy.deploy.onnx_model.file import contract_of, describe, load_model, 
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.checksums import sha256_of
 
-pytestmark = pytest.mark.usefixtures("_no_cold_start")
+pytestmark = pytest.mark.usefixtures("no_cold_start")
 
 QUICK = (
     *("--target", "ort-x86", "--runtime", "onnxruntime", "--max-drop", 100, "--batch", 1),
@@ -45,7 +45,7 @@ def command(inputs: Path, output: Path, *more: object) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory, _no_cold_start: None) -> Path:
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory, no_cold_start: None) -> Path:
     output = tmp_path_factory.mktemp("finished") / "out"
     assert main(command(inputs, output)) == 0
     return output

@@ -86,6 +86,12 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_cold_start_again(finished: Path, request: pytest.FixtureRequest) -> None:
+    """That one run measured them for real."""
+    request.getfixturevalue("no_cold_start")
+
+
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to change."""

@@ -273,6 +273,28 @@ def test_training_learns(image_set: Path, tmp_path: Path) -> None:
     assert result.best_val_iou > 70
 
 
+@pytest.mark.parametrize(("every_s", "lengths"), [(60.0, [3]), (0.0, [1, 2, 3, 3])])
+def test_curves_are_drawn_at_the_end_and_as_often_as_one_may_look(
+    image_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every_s: float,
+    lengths: list[int],
+) -> None:
+    drawn = []
+
+    def write_curves(rows: list[object], folder: Path, *, since: int) -> bool:
+        drawn.append(len(rows))
+        return True
+
+    for module in ("loop", "folder"):
+        monkeypatch.setattr(f"segdeploy.training.{module}.write_curves", write_curves)
+    monkeypatch.setattr("segdeploy.training.loop.CURVES_EVERY_S", every_s)
+    run(image_set, tmp_path / "out", epochs=3, width=2)
+    run(image_set, tmp_path / "out", epochs=3, width=2)  # finished: nothing is drawn again
+    assert drawn == lengths
+
+
 def test_the_saved_weights_are_the_average_not_the_last_step(
     image_set: Path, tmp_path: Path
 ) -> None:

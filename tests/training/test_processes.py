@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -18,12 +19,6 @@ from segdeploy.deploy.models.networks import build_network
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 SHARED_BATCH_NORM = """
-import json, sys
-import torch
-from torch import nn
-from segdeploy.deploy.quantize.sharding import shard_from_environment
-from segdeploy.training.batch_norm import share_statistics
-
 torch.manual_seed(0)
 inputs = torch.randn(5, 3, 4, 6, dtype=torch.float64).float() * 3 + 100
 weights = torch.randn(5, 3, 4, 6)
@@ -31,47 +26,32 @@ whole, parts = (nn.Sequential(nn.BatchNorm2d(3)) for _ in range(2))
 for network in (whole, parts):
     network[0].weight.data[:] = torch.tensor([0.5, 1.0, 2.0])
 share_statistics(parts)
-with shard_from_environment() as shard:
-    mine = slice(0, 2) if shard.is_first else slice(2, 5)
-    gradients, outputs = [], []
-    for network, part in ((whole, slice(None)), (parts, mine)):
-        x = inputs[part].clone().requires_grad_()
-        y = network(x)
-        (y * weights[part]).sum().backward()
-        gradients.append(x.grad)
-        outputs.append(y.detach())
-    norms = [network[0] for network in (whole, parts)]
-    found = {
-        "output": (outputs[0][mine] - outputs[1]).abs().max().item(),
-        "gradient": (gradients[0][mine] - gradients[1]).abs().max().item(),
-        "gradient_size": gradients[0].abs().max().item(),
-        "mean": (norms[0].running_mean - norms[1].running_mean).abs().max().item(),
-        "variance": (norms[0].running_var - norms[1].running_var).abs().max().item(),
-        "steps": norms[1].num_batches_tracked.item(),
-        "evaluation": (whole.eval()(inputs) - parts.eval()(inputs)).abs().max().item(),
-    }
-    everyone = shard.gathered(found)
-    if shard.is_first:
-        json.dump(everyone, open(sys.argv[1], "w"))
+gradients, outputs = [], []
+for network, part in ((whole, slice(None)), (parts, mine)):
+    x = inputs[part].clone().requires_grad_()
+    y = network(x)
+    (y * weights[part]).sum().backward()
+    gradients.append(x.grad)
+    outputs.append(y.detach())
+norms = [network[0] for network in (whole, parts)]
+found = {
+    "output": (outputs[0][mine] - outputs[1]).abs().max().item(),
+    "gradient": (gradients[0][mine] - gradients[1]).abs().max().item(),
+    "gradient_size": gradients[0].abs().max().item(),
+    "mean": (norms[0].running_mean - norms[1].running_mean).abs().max().item(),
+    "variance": (norms[0].running_var - norms[1].running_var).abs().max().item(),
+    "steps": norms[1].num_batches_tracked.item(),
+    "evaluation": (whole.eval()(inputs) - parts.eval()(inputs)).abs().max().item(),
+}
+answers["statistics"] = shard.gathered(found)
 """
 
 TWENTY_STEPS = """
-import json, sys
-import torch
-from segdeploy.deploy.models.networks import build_network
-from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.quantize.sharding import WHOLE, shard_from_environment
-from segdeploy.training.recipe import Amp, Recipe
-from segdeploy.training.step import Stepper
-from segdeploy.training.views import Batch
-
 torch.set_default_dtype(torch.float64)
-torch.set_num_threads(1)
-recipe = Recipe(arch=Architecture(sys.argv[2]), amp=Amp.OFF, learning_rate=1e-2, clip_norm=2.0)
 generator = torch.Generator().manual_seed(0)
 data = [torch.randn(5, 3, 32, 32, generator=generator) for _ in range(20)]
 
-def curve(shard, part):
+def curve(recipe, shard, part):
     torch.manual_seed(0)
     network = build_network(recipe.arch, width=4)
     stepper = Stepper(recipe, network, steps=20, device=torch.device("cpu"), shard=shard)
@@ -84,12 +64,41 @@ def curve(shard, part):
         for x in data
     ]
 
-with shard_from_environment() as shard:
-    mine = curve(shard, slice(0, 2) if shard.is_first else slice(2, 5))
-    everyone = [sum(parts) for parts in zip(*shard.gathered(mine))]
+for arch in ("unet_plus_plus", "r2u_net"):
+    recipe = Recipe(arch=Architecture(arch), amp=Amp.OFF, learning_rate=1e-2, clip_norm=2.0)
+    parts = shard.gathered(curve(recipe, shard, mine))
     if shard.is_first:
-        json.dump([curve(WHOLE, slice(None)), everyone], open(sys.argv[1], "w"))
+        everyone = [sum(losses) for losses in zip(*parts)]
+        answers[arch] = curve(recipe, WHOLE, slice(None)), everyone
 """
+
+SCRIPT = f"""
+import json, sys
+import torch
+from torch import nn
+from segdeploy.deploy.models.networks import build_network
+from segdeploy.deploy.models.architecture import Architecture
+from segdeploy.deploy.quantize.sharding import WHOLE, shard_from_environment
+from segdeploy.training.batch_norm import share_statistics
+from segdeploy.training.recipe import Amp, Recipe
+from segdeploy.training.step import Stepper
+from segdeploy.training.views import Batch
+
+torch.set_num_threads(1)
+
+def answer(shard):
+    answers, mine = {{}}, slice(0, 2) if shard.is_first else slice(2, 5)
+    scope = globals() | {{"shard": shard, "mine": mine, "answers": answers}}
+    exec({SHARED_BATCH_NORM!r}, scope)
+    exec({TWENTY_STEPS!r}, scope)
+    return answers
+
+with shard_from_environment() as shard:
+    answers = answer(shard)
+    if shard.is_first:
+        json.dump(answers, open(sys.argv[1], "w"))
+"""
+"""Both in one start of the processes, each of which imports PyTorch first."""
 
 
 def torchrun(*arguments: str) -> None:
@@ -103,11 +112,22 @@ def history(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
 
 
-def test_statistics_over_all_processes_are_those_of_one_with_every_image(tmp_path: Path) -> None:
-    script, result = tmp_path / "script.py", tmp_path / "result.json"
-    script.write_text(SHARED_BATCH_NORM, encoding="utf-8")
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes found."""
+    folder = tmp_path_factory.mktemp("processes")
+    script, result = folder / "script.py", folder / "result.json"
+    script.write_text(SCRIPT, encoding="utf-8")
     torchrun(str(script), str(result))
-    for found in json.loads(result.read_text(encoding="utf-8")):
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return found
+
+
+def test_statistics_over_all_processes_are_those_of_one_with_every_image(
+    answers: dict[str, Any],
+) -> None:
+    assert len(answers["statistics"]) == 2
+    for found in answers["statistics"]:
         assert found["output"] < 1e-4
         assert found["gradient"] < 1e-4 * found["gradient_size"]
         assert found["mean"] < 1e-5
@@ -117,16 +137,13 @@ def test_statistics_over_all_processes_are_those_of_one_with_every_image(tmp_pat
 
 
 @pytest.mark.parametrize("arch", ["unet_plus_plus", "r2u_net"])
-def test_two_processes_move_the_weights_as_one_does(arch: str, tmp_path: Path) -> None:
+def test_two_processes_move_the_weights_as_one_does(arch: str, answers: dict[str, Any]) -> None:
     """20 steps of five images, two and three to a process, in double precision.
 
     In single precision, with batch statistics, rounding alone moves the loss by more than 1e-4
     within 20 steps: as much as the same images in another order within the batch.
     """
-    script, result = tmp_path / "script.py", tmp_path / "result.json"
-    script.write_text(TWENTY_STEPS, encoding="utf-8")
-    torchrun(str(script), str(result), arch)
-    whole, parts = json.loads(result.read_text(encoding="utf-8"))
+    whole, parts = answers[arch]
     assert len(whole) == len(parts) == 20
     assert max(whole) - min(whole) > 0.05  # it moves, or the comparison says nothing
     assert max(abs(a - b) for a, b in zip(whole, parts, strict=True)) < 1e-6

@@ -105,8 +105,10 @@ def test_an_interrupted_training_ends_with_the_bits_of_an_uninterrupted_one(
 def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bits(
     image_set: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "tiny.json").write_text(TINY.to_json())
     command = [sys.executable, "-m", "segdeploy", "train", "--data", str(image_set)]
-    command += ["--width", "2", "--epochs", "12", "--batch", "2", "--threads", "1", "-o"]
+    command += ["--preprocess", str(tmp_path / "tiny.json"), "--width", "2", "--epochs", "12"]
+    command += ["--batch", "2", "--threads", "1", "-o"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     output = tmp_path / "killed"
     for epochs, delay in ((1, 0.0), (5, 0.013)):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny import TINY
 
 from segdeploy.calibration.files import write_atomic
 from segdeploy.cli.main import main
@@ -20,13 +21,17 @@ NAME = "unet_plus_plus_l1"
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, make_image_set: Callable[[Path, list[str]], Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    make_image_set: Callable[[Path, list[str]], Path],
+    no_cold_start: None,
 ) -> Path:
     """A run, a training, a prediction and a package of one tiny network."""
     root = tmp_path_factory.mktemp("finished")
     data = make_image_set(root / "data", ["train"] * 4 + ["val"] * 2 + ["test"] * 2)
     common = ["--data", str(data)]
-    train = ["train", *common, "-o", str(root / "training"), "--epochs", "2", "--width", "2"]
+    (root / "tiny.json").write_text(TINY.to_json())
+    train = ["train", *common, "--preprocess", str(root / "tiny.json"), "--epochs", "2"]
+    train += ["--width", "2", "-o", str(root / "training")]
     assert main([*train, "--batch", "2", "--amp", "off"]) == 0
     best = str(root / "training" / "best.safetensors")
     run = ["run", *common, "-c", best, "--head", "1", "-o", str(root / "run"), "--threads", "1"]

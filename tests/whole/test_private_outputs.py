@@ -11,14 +11,12 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from tiny import TINY
 
 import segdeploy
-from segdeploy.benchmarks.speed.cold_start import ColdStart
 from segdeploy.cli.main import main
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import save_checkpoint
@@ -74,16 +72,12 @@ COMMANDS = {
 EXIT_CODES = {"predict": 3, "predict list": 3}
 
 
-def started(subject: Any, execution: Any, **limits: Any) -> ColdStart:
-    """In the place of a process of its own, which takes a second a row."""
-    return ColdStart(load_s=0.1, first_inference_s=0.1, peak_bytes=2, imports_bytes=1)
-
-
 @pytest.fixture(scope="module")
 def machine(
     tmp_path_factory: pytest.TempPathFactory,
     _tiny_unet: UNetPlusPlus,
     make_image_set: Callable[[Path, list[str]], Path],
+    no_cold_start: None,
 ) -> Iterator[Path]:
     """A user's folder with inputs in ``archive`` and, in ``work``, all that commands wrote."""
     root = tmp_path_factory.mktemp("machine") / PERSON
@@ -106,7 +100,6 @@ def machine(
             patch.setenv(name, value)
         patch.setattr(tempfile, "tempdir", str(root / "tmp"))
         patch.setattr(socket, "gethostname", lambda: HOST)
-        patch.setattr("segdeploy.benchmarks.speed.run.cold_start", started)
         for name, command in COMMANDS.items():
             found = main([word.format(**places) for word in command.split()])
             assert found == EXIT_CODES.get(name, 0), name

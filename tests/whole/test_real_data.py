@@ -36,7 +36,7 @@ def test_the_main_job_keeps_the_accuracy_of_the_bundled_checkpoint(
     same = ["--runtime", "onnxruntime", "--threads", "1", *(["--data", DSB2018] if DSB2018 else [])]
     arguments = ["run", "-o", str(tmp_path / "out"), "--format", "json", "--num-samples", "50"]
     arguments += ["--target", "ort-x86", *same]
-    assert main([*arguments, "--duration", "0.1", "--warmup", "1"]) == 0
+    assert main([*arguments, "--batch", "1", "--duration", "0.1", "--warmup", "1"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["passed"]
     assert report["data"]["calibration"]["images"] == 50
