@@ -14,7 +14,7 @@ from segdeploy.benchmarks.scores.accuracy import iou_per_image
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.quantize.sharding import WHOLE, Shard
+from segdeploy.deploy.distributed.shard import WHOLE, Shard
 from segdeploy.training.losses import LossFunction
 
 PIXELS_AT_ONCE = 16 * 96 * 96

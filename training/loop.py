@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
+from segdeploy.deploy.distributed.shard import WHOLE, Shard
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE, Network, build_network
-from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder

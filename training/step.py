@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from segdeploy.deploy.distributed.shard import Shard
 from segdeploy.deploy.models.networks import Network
-from segdeploy.deploy.quantize.sharding import Shard
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.training.batch_norm import freeze_statistics, share_statistics
 from segdeploy.training.losses import LOSSES

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE
+from segdeploy.deploy.distributed.engine import Engine
 from segdeploy.deploy.prediction.flow import (
     Flow,
     partial_folder,
     remove_partial_folder,
     write_files,
 )
-from segdeploy.deploy.prediction.image import Job, Outcome
+from segdeploy.deploy.prediction.image import Job, Outcome, predict_image
 from segdeploy.deploy.prediction.journal import TABLE, Journal, Row, Status, key_of
 from segdeploy.deploy.prediction.model import Model, decides, require_possible
 from segdeploy.deploy.prediction.settings import Fit, Settings
@@ -28,12 +30,8 @@ from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.system.progress import PieceProgress
 
-
-class Engine(str, Enum):
-    """Where images are worked on: in this process, or by the processes of a Ray cluster."""
-
-    LOCAL = "local"
-    RAY = "ray"
+if TYPE_CHECKING:
+    from segdeploy.deploy.distributed.ray_workers import Begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,12 +227,24 @@ def _ray(
     workers: int,
 ) -> Generator[Outcome, None, None]:
     """On a Ray cluster; the files are written here, so that nothing is written twice at once."""
-    from segdeploy.deploy.prediction.ray_engine import ray_outcomes
+    from segdeploy.deploy.distributed.ray_workers import RayWorkers
 
-    found = ray_outcomes(list(sources), model=model, job=job, execution=execution, workers=workers)
-    with partial_folder(output):
-        for outcome in found:
+    first = next(sources, None)
+    if first is None:
+        return
+    begin: Begin[ImageSource, Outcome] = partial(_opened, model, job, execution)
+    with RayWorkers(workers=workers, threads=execution.threads) as ray, partial_folder(output):
+        for outcome in ray.mapped(begin, _chained(first, sources)):
             yield write_files(outcome, output)
+
+
+@contextlib.contextmanager
+def _opened(
+    model: Model, job: Job, execution: Execution
+) -> Iterator[Callable[[ImageSource], Outcome]]:
+    """What predicts an image, in a process of its own."""
+    with model.open(execution) as runtime:
+        yield partial(predict_image, job=job, runtime=runtime)
 
 
 def _chained(first: ImageSource, rest: Iterable[ImageSource]) -> Iterator[ImageSource]:

@@ -17,10 +17,10 @@ from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram, s
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.distributed.shard import WHOLE, Shard
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import copy_returning, load_model, require_fp32
 from segdeploy.deploy.quantize.activations import Observation, plan_observation
-from segdeploy.deploy.quantize.sharding import WHOLE, Shard
 from segdeploy.deploy.runtimes.ort_session import OrtSession, session_options
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import InputError

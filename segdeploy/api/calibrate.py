@@ -13,6 +13,7 @@ from segdeploy.api.models import AnyOnnx, artifact_of
 from segdeploy.api.outputs import AnyPath, output_file
 from segdeploy.calibration.estimate import Method
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.deploy.distributed.shard import WHOLE, Shard, shard_from_environment
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of
 from segdeploy.deploy.quantize.calibrate import calibrate as calibrate_stage
@@ -22,7 +23,6 @@ from segdeploy.deploy.quantize.exchange import (
     exported_file,
     import_table,
 )
-from segdeploy.deploy.quantize.sharding import WHOLE, Shard, shard_from_environment
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.deploy.system.only_writer import require_new, writing_file

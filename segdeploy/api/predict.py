@@ -15,10 +15,11 @@ from segdeploy.api.models import is_checkpoint, is_module, model_of
 from segdeploy.api.outputs import AnyPath
 from segdeploy.api.recommended import Recommended
 from segdeploy.api.runtimes import runtimes_of
+from segdeploy.deploy.distributed.engine import RAY_WORKERS, Engine
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.interface import Interface
 from segdeploy.deploy.prediction.model import CheckpointModel, Model, onnx_model, require_possible
-from segdeploy.deploy.prediction.run import Engine, Summary
+from segdeploy.deploy.prediction.run import Summary
 from segdeploy.deploy.prediction.run import predict as predict_images
 from segdeploy.deploy.prediction.settings import Fit, Settings, Write
 from segdeploy.deploy.prediction.sources import sources_of
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 PYTORCH: Final = "pytorch"
 """The runtime of a checkpoint."""
 
-RAY_WORKERS = 2
 OVERLAP_PART = 4
 """Neighbouring tiles share a quarter of a tile where nothing else is said."""
 
@@ -97,7 +97,7 @@ def predict(
     """
     where = choice(Engine, engine, what="engine")
     if where is Engine.RAY:
-        from segdeploy.deploy.prediction.ray_engine import require_ray
+        from segdeploy.deploy.distributed.ray_workers import require_ray
 
         require_ray()
     used = threads or (1 if where is Engine.RAY else usable_cores())

@@ -11,8 +11,8 @@ from segdeploy.api.load import read_contract
 from segdeploy.api.outputs import AnyPath
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.presets import preset
+from segdeploy.deploy.distributed.shard import shard_from_environment
 from segdeploy.deploy.models.checkpoint import load_checkpoint
-from segdeploy.deploy.quantize.sharding import shard_from_environment
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.loop import Settings, TrainingResult

@@ -55,7 +55,7 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Find every range, or take them from another tool's file; under torchrun, in shards."""
     from segdeploy.api.calibrate import calibrate, written_files
-    from segdeploy.deploy.quantize.sharding import is_first_process
+    from segdeploy.deploy.distributed.shard import is_first_process
 
     table = calibrate(
         options.model,

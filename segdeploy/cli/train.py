@@ -82,7 +82,7 @@ def recipe_of(options: Options) -> Recipe:
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Train a network."""
     from segdeploy.api.train import train
-    from segdeploy.deploy.quantize.sharding import is_first_process
+    from segdeploy.deploy.distributed.shard import is_first_process
 
     result = train(
         options.data,

@@ -19,11 +19,11 @@ from segdeploy.cli import predict as cli_predict
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.placement import resized_values
+from segdeploy.deploy.distributed.engine import Engine
 from segdeploy.deploy.models import UNetPlusPlus
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.onnx_model.interface import interface_of
-from segdeploy.deploy.prediction.run import Engine
 from segdeploy.deploy.prediction.settings import Fit, Write
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime

@@ -78,7 +78,7 @@ import torch
 from torch import nn
 from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.quantize.sharding import WHOLE, shard_from_environment
+from segdeploy.deploy.distributed.shard import WHOLE, shard_from_environment
 from segdeploy.training.batch_norm import share_statistics
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.step import Stepper
@@ -177,7 +177,7 @@ from pathlib import Path
 import torch
 from segdeploy.deploy.models.networks import build_network
 from segdeploy.deploy.models.architecture import Architecture
-from segdeploy.deploy.quantize.sharding import shard_from_environment
+from segdeploy.deploy.distributed.shard import shard_from_environment
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.step import Stepper
 from segdeploy.training.views import Batch

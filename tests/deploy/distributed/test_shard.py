@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segdeploy.calibration.collect import Batch, collect
 from segdeploy.calibration.errors import CalibrationError
-from segdeploy.deploy.quantize.sharding import Shard, shard_from_environment
+from segdeploy.deploy.distributed.shard import Shard, shard_from_environment
 
 
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 8))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from segdeploy.calibration.collection import Collection, merge_collections
+from segdeploy.deploy.system.errors import RunError, one_line
 
 T = TypeVar("T")
 
@@ -32,14 +33,34 @@ class Shard:
         return list(items[self.rank :: self.size])
 
     def gathered(self, value: T) -> list[T]:
-        """What every process has, in rank order, the same list on each."""
+        """What every process has, in rank order, the same list on each.
+
+        Raises:
+            RunError: another process ended before.
+        """
         if self.size == 1:
             return [value]
         import torch.distributed
 
         values: list[T | None] = [None] * self.size
-        torch.distributed.all_gather_object(values, value)
+        with _whole_group():
+            torch.distributed.all_gather_object(values, value)
         return cast("list[T]", values)
+
+    def gathered_at(self, rank: int, value: T) -> list[T]:
+        """What every process has, in rank order, on the one of that rank; nothing on the others.
+
+        Raises:
+            RunError: another process ended before.
+        """
+        if self.size == 1:
+            return [value]
+        import torch.distributed
+
+        values: list[T | None] | None = [None] * self.size if self.rank == rank else None
+        with _whole_group():
+            torch.distributed.gather_object(value, values, dst=rank)
+        return cast("list[T]", values or [])
 
     def merged(self, collection: Collection | None) -> Collection:
         """What all processes counted, the same on each; ``None`` from one without images.
@@ -51,6 +72,18 @@ class Shard:
         """
         parts = self.gathered(collection)
         return merge_collections(part for part in parts if part is not None)
+
+
+@contextmanager
+def _whole_group() -> Iterator[None]:
+    """A lost peer as this project's error."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError(
+            "another process of this torchrun ended before its share was done; what it said stands "
+            f"above. Start the same line again ({one_line(str(error))})"
+        ) from error
 
 
 WHOLE = Shard()

@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from segdeploy.cli.main import main
+from segdeploy.deploy.distributed import ray_workers
+from segdeploy.deploy.distributed.engine import Engine
 from segdeploy.deploy.models.checkpoint import load_checkpoint
-from segdeploy.deploy.prediction import ray_engine
 from segdeploy.deploy.prediction.model import OnnxModel, onnx_model
-from segdeploy.deploy.prediction.run import Engine, predict
+from segdeploy.deploy.prediction.run import predict
 from segdeploy.deploy.prediction.settings import Settings, Write
 from segdeploy.deploy.prediction.sources import sources_of
 from segdeploy.deploy.runtimes.base import Execution, Feeds, Results
@@ -31,7 +32,7 @@ from segdeploy.deploy.system.errors import InputError, RunError
 
 IMAGES = 24
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason=f"{ray_engine.INSTALL} to run it"
+    importlib.util.find_spec("ray") is None, reason=f"{ray_workers.INSTALL} to run it"
 )
 
 
@@ -129,12 +130,12 @@ class TestErrors:
     def test_what_a_worker_said_is_the_message(self) -> None:
         outer = RuntimeError("a page of Ray's own traceback")
         outer.__cause__ = InputError("model net.onnx does not exist")
-        found = ray_engine._own(outer)
+        found = ray_workers._own(outer)
         assert isinstance(found, InputError)
         assert str(found) == "model net.onnx does not exist"
 
     def test_else_ray_s_last_line(self) -> None:
-        found = ray_engine._own(RuntimeError("traceback\n  line 3\nthe cluster is gone\n"))
+        found = ray_workers._own(RuntimeError("traceback\n  line 3\nthe cluster is gone\n"))
         assert isinstance(found, RunError)
         assert str(found) == "Ray failed: the cluster is gone"
 
@@ -147,6 +148,6 @@ class TestErrors:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         model = str(small_onnx(tmp_path / "net.onnx"))
-        monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(ray_workers.importlib.util, "find_spec", lambda name: None)
         assert main(["predict", model, str(images), "-o", "out", "--engine", "ray"]) == 3
         assert "ray is not installed; pip install 'segdeploy[ray]'" in capsys.readouterr().err
