@@ -47,7 +47,11 @@ def sqnr_cost_db(own: Span, shared: Span) -> float:
 
 
 def share_spans(
-    spans: Mapping[str, Span], edges: Iterable[Edge], *, limit_db: float
+    spans: Mapping[str, Span],
+    edges: Iterable[Edge],
+    *,
+    limit_db: float,
+    asked: Iterable[Edge] = (),
 ) -> dict[str, Span]:
     """Join tensors along edges, cheapest first, while every member's cost stays within the limit.
 
@@ -64,6 +68,7 @@ def share_spans(
         spans: of every tensor on its own.
         edges: pairs that gain from one scale; the order does not matter.
         limit_db: SQNR that no tensor may lose more of.
+        asked: pairs that join first, whatever it costs.
 
     Returns:
         The span of every tensor, shared where it joined.
@@ -76,13 +81,19 @@ def share_spans(
         union = spans[first] | spans[second]
         return max(sqnr_cost_db(spans[name], union) for name in edge), edge
 
-    for first, second in sorted({(a, b) for a, b in edges if a != b}, key=cost):
+    def ranked(pairs: Iterable[Edge]) -> list[Edge]:
+        return sorted({(a, b) for a, b in pairs if a != b}, key=cost)
+
+    free = ranked(asked)
+    limits = [(edge, math.inf) for edge in free]
+    limits += [(edge, limit_db) for edge in ranked(edges) if edge not in free]
+    for (first, second), limit in limits:
         if first in group[second]:
             continue
         members = group[first] | group[second]
         union = shared[first] | shared[second]
         same_sign = len({spans[name].low < 0 for name in members}) == 1
-        if same_sign and all(sqnr_cost_db(spans[name], union) <= limit_db for name in members):
+        if same_sign and all(sqnr_cost_db(spans[name], union) <= limit for name in members):
             for name in members:
                 group[name], shared[name] = members, union
     return shared

@@ -9,7 +9,7 @@ or bias is computed stays in float, and is named.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -37,13 +37,16 @@ from segdeploy.deploy.quantize.activations import (
 )
 from segdeploy.deploy.quantize.operators import Carries, activation_inputs, carries
 from segdeploy.deploy.quantize.pixel_levels import PixelLevels, pixel_levels, takes_pixels
+from segdeploy.deploy.quantize.qdq_placement import QdqPlacement
 from segdeploy.deploy.quantize.qdq_writer import QdqWriter
-from segdeploy.deploy.quantize.shared_scales import Span, share_spans
+from segdeploy.deploy.quantize.shared_scales import Edge, Span, share_spans
 from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.kernels import Kernels
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 log = logging.getLogger(__name__)
+
+AS_THE_RULE_SAYS = QdqPlacement()
 
 
 def to_int8(
@@ -54,6 +57,7 @@ def to_int8(
     table_sha256: str,
     profile: TargetProfile,
     exclude: Collection[str] = (),
+    placement: QdqPlacement = AS_THE_RULE_SAYS,
 ) -> Artifact:
     """Quantize a float32 model for a target.
 
@@ -64,10 +68,11 @@ def to_int8(
         table_sha256: digest of the table's file, for the model's metadata.
         profile: what the target wants.
         exclude: names of nodes to keep in float.
+        placement: what departs from where the target's rule puts Q and DQ.
 
     Raises:
-        InputError: the source is not float32, or the table belongs to another model or lacks a
-            tensor.
+        InputError: the source is not float32, the table belongs to another model or lacks a
+            tensor, or the placement is of another model.
         UsageError: ``exclude`` names a node that does not exist.
         OSError: the output cannot be written.
     """
@@ -87,13 +92,15 @@ def to_int8(
         log.warning(
             "%s (%s) stays in float: its weight or bias is computed", node.name, node.op_type
         )
-    activations = activation_params(model, table, profile, exclude)
+    placement.require_known(model.graph)
+    exclude = {*exclude, *placement.in_float}
+    activations = activation_params(model, table, profile, exclude, placement)
     pixels = _pixels(model, profile, exclude)
     nodes = quantized_nodes(model, kernels=profile.kernels, exclude=exclude)
     on_integers = {node.name for node in nodes}
     activations |= {name: levels.params for name, levels in pixels.items()}
     activations, second = read_centred(model.graph, nodes, activations, profile.kernels)
-    passed = passed_integers(model.graph, nodes, activations, profile.kernels)
+    passed = passed_integers(model.graph, nodes, activations, profile.kernels, placement)
     shifts = {name: levels.shift for name, levels in pixels.items()}
     writer = QdqWriter(model.graph, profile, on_integers, shifts, second)
     writer.quantize_weights(activations)
@@ -107,6 +114,8 @@ def to_int8(
         "calibration_method": table.method.value,
         "float_layers": ",".join(sorted({*exclude, *(node.name for node in computed)})),
     }
+    if placement:
+        own["placement"] = placement.to_json()
     set_metadata(model, metadata(model) | own)
     onnx.checker.check_model(model, full_check=True)
     save_model(model, output)
@@ -143,12 +152,13 @@ def activation_params(
     table: CalibrationTable,
     profile: TargetProfile,
     exclude: Collection[str] = (),
+    placement: QdqPlacement = AS_THE_RULE_SAYS,
 ) -> dict[str, QuantParams]:
     """Scale and zero point of every quantized activation, in graph order, and of constants.
 
     What carries its input's values takes its input's. A Concat's inputs and output
-    share one as far as the profile allows. A constant that is added or joined has the range of its
-    values.
+    share one as far as the profile allows, or the placement asks for. A constant that is added or
+    joined has the range of its values.
 
     Raises:
         InputError: the table lacks a tensor.
@@ -158,6 +168,8 @@ def activation_params(
     names = quantized_activations(model, kernels=profile.kernels, exclude=exclude)
     constants = joined_constants(model, kernels=profile.kernels, exclude=exclude)
     index = GraphIndex(graph)
+    rounded = {*names, *placement.rounded}
+    names = tuple(name for name in index.tensors if name in rounded)
     spans: dict[str, Span] = {}
     for name in names:
         source = follows.get(name, name)
@@ -167,15 +179,26 @@ def activation_params(
     for name in constants:
         values = index.value(name)
         spans[name] = Span(low=min(0.0, float(values.min())), high=max(0.0, float(values.max())))
-    if profile.shared_scale_cost_db is not None:
-        edges = [
+
+    def edges(nodes: Iterable[onnx.NodeProto]) -> list[Edge]:
+        return [
             (follows.get(name, name), node.output[0])
-            for node in graph.node
-            if node.op_type == "Concat" and node.output[0] in spans
-            for name in node.input
+            for node in nodes
+            if node.output[0] in spans
+            for name in activation_inputs(node)
             if follows.get(name, name) in spans
         ]
-        spans = share_spans(spans, edges, limit_db=profile.shared_scale_cost_db)
+
+    asked = edges(node for node in graph.node if node.name in placement.one_scale)
+    usual = edges(
+        node
+        for node in graph.node
+        if node.op_type == "Concat" and node.name not in placement.own_scales
+    )
+    limit_db = profile.shared_scale_cost_db
+    if asked or limit_db is not None:
+        cheap = usual if limit_db is not None else ()
+        spans = share_spans(spans, cheap, limit_db=limit_db or 0.0, asked=asked)
     return {
         name: from_range(
             spans[follows.get(name, name)].low,
@@ -228,29 +251,30 @@ def passed_integers(
     nodes: Collection[onnx.NodeProto],
     activations: Mapping[str, QuantParams],
     kernels: Kernels,
+    placement: QdqPlacement = AS_THE_RULE_SAYS,
 ) -> frozenset[str]:
     """Tensors that hold integers of the right scale without a pair of their own.
 
     A second pair behind what only moves integers is a conversion of its own to some runtimes,
     unless the zero point is 0: then it costs nothing, and stays.
     """
-    found: set[str] = set()
+    usual, possible = set[str](), set[str]()
     index = GraphIndex(graph)
     for node in nodes:
-        if node.op_type not in kernels.passed or attributes(node).get("mode") == "linear":
+        linear = attributes(node).get("mode") == "linear"
+        joins = node.op_type == "Concat"
+        if linear or not (joins or carries(node, index) is not Carries.NOTHING):
             continue
         names = activation_inputs(node)
-        joins = node.op_type == "Concat"
-        if not (joins or carries(node, index) is not Carries.NOTHING):
-            continue
         before = [activations[name] for name in names if name in activations]
-        if len(before) < len(names):
+        if len(before) < len(names) or any(each != before[0] for each in before):
             continue
+        outputs = {name for name in node.output if activations.get(name) == before[0]}
+        possible |= outputs
         free = node.op_type not in kernels.folded and before[0].zero_point == 0
-        same = all(each == before[0] for each in before)
-        if same and not free:
-            found |= {name for name in node.output if activations.get(name) == before[0]}
-    return frozenset(found)
+        if node.op_type in kernels.passed and not free:
+            usual |= outputs
+    return frozenset(usual - {*placement.paired} | possible & {*placement.unpaired})
 
 
 def _pixels(
