@@ -17,6 +17,11 @@ MOST_STEPS = 255
 """Of an activation from its zero point: kernels add weights times this to a bias, in int32."""
 
 
+def largest_weight(*, reduce_range: bool) -> int:
+    """The largest magnitude of a weight's integers: of 8 bits, or of 7."""
+    return 64 if reduce_range else 127
+
+
 def per_channel_weight(
     weight: NDArray[np.float32],
     *,
@@ -56,7 +61,7 @@ def per_channel_weight(
     if not -weight.ndim <= axis < weight.ndim:
         raise CalibrationError(f"axis {axis} does not exist in a weight of shape {weight.shape}")
     axis %= weight.ndim
-    limit = 64 if reduce_range else 127
+    limit = largest_weight(reduce_range=reduce_range)
     peaks = np.abs(weight).max(axis=tuple(d for d in range(weight.ndim) if d != axis))
     scales = peaks.astype(np.float64) / limit
     scales[peaks == 0] = scales.max() if scales.max() > 0 else 1.0

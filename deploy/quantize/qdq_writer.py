@@ -20,6 +20,7 @@ from segdeploy.calibration.weights import (
 )
 from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.quantize.activations import weight_of
+from segdeploy.deploy.quantize.learnt_parameters import LearntParameters
 from segdeploy.deploy.quantize.operators import is_layer
 from segdeploy.deploy.targets.profiles import TargetProfile
 
@@ -29,6 +30,7 @@ class QdqWriter:
 
     ``quantized`` names the nodes that run on integers. ``shifts`` are added to activations before
     they are rounded, and taken off again in the biases of the convolutions that read them.
+    ``learnt`` stands in for the integers and biases that the graph's constants give.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class QdqWriter:
         quantized: Collection[str],
         shifts: Mapping[str, np.float32],
         second: Mapping[str, str],
+        learnt: LearntParameters,
     ) -> None:
         self.graph = graph
         self.profile = profile
         self.quantized = quantized
         self.shifts = shifts
         self.second = second
+        self.learnt = learnt
         index = GraphIndex(graph)
         self.weights = dict(index.constants)
         self.layers = {
@@ -61,6 +65,8 @@ class QdqWriter:
     def quantize_weights(self, activations: Mapping[str, QuantParams]) -> None:
         """Replace weight and bias of every quantized layer by int8 and int32."""
         layers = [n for n in self.graph.node if n.name in self.layers and n.name in self.quantized]
+        for node in layers:
+            self._take_learnt_bias(node)
         weight_params = self._weight_params(layers, activations)
         for node in layers:
             layer = self.layers[node.name]
@@ -194,6 +200,13 @@ class QdqWriter:
         others = {other for named, other in self.integers if named == name}
         return name if axis == next(iter(others), axis) or len(others) < 2 else f"{name}@{axis}"
 
+    def _take_learnt_bias(self, node: onnx.NodeProto) -> None:
+        """Give a layer the bias that was learnt, where one was."""
+        if node.name in self.learnt.biases:
+            name = f"{node.name}/bias/learnt"
+            self.weights[name] = numpy_helper.from_array(self.learnt.biases[node.name], name)
+            node.input[:] = [*node.input[:2], name]
+
     def _shifted(self, name: str) -> list[onnx.NodeProto]:
         """The node that adds an activation's shift; none where there is nothing to add."""
         shift = self.shifts.get(name, np.float32(0))
@@ -233,6 +246,8 @@ class QdqWriter:
     def _integer_weight(self, node: onnx.NodeProto, params: QuantParams) -> NDArray[np.int8]:
         """A weight's integers, found once however many layers share it."""
         key, layer = self._key(node), self.layers[node.name]
+        if key[0] in self.learnt.weights:
+            self.integers[key] = self.learnt.weights[key[0]]
         if key not in self.integers:
             scale = layer.of_rows(params.scale)
             by_row = replace(params, scale=scale, zero_point=np.zeros_like(scale, np.int8), axis=0)

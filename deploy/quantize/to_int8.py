@@ -17,6 +17,7 @@ import onnx
 
 from segdeploy.calibration.qparams import QuantParams, QuantType, from_range
 from segdeploy.calibration.table import CalibrationTable
+from segdeploy.calibration.weights import largest_weight
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import (
     contract_in,
@@ -35,6 +36,7 @@ from segdeploy.deploy.quantize.activations import (
     quantized_activations,
     quantized_nodes,
 )
+from segdeploy.deploy.quantize.learnt_parameters import METADATA_KEY, LearntParameters
 from segdeploy.deploy.quantize.operators import Carries, activation_inputs, carries
 from segdeploy.deploy.quantize.pixel_levels import PixelLevels, pixel_levels, takes_pixels
 from segdeploy.deploy.quantize.qdq_placement import QdqPlacement
@@ -58,6 +60,7 @@ def to_int8(
     profile: TargetProfile,
     exclude: Collection[str] = (),
     placement: QdqPlacement = AS_THE_RULE_SAYS,
+    learnt: LearntParameters | None = None,
 ) -> Artifact:
     """Quantize a float32 model for a target.
 
@@ -69,10 +72,11 @@ def to_int8(
         profile: what the target wants.
         exclude: names of nodes to keep in float.
         placement: what departs from where the target's rule puts Q and DQ.
+        learnt: weights and biases in place of those that rounding the source's gives.
 
     Raises:
         InputError: the source is not float32, the table belongs to another model or lacks a
-            tensor, or the placement is of another model.
+            tensor, or the placement or what was learnt is of another model.
         UsageError: ``exclude`` names a node that does not exist.
         OSError: the output cannot be written.
     """
@@ -102,7 +106,9 @@ def to_int8(
     activations, second = read_centred(model.graph, nodes, activations, profile.kernels)
     passed = passed_integers(model.graph, nodes, activations, profile.kernels, placement)
     shifts = {name: levels.shift for name, levels in pixels.items()}
-    writer = QdqWriter(model.graph, profile, on_integers, shifts, second)
+    learnt = learnt or LearntParameters()
+    learnt.require_fits(model.graph, largest=largest_weight(reduce_range=profile.reduce_range))
+    writer = QdqWriter(model.graph, profile, on_integers, shifts, second, learnt)
     writer.quantize_weights(activations)
     writer.quantize_activations({n: p for n, p in activations.items() if n not in passed})
     writer.finish()
@@ -116,6 +122,8 @@ def to_int8(
     }
     if placement:
         own["placement"] = placement.to_json()
+    if learnt.provenance:
+        own[METADATA_KEY] = learnt.provenance
     set_metadata(model, metadata(model) | own)
     onnx.checker.check_model(model, full_check=True)
     save_model(model, output)
