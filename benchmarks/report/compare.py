@@ -14,6 +14,7 @@ from segdeploy.benchmarks.report.rows import compared_rows, timed_rows
 from segdeploy.benchmarks.scores.classes import change_of_images
 from segdeploy.benchmarks.scores.paired_interval import paired_interval
 from segdeploy.benchmarks.speed.records import BenchmarkRow, Setting
+from segdeploy.benchmarks.speed.timing_noise import ratio_interval_of_two_runs, rounds_s
 from segdeploy.deploy.runtimes.execution import Hint
 
 Side = Literal["A", "B"]
@@ -59,7 +60,12 @@ class ParityChange:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedChange(Setting):
-    """A candidate and setting that both runs timed; ratios are B over A."""
+    """A candidate and setting that both runs timed; ratios are B over A.
+
+    Attributes:
+        time_ratio_ci95: 95 % interval of the ratio of the time of a call, or of throughput of an
+            image, from the spread within each run; ``None`` where a run has no two rounds.
+    """
 
     name: str
     p50_a_ms: float | None
@@ -68,6 +74,7 @@ class SpeedChange(Setting):
     images_per_s_a: float
     images_per_s_b: float
     images_per_s_ratio: float | None
+    time_ratio_ci95: tuple[float, float] | None
     noise_percent: float | None
     file_a_bytes: int | None
     file_b_bytes: int | None
@@ -115,6 +122,12 @@ class Comparison:
     speed: tuple[SpeedChange, ...]
     around: tuple[Difference, ...]
     only: tuple[OneSided, ...]
+
+    @property
+    def other_machine(self) -> bool:
+        """Whether the runs were made on different machines, so that times cannot be compared."""
+        changed = {difference.what for difference in self.around}
+        return bool(changed & {"cpu", "cores", "instruction sets"})
 
 
 def compare_reports(one: Report, other: Report) -> Comparison:
@@ -237,6 +250,7 @@ def _speed(one: Report, other: Report) -> tuple[SpeedChange, ...]:
             images_per_s_a=a.rate,
             images_per_s_b=b.rate,
             images_per_s_ratio=_ratio(a.rate, b.rate),
+            time_ratio_ci95=ratio_interval_of_two_runs(rounds_s(a), rounds_s(b)),
             noise_percent=max(
                 (row.noise_percent for row in (a, b) if row.noise_percent is not None),
                 default=None,

@@ -111,8 +111,7 @@ def write_comparison(found: Comparison, output: Path) -> None:
 
 def warnings(found: Comparison) -> list[str]:
     """What a reader must know before any figure."""
-    changed = {difference.what for difference in found.around}
-    machines = MACHINES if changed & {"cpu", "cores", "instruction sets"} else None
+    machines = MACHINES if found.other_machine else None
     return [note for note in (found.models_differ, found.images_differ, machines) if note]
 
 

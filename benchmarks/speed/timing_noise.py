@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ttest_ind
 
 from segdeploy.benchmarks.scores.paired_interval import paired_interval
 from segdeploy.benchmarks.speed.records import BenchmarkRow, BenchmarkSection
@@ -50,10 +52,41 @@ def ratio_interval(one_s: Sequence[float], other_s: Sequence[float]) -> tuple[fl
     """
     if len(one_s) != len(other_s) or len(one_s) < 2:
         return None
-    logs = np.log(np.asarray(other_s) / np.asarray(one_s))
-    blocks = np.array_split(logs, min(BLOCKS, len(logs)))
-    low, high = paired_interval([float(block.mean()) for block in blocks], seed=0)
+    blocks = _block_means(np.log(np.asarray(other_s) / np.asarray(one_s)))
+    low, high = paired_interval(blocks, seed=0)
     return math.exp(low), math.exp(high)
+
+
+def ratio_interval_of_two_runs(
+    one_s: Sequence[float], other_s: Sequence[float]
+) -> tuple[float, float] | None:
+    """95 % interval of how many times as long the other takes, where nothing pairs the rounds.
+
+    Welch's, of the logarithms. How one run of the same model differs from the next is not in it.
+
+    Example:
+        >>> low, high = ratio_interval_of_two_runs([1.0, 1.1, 0.9], [2.0, 2.1, 1.9])
+        >>> low < 2 < high
+        True
+
+    Args:
+        one_s: seconds of each round.
+        other_s: of the rounds of another run.
+
+    Returns:
+        Low and high; ``None`` where either has not two rounds.
+    """
+    if min(len(one_s), len(other_s)) < 2:
+        return None
+    one, other = (_block_means(np.log(np.asarray(each))) for each in (one_s, other_s))
+    if np.ptp(one) == np.ptp(other) == 0:  # no spread, of which a t has no interval
+        return (math.exp(other[0] - one[0]),) * 2
+    ends = ttest_ind(other, one, equal_var=False).confidence_interval(0.95)
+    return math.exp(ends.low), math.exp(ends.high)
+
+
+def _block_means(logs: NDArray[np.float64]) -> list[float]:
+    return [float(block.mean()) for block in np.array_split(logs, min(BLOCKS, len(logs)))]
 
 
 def resolution_percent(rows: Sequence[BenchmarkRow]) -> float | None:

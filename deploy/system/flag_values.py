@@ -68,6 +68,16 @@ def not_negative(text: str) -> float:
     return value
 
 
+def percent(text: str) -> float:
+    """A share in percent, from 0, with or without its sign.
+
+    Example:
+        >>> percent("5%"), percent("2.5")
+        (5.0, 2.5)
+    """
+    return not_negative(text.removesuffix("%").rstrip())
+
+
 def level(text: str) -> int | float:
     """A level of an image; a whole one stays whole."""
     value = _float(text)

@@ -21,6 +21,7 @@ from segdeploy.cli.flags import (
     threads_flag,
     time_limit_flag,
 )
+from segdeploy.cli.gate import gate_flags, require_gate_files, write_gate
 from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, model_of, say_masks
 from segdeploy.deploy.system.errors import UsageError
@@ -55,6 +56,7 @@ def add_flags(verb: Parser) -> None:
     seed_flag(verb)
     threads_flag(verb)
     time_limit_flag(verb)
+    gate_flags(verb)
     _prediction_flags(verb)
 
 
@@ -102,7 +104,9 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     """Compare candidates with a reference; exit code 1 unless every one is proven to be kept."""
     from segdeploy.api.data import Data
     from segdeploy.api.parity import DeviceOutputs, parity
+    from segdeploy.benchmarks.report.gate import accuracy_checks
 
+    require_gate_files(options)
     folders, names = options.predictions, options.predictions_name
     if (names or options.predictions_order) and not folders:
         raise UsageError("--predictions-name and --predictions-order need --predictions DIR")
@@ -136,12 +140,13 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         time_limit_s=options.time_limit,
     )
     _say(found.section)
-    log.info(
-        "%s (budget %g points of %s)",
-        "PASS" if found.kept else "FAIL",
-        options.max_drop,
-        found.section.score.shown,
+    verdict = (
+        f"{'PASS' if found.kept else 'FAIL'} (budget {options.max_drop:g} points of "
+        f"{found.section.score.shown})"
     )
+    log.info("%s", verdict)
+    checks = accuracy_checks(found.section)
+    write_gate(options, checks, judged=f"parity with {found.section.reference}", verdict=verdict)
     say_masks(Data.of(options.data).test, reference)
     return 0 if found.kept else GATE_FAILED, found.section
 

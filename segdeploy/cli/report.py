@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy.cli.flags import Group, output_flag, overwrite_flag
-from segdeploy.cli.inputs import Options, Result
+from segdeploy.cli.gate import gate_flags, require_gate_files, write_gate
+from segdeploy.cli.inputs import GATE_FAILED, Options, Result
 from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.system.flag_values import percent
 
 if TYPE_CHECKING:
-    from segdeploy.benchmarks.report.compare import ParityChange
+    from segdeploy.benchmarks.report.compare import Comparison, ParityChange
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,20 @@ def add_flags(verb: Group) -> None:
     )
     output_flag(verb, "with --compare: folder to write (default: segdeploy-compare)", default=None)
     overwrite_flag(verb, "with --compare: the comparison in that folder")
+    gate = verb.add_argument_group(
+        "gate",
+        "exit code 1 where a candidate lost more than the budget of its run or, of two runs,\n"
+        "where one of B is proven to be slower than in A",
+    )
+    gate.add_argument("--gate", action="store_true", help="judge the accuracy of the run, or of B")
+    gate.add_argument(
+        "--max-slowdown",
+        type=percent,
+        metavar="PERCENT",
+        help="with --compare: how much longer a call may take in B than in A, as 5%%; candidates\n"
+        "of both are judged by the whole 95 %% interval of their ratio",
+    )
+    gate_flags(gate)
 
 
 COMPARED = Path("segdeploy-compare")
@@ -51,18 +67,29 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     """
     if (options.folder is None) == (options.compare is None):
         raise UsageError("give one run (segdeploy report DIR), or two with --compare A B")
+    judges = options.gate or options.max_slowdown is not None
+    if (options.junit or options.summary) and not judges:
+        raise UsageError("--junit and --summary hold verdicts; add --gate or --max-slowdown")
+    require_gate_files(options)
     if options.compare:
         return _compare(options, *options.compare, output=options.output or COMPARED)
+    if options.max_slowdown is not None:
+        raise UsageError("--max-slowdown goes with --compare A B; one run has nothing to be slower")
     if options.output:
         raise UsageError("-o goes with --compare; the pages of one run are written beside it")
     from segdeploy.api.report import report
     from segdeploy.benchmarks.report.files import PAGES, verdict_text
+    from segdeploy.benchmarks.report.gate import report_checks
 
     found = report(options.folder)
     folder = options.folder if options.folder.is_dir() else options.folder.parent
     log.info("%s", verdict_text(found))
     log.info("report: %s", folder / PAGES[-1])
-    return 0, found
+    if not options.gate:
+        return 0, found
+    verdict = verdict_text(found)
+    write_gate(options, report_checks(found), judged=found.model.name, verdict=verdict)
+    return (0 if found.passed else GATE_FAILED), found
 
 
 def _compare(options: Options, one: Path, other: Path, *, output: Path) -> Result:
@@ -82,7 +109,33 @@ def _compare(options: Options, one: Path, other: Path, *, output: Path) -> Resul
             ratio = figure(row.p50_ratio, "fixed")
             log.info("%s, batch %d: %s times the latency of A", row.name, row.batch, ratio)
     log.info("compared: %s", output / "compare.html")
-    return 0, found
+    return _judged(options, found, other), found
+
+
+def _judged(options: Options, found: Comparison, other: Path) -> int:
+    """What the gate says of two runs: the exit code.
+
+    Args:
+        options: parsed.
+        found: both, side by side.
+        other: the later one.
+    """
+    from segdeploy.benchmarks.report.files import read_report
+    from segdeploy.benchmarks.report.gate import all_passed, report_checks, speed_checks
+
+    if not options.gate and options.max_slowdown is None:
+        return 0
+    checks = report_checks(read_report(other)) if options.gate else ()
+    if options.max_slowdown is not None:
+        checks += speed_checks(found, max_slowdown_percent=options.max_slowdown)
+    for check in checks:
+        if not check.passed:
+            log.warning("%s: %s, %s", check.word, check.name, check.why)
+    passed = all_passed(checks)
+    verdict = f"{'PASS' if passed else 'FAIL'}: {found.b.name} beside {found.a.name}"
+    log.info("%s", verdict)
+    write_gate(options, checks, judged=f"{found.b.name}, two runs", verdict=verdict)
+    return 0 if passed else GATE_FAILED
 
 
 def _change(row: ParityChange) -> str:

@@ -27,6 +27,7 @@ from segdeploy.cli.flags import (
     time_limit_flag,
     timing_flags,
 )
+from segdeploy.cli.gate import gate_flags, require_gate_files, write_gate
 from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import (
     GATE_FAILED,
@@ -88,6 +89,7 @@ def add_flags(verb: Parser) -> None:
     threads_flag(verb)
     time_limit_flag(verb)
     seed_flag(verb)
+    gate_flags(verb)
     overwrite_flag(verb, "what the folder holds; without it a run goes on")
     verb.add_argument(
         "--rerun",
@@ -135,7 +137,9 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     """The whole job."""
     from segdeploy.api.data import Data
     from segdeploy.api.deploy import deploy
+    from segdeploy.benchmarks.report.gate import report_checks
 
+    require_gate_files(options)
     found = deploy(
         _model(options),
         Data(
@@ -163,6 +167,8 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     )
     log.info("%s", found.verdict)
     log.info("report: %s", options.output / "report.html")
+    checks = report_checks(found.report)
+    write_gate(options, checks, judged=found.report.model.name, verdict=found.verdict)
     for row in found.failed:
         log.warning("%s, batch %d: FAILED, %s", row.name, row.batch, row.skipped)
     if not found.passed:
