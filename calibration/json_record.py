@@ -121,7 +121,7 @@ def json_of(record: object) -> Any:
     Raises:
         TypeError: a value that JSON does not have.
     """
-    return _lists(msgspec.to_builtins(record))
+    return _lists(msgspec.to_builtins(record, enc_hook=_sequence))
 
 
 def require_measured(row: Any, figures: Iterable[str]) -> None:
@@ -140,6 +140,13 @@ def require_measured(row: Any, figures: Iterable[str]) -> None:
                 f"{name} is {'null in a measured' if row.skipped is None else 'given in a skipped'}"
                 f" row; expected {'figures' if row.skipped is None else 'null'}"
             )
+
+
+def _sequence(value: object) -> list[Any]:
+    """Numbers that are held in an array."""
+    if not isinstance(value, Sequence):
+        raise TypeError(f"JSON has no {type(value).__name__}")
+    return list(value)
 
 
 def _lists(value: Any) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from segdeploy.benchmarks.parity.evaluation import ClassSpool, Evaluation
+from segdeploy.benchmarks.parity.answers import ModelAnswers
+from segdeploy.benchmarks.parity.evaluation import Evaluation
 from segdeploy.benchmarks.parity.evidence import ParityReport
-from segdeploy.benchmarks.parity.tallies import compared, scored
-from segdeploy.deploy.data.image_set import Sample, SegmentationSet
+from segdeploy.benchmarks.parity.tallies import compared
+from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -42,16 +43,16 @@ class Judge:
         runtime: RuntimeName,
         execution: Execution,
         seed: int,
-        progress: LabelledProgress[Sample],
+        progress: LabelledProgress[int],
     ) -> None:
         self.runtime, self.execution, self.seed = runtime, execution, seed
         self.split = images.split
         self._evaluation = Evaluation(
             images=images, preprocess=preprocess, output=output, progress=progress
         )
-        self._classes = ClassSpool()
-        seen = self._evaluation.seen_by(reference, f"reference {self.split}")
-        self._expected = scored(seen, output, ranks=False, spool=self._classes)
+        self._expected = self._evaluation.reference(
+            self._answers(reference), f"reference {self.split}", ranks=False
+        )
 
     def report(self, artifact: Artifact, *, max_drop: float) -> ParityReport:
         """A model beside the reference.
@@ -61,14 +62,17 @@ class Judge:
             RunError: it failed.
         """
         with open_runtime(self.runtime, artifact, execution=self.execution) as opened:
-            _, report = compared(
-                self._evaluation.seen_by(opened, f"int8 {self.split}"),
-                self._expected,
-                self._classes,
-                names=("reference", artifact.path.name),
-                ranks=False,
-                max_drop=max_drop,
-                max_drop_class=None,
-                seed=self.seed,
+            found = self._evaluation.candidate(
+                self._answers(opened), f"int8 {self.split}", ranks=False
             )
-        return report
+        return compared(
+            self._expected,
+            found,
+            names=("reference", artifact.path.name),
+            max_drop=max_drop,
+            max_drop_class=None,
+            seed=self.seed,
+        )
+
+    def _answers(self, runtime: Runtime) -> ModelAnswers:
+        return ModelAnswers.of(runtime, self._evaluation.contracts)

@@ -1,172 +1,136 @@
-"""The evaluation images, one after the other: decoded ahead, fed, scored and forgotten."""
+"""One pass over the evaluation images: asked, scored and forgotten, in one process or in many."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segdeploy.deploy.data.image_set import Sample, SegmentationSet, Truth
-from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY, OutputContract
+from segdeploy.benchmarks.parity.answers import Answers, Asked, ClassSpool, Contracts
+from segdeploy.benchmarks.parity.one_image import OneImage, scored
+from segdeploy.benchmarks.parity.tallies import Found, Tally
+from segdeploy.deploy.data.image_set import SegmentationSet, Truth
+from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.interface import Interface, interface_of
-from segdeploy.deploy.runtimes.base import Runtime, infer_in_turn
-from segdeploy.deploy.system.look_ahead import run_ahead
+from segdeploy.deploy.distributed.ray_workers import RayWorkers
+from segdeploy.deploy.distributed.shard import WHOLE, Shard
 from segdeploy.deploy.system.progress import LabelledProgress
 
-DECODERS = 2
-"""Threads that decode while the model runs."""
+AT_ONCE = 8
+"""Images that a worker of another process is given together."""
 
-DECODED_AHEAD = 4
-"""Images that are decoded before the model takes them."""
+Asking = Callable[[int], Truth | None]
+"""The classes that are expected in the image at a place."""
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """One image of the set.
-
-    Attributes:
-        name: of the image.
-        truth: as ``Sample.truth`` gives it.
-        counted: bool (h, w), the pixels that count; ``None`` for all.
-        probability: float32 (classes, h, w), what a model said; 0 or 1 from one that gives masks.
-    """
-
-    name: str
-    truth: Truth
-    counted: NDArray[np.bool_] | None
-    probability: NDArray[np.float32]
+Scores = Callable[[Iterable[Asked]], Iterable[OneImage]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A set and the two contracts that its images and masks go through.
+    """A set, what its images and masks go through, and where that is done.
+
+    Every image is scored by itself and the numbers are joined by its place in the set, so that they
+    do not depend on how many processes there are or which of them ended half-way.
 
     Attributes:
         images: the set.
         preprocess: the input contract.
         output: the output contract.
         progress: for a progress bar over the images.
+        shard: the images of this process, of those that ``torchrun`` started.
+        workers: processes that score the images, instead of this one.
     """
 
     images: SegmentationSet
     preprocess: Preprocess
     output: OutputContract
-    progress: LabelledProgress[Sample]
+    progress: LabelledProgress[int]
+    shard: Shard = WHOLE
+    workers: RayWorkers | None = None
+    _classes: ClassSpool = field(default_factory=ClassSpool)
 
-    def seen_by(self, runtime: Runtime, label: str) -> Iterator[Seen]:
-        """What a model says of every image; none is kept.
+    @property
+    def contracts(self) -> Contracts:
+        """What images and masks go through."""
+        return Contracts(preprocess=self.preprocess, output=self.output)
+
+    def reference(self, answers: Answers, label: str, *, ranks: bool | None = None) -> Found:
+        """What the reference scores; its classes wait in a temporary file for ``candidate``.
 
         Args:
-            runtime: an open one.
+            answers: the reference.
             label: for the progress bar.
+            ranks: false leaves the area under the curve out; ``None`` is the answers' own.
 
         Raises:
             InputError: an image or a mask cannot be read, or the model's output is not what the
                 contract says.
-            RunError: the runtime failed, or values are not finite.
+            RunError: the runtime failed, values are not finite, or another process ended.
         """
-        interface = interface_of(runtime.inputs, runtime.outputs)
-        decoded = self._decoded(label, partial(_fed, interface, self.preprocess))
-        beside: list[tuple[Sample, Truth, NDArray[np.bool_] | None]] = []
+        return self._found(answers, label, ranks=ranks, asked=lambda place: None)
 
-        def inputs() -> Iterator[NDArray[Any]]:
-            for sample, fed, truth, counted in decoded:
-                beside.append((sample, truth, counted))
-                yield fed
+    def candidate(self, answers: Answers, label: str, *, ranks: bool | None = None) -> Found:
+        """What a candidate scores, and where its classes differ from the reference's; likewise."""
+        return self._found(answers, label, ranks=ranks, asked=self._classes.at)
 
-        for probability in infer_in_turn(runtime, inputs(), self.output):
-            sample, truth, counted = beside.pop(0)
-            yield Seen(name=sample.name, truth=truth, counted=counted, probability=probability)
+    def _found(self, answers: Answers, label: str, *, ranks: bool | None, asked: Asking) -> Found:
+        ranks = answers.ranks if ranks is None else ranks
+        tally = Tally(self.images, self.output, ranks=ranks, shard=self.shard)
+        taken = 0
 
-    def beside(self, probabilities: Iterator[NDArray[np.float32]], label: str) -> Iterator[Seen]:
-        """Probabilities that were made elsewhere, in the order of the images."""
-        decoded = self._decoded(label, lambda sample: np.zeros(0))
-        for (sample, _, truth, counted), probability in zip(decoded, probabilities, strict=True):
-            yield Seen(name=sample.name, truth=truth, counted=counted, probability=probability)
+        def take() -> None:
+            nonlocal taken
+            for one in self._scored(answers, label, ranks=ranks, asked=asked):
+                if one.classes is not None:
+                    self._classes.put(one.place, one.classes)
+                tally.add(one)
+                taken += 1
 
-    def inputs(self, interface: Interface) -> Inputs:
-        """The images as models of a form take them, each decoded when it is asked for."""
-        return Inputs(images=self.images, fed=partial(_fed, interface, self.preprocess))
+        self.shard.together(take, at=lambda: self.shard.rank + taken * self.shard.size)
+        return tally.found()
 
-    def _decoded(
-        self, label: str, fed: Callable[[Sample], NDArray[Any]]
-    ) -> Iterator[tuple[Sample, NDArray[Any], Truth, NDArray[np.bool_] | None]]:
-        def read(
-            sample: Sample,
-        ) -> tuple[Sample, NDArray[Any], Truth, NDArray[np.bool_] | None]:
-            truth = sample.truth(self.preprocess, self.output)
-            return sample, fed(sample), truth, sample.counted(self.preprocess)
-
-        samples = self.progress(self.images.samples, label)
-        return run_ahead(read, samples, workers=DECODERS, ahead=DECODED_AHEAD)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs(Sequence[NDArray[Any]]):
-    """A set's images as a model takes them, of which none is held."""
-
-    images: SegmentationSet
-    fed: Callable[[Sample], NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, place: int) -> NDArray[Any]:  # type: ignore[override]  # no slices
-        return self.fed(self.images.samples[place])
-
-
-def _fed(interface: Interface, preprocess: Preprocess, sample: Sample) -> NDArray[Any]:
-    return interface.prepared(sample.image(preprocess), sample.stated(preprocess))
-
-
-def classes_of(probability: NDArray[np.float32], output: OutputContract) -> Truth:
-    """The class of each pixel, in the form of the truth.
-
-    Args:
-        probability: float32 (classes, h, w).
-        output: the output contract.
-    """
-    if output.binary:
-        return np.asarray(probability[0] >= FOREGROUND_PROBABILITY)
-    if output.exclusive:
-        return np.asarray(output.label_map(probability[None])[0])
-    return np.asarray(output.members(probability[None])[0])
-
-
-class ClassSpool:
-    """The classes of every image, in a temporary file: 1 bit a pixel and label, or 1 byte."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed on exit)
-        self._like: Truth | None = None
-
-    def __enter__(self) -> ClassSpool:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def add(self, classes: Truth) -> None:
-        """Keep those of the next image; all images have one shape and type."""
-        self._like = np.empty_like(classes) if self._like is None else self._like
-        bits = np.packbits(classes) if classes.dtype == np.bool_ else classes
-        self._file.write(bits.tobytes())
-
-    def __iter__(self) -> Iterator[Truth]:
-        if self._like is None:
+    def _scored(
+        self, answers: Answers, label: str, *, ranks: bool, asked: Asking
+    ) -> Iterator[OneImage]:
+        """The images of this process, in any order."""
+        places = range(self.shard.rank, len(self.images), self.shard.size)
+        questions = (
+            Asked(place=place, sample=self.images.samples[place], expected=asked(place))
+            for place in self.progress(places, label)
+        )
+        begin = partial(_scoring, answers, ranks)
+        if self.workers is None:
+            with begin() as score:
+                yield from score(questions)
             return
-        like, flags = self._like, self._like.dtype == np.bool_
-        size = -(-like.size // 8) if flags else like.size
-        self._file.seek(0)
-        while block := self._file.read(size):
-            values = np.frombuffer(block, np.uint8)
-            if flags:
-                yield np.unpackbits(values, count=like.size).astype(np.bool_).reshape(like.shape)
-            else:
-                yield values.reshape(like.shape)
+        for several in self.workers.mapped(partial(_listed, begin), _chunks(questions)):
+            yield from several
+
+    def close(self) -> None:
+        """Give the temporary file back."""
+        self._classes.close()
+
+
+@contextmanager
+def _scoring(answers: Answers, ranks: bool) -> Iterator[Scores]:
+    """What scores images in this process."""
+    with answers.open() as said:
+        yield lambda asked: (
+            scored(seen, answers.contracts.output, ranks=ranks) for seen in said(asked)
+        )
+
+
+@contextmanager
+def _listed(
+    begin: Callable[[], AbstractContextManager[Scores]],
+) -> Iterator[Callable[[list[Asked]], list[OneImage]]]:
+    """What scores a few images in another process."""
+    with begin() as score:
+        yield lambda asked: list(score(asked))
+
+
+def _chunks(asked: Iterator[Asked]) -> Iterator[list[Asked]]:
+    while several := list(islice(asked, AT_ONCE)):
+        yield several

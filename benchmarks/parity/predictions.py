@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -56,24 +56,24 @@ class Predictions:
     values: Values
     ranks: bool
 
-    def each(self) -> Iterator[NDArray[np.float32]]:
-        """The probability of each image, float32 (classes, h, w); of masks and classes, 0 and 1.
+    def probability(self, place: int) -> NDArray[np.float32]:
+        """Of the image at a place, float32 (classes, h, w); of masks and classes, 0 and 1.
 
         Raises:
-            InputError: a file has changed since it was looked through.
+            InputError: the file has changed since it was looked through.
         """
+        path = self.files[place]
         shape = (self.output.channels if self.ranks else 1, *self.size)
-        for path in self.files:
-            given = _read(path, self.output)
-            if given.shape not in _shapes(shape):
-                raise InputError(f"{path} has changed: shape {given.shape}; expected {shape}")
-            array = given.reshape(shape).astype(np.float32)
-            if not self.ranks:
-                array = _members(array, self.output)
-            elif self.values is Values.LOGITS:
-                array = _probabilities(array, self.output)
-            require_probabilities(array, self.output)
-            yield array
+        given = _read(path, self.output)
+        if given.shape not in _shapes(shape):
+            raise InputError(f"{path} has changed: shape {given.shape}; expected {shape}")
+        array = given.reshape(shape).astype(np.float32)
+        if not self.ranks:
+            array = _members(array, self.output)
+        elif self.values is Values.LOGITS:
+            array = _probabilities(array, self.output)
+        require_probabilities(array, self.output)
+        return array
 
     def identity(self) -> RowIdentity:
         """What a row of them is about."""

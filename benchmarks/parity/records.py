@@ -5,6 +5,7 @@ A field with a default was added to ``report.json`` later: files of older versio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, ClassVar
@@ -84,8 +85,8 @@ class ClassRow:
     delta_percentage_points: float | None = None
     ci95_percentage_points: tuple[float, float] | None = None
     verdict: Verdict | None = None
-    shared_per_image: tuple[Count, ...]
-    either_per_image: tuple[Count, ...]
+    shared_per_image: Sequence[Count]
+    either_per_image: Sequence[Count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class PercentPerImage:
 
     mean: Percent | None
     left_out: Count
-    values: Annotated[tuple[Percent | None, ...], Meta(min_length=1)]
+    values: Annotated[Sequence[Percent | None], Meta(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class PixelsPerImage:
 
     mean: NotNegative | None
     left_out: Count
-    values: Annotated[tuple[NotNegative | None, ...], Meta(min_length=1)]
+    values: Annotated[Sequence[NotNegative | None], Meta(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +228,7 @@ class ParityRow(RowIdentity):
     ) = None
     skipped: Text | None
     worst_images: tuple[WorstImage, ...]
-    iou_per_image_percent: tuple[Percent, ...] | None
+    iou_per_image_percent: Sequence[Percent] | None
     classes: tuple[ClassRow, ...] = ()
     confusion: tuple[tuple[Count, ...], ...] | None = None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,7 +90,7 @@ class ParityReport:
     candidate: str
     reference_scores: Scores
     candidate_scores: Scores
-    images: tuple[ImageChange, ...]
+    images: Sequence[ImageChange]
     max_drop: float
     seed: int = 0
 
@@ -129,7 +131,8 @@ class ParityReport:
 
         Cut where no change of IoU can lie, which the interval of a handful of images reaches.
         """
-        return _interval([image.delta for image in self.images], seed=self.seed)
+        deltas = np.fromiter((image.delta for image in self.images), np.float64, len(self.images))
+        return _interval(deltas, seed=self.seed)
 
     @property
     def disagreement_percent(self) -> float:
@@ -192,8 +195,10 @@ class ParityReport:
 
     def worst_images(self, count: int = WORST_IMAGES) -> tuple[ImageChange, ...]:
         """The ``count`` images that lost most IoU; of equals, those with more changed pixels."""
-        ranked = sorted(self.images, key=lambda image: (image.delta, -image.differing, image.name))
-        return tuple(ranked[:count])
+        lost = heapq.nsmallest(
+            count, self.images, key=lambda image: (image.delta, -image.differing, image.name)
+        )
+        return tuple(lost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +272,7 @@ class ClassParityReport(ParityReport):
     def ci95(self) -> tuple[float, float]:
         """95 % interval of ``delta``, percentage points."""
         held = self._bearing[:, self.before.held]
-        return _interval(held.mean(axis=1).tolist(), seed=self.seed)
+        return _interval(held.mean(axis=1), seed=self.seed)
 
     @cached_property
     def class_changes(self) -> dict[str, ClassChange]:
@@ -275,7 +280,7 @@ class ClassParityReport(ParityReport):
         found = {}
         for index in np.flatnonzero(self.before.held):
             name, delta = self.classes[index], float(self.after.iou[index] - self.before.iou[index])
-            low, high = _interval(self._bearing[:, index].tolist(), seed=self.seed)
+            low, high = _interval(self._bearing[:, index], seed=self.seed)
             evidence = None
             if self.max_drop_class is not None:
                 evidence = Evidence(
@@ -326,7 +331,7 @@ class ClassParityReport(ParityReport):
         return tuple(reasons)
 
 
-def _interval(differences: list[float], *, seed: int) -> tuple[float, float]:
+def _interval(differences: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
     """Of a mean of changes, cut where no change of a score can lie."""
     low, high = paired_interval(differences, seed=seed)
     return max(low, -100.0), min(high, 100.0)

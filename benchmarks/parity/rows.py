@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from segdeploy.benchmarks.parity.records import (
@@ -16,6 +17,7 @@ from segdeploy.benchmarks.parity.report import ClassParityReport, ImageChange, P
 from segdeploy.benchmarks.parity.tallies import Found
 from segdeploy.benchmarks.parity.verdict import Verdict, lines_reached
 from segdeploy.benchmarks.scores.confusion import Counts
+from segdeploy.benchmarks.scores.figures import Figures
 from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage
 from segdeploy.benchmarks.speed.entries import RowIdentity
 
@@ -115,7 +117,7 @@ def candidate_row(
 
 def _classes(found: Found, report: ClassParityReport | None) -> tuple[ClassRow, ...]:
     """Each of several classes, with its change where there is one; none of one label."""
-    counts = found.counts
+    counts = found.classes
     if counts is None:
         return ()
     changes = report.class_changes if report else {}
@@ -139,13 +141,13 @@ def _classes(found: Found, report: ClassParityReport | None) -> tuple[ClassRow, 
     return tuple(rows)
 
 
-def _pixels_of(counts: Counts) -> tuple[int, ...]:
-    return tuple(map(int, counts))
+def _pixels_of(counts: Counts) -> Figures[int]:
+    return Figures(counts)
 
 
 def _confusion(found: Found) -> tuple[tuple[int, ...], ...] | None:
-    matrix = found.counts.matrix if found.counts else None
-    return None if matrix is None else tuple(map(_pixels_of, matrix))
+    matrix = found.matrix
+    return None if matrix is None else tuple(tuple(map(int, row)) for row in matrix)
 
 
 def _worst(image: ImageChange) -> WorstImage:
@@ -182,6 +184,6 @@ def _pixels(found: PerImage) -> PixelsPerImage:
     return PixelsPerImage(mean=found.mean, left_out=found.left_out, values=found.values)
 
 
-def _every(images: ImageScores | None) -> tuple[float, ...] | None:
+def _every(images: ImageScores | None) -> Sequence[float] | None:
     """IoU of each image, which every image has; ``None`` of several classes."""
-    return None if images is None else images.iou.defined
+    return None if images is None else Figures(images.iou.defined)

@@ -1,16 +1,15 @@
-"""What is kept of a model's predictions over a set: scores of each image, never its pixels."""
+"""What is kept of everything that was said over a set: numbers of each image, never its pixels."""
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from segdeploy.benchmarks.parity.evaluation import ClassSpool, Seen, classes_of
+from segdeploy.benchmarks.parity.one_image import CONFUSION, SCORES, OneImage, Pixels
 from segdeploy.benchmarks.parity.report import (
     ClassParityReport,
     ImageChange,
@@ -18,277 +17,249 @@ from segdeploy.benchmarks.parity.report import (
     ParityReport,
 )
 from segdeploy.benchmarks.scores.accuracy import Scores, scores_of
-from segdeploy.benchmarks.scores.classes import ClassCounts, ClassTally
-from segdeploy.benchmarks.scores.confusion import Confusion
-from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage, score_images
+from segdeploy.benchmarks.scores.classes import ClassCounts, averaged_classes
+from segdeploy.benchmarks.scores.confusion import Confusion, Counts
+from segdeploy.benchmarks.scores.figures import Figures
+from segdeploy.benchmarks.scores.image_scores import ImageScores, PerImage
 from segdeploy.benchmarks.scores.pooled_area import PooledArea
-from segdeploy.deploy.data.image_set import Truth
+from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.distributed.shard import Shard
+
+PIXELS = tuple(each.name for each in fields(Pixels))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
     """What one model, or a device, scores over a set.
 
     Attributes:
-        scores: over all pixels.
-        image_scores: of each image; ``None`` of several classes.
-        counts: of several classes; ``None`` of one label.
+        images: the set.
         output: the output contract.
+        scored: of one label: ``SCORES`` of each image, float64 (N, S); of several classes (N, 0).
+        counts: as ``OneImage.counts``, int64 (N, C).
+        pixels: ``PIXELS`` of each image, int64 (N, P).
+        matrix: as ``OneImage.matrix``, of all images.
+        auc: area under the curve over all pixels, where there is one.
     """
 
-    scores: Scores
-    image_scores: ImageScores | None
-    counts: ClassCounts | None
+    images: SegmentationSet
     output: OutputContract
+    scored: NDArray[np.float64]
+    counts: Counts
+    pixels: Counts
+    matrix: Counts | None
+    auc: float | None
 
+    @cached_property
+    def scores(self) -> Scores:
+        """Over all pixels."""
+        if self.classes is not None:
+            return self.classes.scores()
+        return scores_of(self.confusion, auc=self.auc)
 
-class Tally(Protocol):
-    """Scores images as they come."""
+    @property
+    def confusion(self) -> Confusion:
+        """Of one label: of each image."""
+        return Confusion(**{name: self.counts[:, i] for i, name in enumerate(CONFUSION)})
 
-    def add(self, seen: Seen) -> None:
-        """Take an image."""
-
-    def found(self) -> Found:
-        """Of all images that were taken."""
-
-
-class OneLabelTally:
-    """Of one label.
-
-    Args:
-        ranks: whether probabilities come, and not masks, which have no area under the curve.
-    """
-
-    def __init__(self, *, ranks: bool) -> None:
-        self.area = PooledArea() if ranks else None
-        # NaN where an image has no score: a number takes 8 bytes here, an object 32.
-        self._values = {one.name: array("d") for one in fields(ImageScores)}
-        self._counts = {one.name: array("q") for one in fields(Confusion)}
-
-    def add(self, seen: Seen) -> None:
-        """Take an image.
-
-        Raises:
-            InputError: as ``score_images``.
-            RunError: likewise.
-        """
-        truth = np.asarray(seen.truth, np.bool_)
-        counted = None if seen.counted is None else seen.counted[None]
-        scores = score_images(seen.probability, truth[None], counted)
-        for name, values in self._values.items():
-            (value,) = getattr(scores, name).values
-            values.append(math.nan if value is None else value)
-        predicted = classes_of(seen.probability, OutputContract()).astype(np.bool_)
-        counts = Confusion.count(predicted[None], truth[None], counted)
-        for name, pixels in self._counts.items():
-            pixels.extend(getattr(counts, name).tolist())
-        if self.area is not None:
-            inside = ... if seen.counted is None else seen.counted
-            self.area.add(seen.probability[0][inside], truth[inside])
-
-    def found(self) -> Found:
-        """Of all images that were taken."""
-        counts = Confusion(**{name: np.array(each) for name, each in self._counts.items()})
-        images = {
-            name: PerImage(values=tuple(None if math.isnan(value) else value for value in each))
-            for name, each in self._values.items()
-        }
-        area = None
-        if self.area is not None:
-            with self.area:
-                area = self.area.percent()
-        return Found(
-            scores=scores_of(counts, auc=area),
-            image_scores=ImageScores(**images),
-            counts=None,
-            output=OutputContract(),
-        )
-
-
-class ManyClassesTally:
-    """Of several classes.
-
-    Args:
-        output: the output contract.
-    """
-
-    def __init__(self, output: OutputContract) -> None:
-        self._tally = ClassTally(output)
-
-    def add(self, seen: Seen) -> None:
-        """Take an image."""
-        inside = self._tally.inside(seen.truth, seen.counted)
-        self._tally.add(classes_of(seen.probability, self._tally.output), seen.truth, inside)
-
-    def found(self) -> Found:
-        """Of all images that were taken.
+    @cached_property
+    def classes(self) -> ClassCounts | None:
+        """Of several classes: what was counted; ``None`` of one label.
 
         Raises:
             InputError: the truth holds no class at all.
         """
-        counts = self._tally.counts()
+        if self.output.binary:
+            return None
+        shared, predicted, true = np.split(self.counts, 3, axis=1)
+        return ClassCounts(
+            shared=shared,
+            predicted=predicted,
+            true=true,
+            pixels=self.of("counted"),
+            matrix=self.matrix,
+            averaged=averaged_classes(self.output),
+        )
+
+    @property
+    def image_scores(self) -> ImageScores | None:
+        """Of one label: of each image; ``None`` of several classes."""
+        if not self.output.binary:
+            return None
+        return ImageScores(
+            **{name: PerImage(values=Figures(self.scored[:, i])) for i, name in enumerate(SCORES)}
+        )
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Of each image, percent: of the foreground, or the mean over the classes it holds."""
+        if self.classes is not None:
+            return self.classes.miou_per_image
+        return self.scored[:, SCORES.index("iou")]
+
+    @property
+    def field_of_view_percent(self) -> float | None:
+        """Pixels inside fields of view, of all; ``None`` where every image counts as a whole."""
+        limited, inside, every = (int(self.of(name).sum()) for name in ("limited", "inside", "all"))
+        return 100.0 * (inside / every) if limited else None
+
+    def of(self, name: str) -> Counts:
+        """One of ``PIXELS``, int64 (N,)."""
+        return self.pixels[:, PIXELS.index(name)]
+
+
+class Tally:
+    """Takes images in any order; holds the numbers of each, and pixels in temporary files.
+
+    Args:
+        images: the set.
+        output: the output contract.
+        ranks: whether probabilities come, and not masks.
+        shard: the images that come to this process.
+    """
+
+    def __init__(
+        self, images: SegmentationSet, output: OutputContract, *, ranks: bool, shard: Shard
+    ) -> None:
+        classes, many = output.channels, len(images)
+        self._images, self._output, self._shard = images, output, shard
+        self._scored = np.zeros((many, len(SCORES) if output.binary else 0))
+        self._counts = np.zeros((many, len(CONFUSION) if output.binary else 3 * classes), np.int64)
+        self._pixels = np.zeros((many, len(PIXELS)), np.int64)
+        self._matrix = np.zeros((classes, classes), np.int64) if output.exclusive else None
+        self._area = PooledArea() if output.binary and ranks else None
+
+    def add(self, one: OneImage) -> None:
+        """Take an image."""
+        self._scored[one.place] = one.scores
+        self._counts[one.place] = one.counts
+        self._pixels[one.place] = astuple(one.pixels)
+        if self._matrix is not None and one.matrix is not None:
+            self._matrix += one.matrix
+        if self._area is not None and one.sides is not None:
+            self._area.add(one.sides)
+
+    def found(self) -> Found:
+        """Of all images of all processes, the same in each.
+
+        Raises:
+            RunError: another process ended before.
+        """
+        shard, mine = self._shard, slice(self._shard.rank, None, self._shard.size)
+        tables = self._scored, self._counts, self._pixels
+        if shard.size > 1:
+            for rank, parts in enumerate(shard.gathered([table[mine] for table in tables])):
+                for table, part in zip(tables, parts, strict=True):
+                    table[rank :: shard.size] = part
+        matrix = self._matrix
+        if matrix is not None:
+            matrix = np.sum(shard.gathered(matrix), axis=0)
+        area = None
+        if self._area is not None:
+            with self._area:
+                area = self._area.percent(shard)
         return Found(
-            scores=counts.scores(), image_scores=None, counts=counts, output=self._tally.output
+            images=self._images,
+            output=self._output,
+            scored=self._scored,
+            counts=self._counts,
+            pixels=self._pixels,
+            matrix=matrix,
+            auc=area,
         )
 
 
-def tally_of(output: OutputContract, *, ranks: bool) -> Tally:
-    """Of a model with an output contract.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageChanges(Sequence[ImageChange]):
+    """Every image on both sides, each made when it is asked for."""
 
-    Args:
-        output: the contract.
-        ranks: whether probabilities come, and not masks.
-    """
-    return OneLabelTally(ranks=ranks) if output.binary else ManyClassesTally(output)
+    reference: Found
+    candidate: Found
 
+    def __len__(self) -> int:
+        return len(self.reference.images)
 
-def scored(
-    seen: Iterable[Seen], output: OutputContract, *, ranks: bool, spool: ClassSpool
-) -> Found:
-    """Score the reference, and keep its classes for the candidates.
+    def __getitem__(self, place: int) -> ImageChange:  # type: ignore[override]  # no slices
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        before, after = self.reference, self.candidate
+        name = before.images.samples[place].name
+        pixels, differing = (int(after.of(each)[place]) for each in ("counted", "differing"))
+        reference_iou, candidate_iou = (float(each[place]) for each in self._iou)
+        if not before.output.binary:
+            return ImageChange(
+                name=name,
+                pixels=pixels,
+                differing=differing,
+                reference_iou=reference_iou,
+                candidate_iou=candidate_iou,
+            )
+        hits, false_alarms, misses = (
+            [int(side.counts[place, CONFUSION.index(each)]) for side in (before, after)]
+            for each in ("hits", "false_alarms", "misses")
+        )
+        return ImageParity(
+            name=name,
+            pixels=pixels,
+            truth_foreground=hits[0] + misses[0],
+            reference_foreground=hits[0] + false_alarms[0],
+            candidate_foreground=hits[1] + false_alarms[1],
+            differing=differing,
+            reference_iou=reference_iou,
+            candidate_iou=candidate_iou,
+        )
 
-    Args:
-        seen: every image, taken once.
-        output: the output contract.
-        ranks: whether probabilities come, and not masks.
-        spool: empty; holds the classes of each image then.
-    """
-    tally = tally_of(output, ranks=ranks)
-    for one in seen:
-        tally.add(one)
-        spool.add(classes_of(one.probability, output))
-    return tally.found()
+    @cached_property
+    def _iou(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self.reference.iou, self.candidate.iou
 
 
 def compared(
-    seen: Iterable[Seen],
     reference: Found,
-    classes: Iterable[Truth],
+    candidate: Found,
     *,
     names: tuple[str, str],
-    ranks: bool,
     max_drop: float,
     max_drop_class: float | None,
     seed: int,
-) -> tuple[Found, ParityReport]:
-    """Score a candidate beside the reference.
+) -> ParityReport:
+    """Put a candidate beside the reference.
 
     Args:
-        seen: every image, taken once.
-        reference: what ``scored`` found.
-        classes: the reference's, of each image.
+        reference: what it scores.
+        candidate: what it scores, and where its classes differ.
         names: of reference and candidate.
-        ranks: whether probabilities come, and not masks.
         max_drop: largest loss that passes, percentage points.
         max_drop_class: of any class; ``None`` for no such budget.
         seed: of the bootstrap.
 
     Raises:
-        InputError: fewer than two images, or as the tallies.
+        InputError: fewer than two images, or masks without any class.
         UsageError: a budget is negative or not finite.
     """
-    output = reference.output
-    tally, changes = tally_of(output, ranks=ranks), _Changes(output)
-    for one, expected in zip(seen, classes, strict=True):
-        tally.add(one)
-        changes.add(one, expected)
-    found = tally.found()
-    if found.counts is None or reference.counts is None:
-        images = changes.of_one_label(reference, found)
-        return found, ParityReport(
+    images = ImageChanges(reference=reference, candidate=candidate)
+    before, after = reference.classes, candidate.classes
+    if before is None or after is None:
+        return ParityReport(
             reference=names[0],
             candidate=names[1],
             reference_scores=reference.scores,
-            candidate_scores=found.scores,
+            candidate_scores=candidate.scores,
             images=images,
             max_drop=max_drop,
             seed=seed,
         )
-    return found, ClassParityReport(
+    return ClassParityReport(
         reference=names[0],
         candidate=names[1],
         reference_scores=reference.scores,
-        candidate_scores=found.scores,
-        images=changes.of_classes(reference.counts, found.counts),
+        candidate_scores=candidate.scores,
+        images=images,
         max_drop=max_drop,
         seed=seed,
-        classes=output.classes,
-        before=reference.counts,
-        after=found.counts,
+        classes=reference.output.classes,
+        before=before,
+        after=after,
         max_drop_class=max_drop_class,
     )
-
-
-class _Changes:
-    """Pixels of each image that changed their class, and the foreground on both sides."""
-
-    def __init__(self, output: OutputContract) -> None:
-        self._output, self._inside = output, ClassTally(output).inside
-        self._names: list[str] = []
-        self._pixels, self._differing = array("q"), array("q")
-        self._foreground = array("q"), array("q"), array("q")
-
-    def add(self, seen: Seen, expected: Truth) -> None:
-        found = classes_of(seen.probability, self._output)
-        inside = self._inside(seen.truth, seen.counted)
-        differs = found != expected
-        if differs.ndim == 3:  # a pixel differs where any of its labels does
-            differs = differs.any(axis=0)
-        differing = int(np.count_nonzero(differs if inside is None else differs & inside))
-        pixels = differs.size if inside is None else int(np.count_nonzero(inside))
-        self._names.append(seen.name)
-        self._pixels.append(pixels)
-        self._differing.append(differing)
-        if self._output.binary:
-            masks = (seen.truth, expected, found)
-            kept = [mask if inside is None else mask & inside for mask in masks]
-            for counts, mask in zip(self._foreground, kept, strict=True):
-                counts.append(int(np.count_nonzero(mask)))
-
-    def of_one_label(self, reference: Found, found: Found) -> tuple[ImageChange, ...]:
-        assert reference.image_scores is not None
-        assert found.image_scores is not None
-        iou = reference.image_scores.iou.defined, found.image_scores.iou.defined
-        rows = zip(self._names, self._pixels, self._differing, *self._foreground, *iou, strict=True)
-        return tuple(
-            ImageParity(
-                name=name,
-                pixels=pixels,
-                truth_foreground=truth,
-                reference_foreground=reference_foreground,
-                candidate_foreground=candidate_foreground,
-                differing=differing,
-                reference_iou=reference_iou,
-                candidate_iou=candidate_iou,
-            )
-            for (
-                name,
-                pixels,
-                differing,
-                truth,
-                reference_foreground,
-                candidate_foreground,
-                reference_iou,
-                candidate_iou,
-            ) in rows
-        )
-
-    def of_classes(self, before: ClassCounts, after: ClassCounts) -> tuple[ImageChange, ...]:
-        return tuple(
-            ImageChange(
-                name=name,
-                pixels=pixels,
-                differing=differing,
-                reference_iou=float(reference_iou),
-                candidate_iou=float(candidate_iou),
-            )
-            for name, pixels, differing, reference_iou, candidate_iou in zip(
-                self._names,
-                self._pixels,
-                self._differing,
-                before.miou_per_image,
-                after.miou_per_image,
-                strict=True,
-            )
-        )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy.benchmarks.parity.evaluation import classes_of
+from segdeploy.benchmarks.parity.answers import classes_of
 from segdeploy.benchmarks.parity.records import ParityRow, ParitySection, PicturedImage
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.deploy.data.image_set import SegmentationSet, Truth

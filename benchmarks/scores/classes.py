@@ -185,74 +185,51 @@ def change_of_images(
     return np.asarray(100.0 * len(either) * moved / ((whole + other_whole) / 2))
 
 
-class ClassTally:
-    """Counts image after image.
+def inside_of(
+    output: OutputContract, truth: Truth, counted: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """The pixels that count: bool (H, W), ``None`` for all.
 
     Args:
-        output: the network's output contract.
+        output: the network's output contract, which may have an ignored index.
+        truth: as ``Sample.truth`` gives it.
+        counted: bool (H, W), as ``Sample.counted`` gives it.
     """
+    ignored = output.ignored_index
+    if not output.exclusive or ignored is None:
+        return counted
+    meant = np.asarray(truth != ignored)
+    return meant if counted is None else np.logical_and(meant, counted)
 
-    def __init__(self, output: OutputContract) -> None:
-        self.output = output
-        self._rows: list[tuple[Counts, Counts, Counts]] = []
-        self._pixels: list[int] = []
-        classes = output.channels
-        self._matrix = np.zeros((classes, classes), np.int64) if output.exclusive else None
 
-    def inside(self, truth: Truth, counted: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-        """The pixels that count: bool (H, W), ``None`` for all.
+def class_counts(
+    predicted: Truth, truth: Truth, inside: NDArray[np.bool_] | None, output: OutputContract
+) -> tuple[Counts, Counts | None]:
+    """Pixels of one image by class.
 
-        Args:
-            truth: as ``Sample.truth`` gives it.
-            counted: bool (H, W), as ``Sample.counted`` gives it.
-        """
-        ignored = self.output.ignored_index
-        if not self.output.exclusive or ignored is None:
-            return counted
-        meant = np.asarray(truth != ignored)
-        return meant if counted is None else np.logical_and(meant, counted)
+    Args:
+        predicted: uint8 (H, W) of classes that exclude each other, else bool (K, H, W).
+        truth: likewise.
+        inside: the pixels that count.
+        output: the network's output contract.
 
-    def add(self, predicted: Truth, truth: Truth, inside: NDArray[np.bool_] | None) -> None:
-        """Count one image.
-
-        Args:
-            predicted: uint8 (H, W) of classes that exclude each other, else bool (K, H, W).
-            truth: likewise.
-            inside: the pixels that count.
-        """
-        classes, height, width = self.output.channels, *truth.shape[-2:]
-        self._pixels.append(height * width if inside is None else int(np.count_nonzero(inside)))
-        if self._matrix is not None:
-            matrix = confusion_matrix(
-                predicted.astype(np.uint8, copy=False),
-                truth.astype(np.uint8, copy=False),
-                classes=classes,
-                inside=inside,
-            )
-            self._matrix += matrix
-            self._rows.append((matrix.diagonal().copy(), matrix.sum(axis=0), matrix.sum(axis=1)))
-            return
-        seen = np.True_ if inside is None else inside
-        pairs = (predicted & truth, predicted, truth)
-        shared, found, true = (
-            np.asarray(np.count_nonzero(each & seen, axis=(1, 2)), np.int64) for each in pairs
+    Returns:
+        int64 (3, K): on both sides, predicted and true; and the matrix by true and predicted class
+        (K, K), ``None`` of labels that may overlap.
+    """
+    if output.exclusive:
+        matrix = confusion_matrix(
+            predicted.astype(np.uint8, copy=False),
+            truth.astype(np.uint8, copy=False),
+            classes=output.channels,
+            inside=inside,
         )
-        self._rows.append((shared, found, true))
+        return np.stack([matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)]), matrix
+    seen = np.True_ if inside is None else inside
+    sides = (predicted & truth, predicted, truth)
+    return np.stack([np.count_nonzero(each & seen, axis=(1, 2)) for each in sides]), None
 
-    def counts(self) -> ClassCounts:
-        """Of all images that were counted.
 
-        Raises:
-            InputError: the truth holds no class at all.
-        """
-        shared, predicted, true = (np.stack(each) for each in zip(*self._rows, strict=True))
-        return ClassCounts(
-            shared=shared,
-            predicted=predicted,
-            true=true,
-            pixels=np.asarray(self._pixels, np.int64),
-            matrix=self._matrix,
-            averaged=tuple(
-                index != self.output.ignored_index for index in range(self.output.channels)
-            ),
-        )
+def averaged_classes(output: OutputContract) -> tuple[bool, ...]:
+    """Which classes count in a mean: all but the ignored index."""
+    return tuple(index != output.ignored_index for index in range(output.channels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.scores.accuracy import area_under_roc, classify
 from segdeploy.benchmarks.scores.confusion import Confusion, Percents, within
+from segdeploy.benchmarks.scores.figures import Figures
 from segdeploy.benchmarks.scores.hausdorff import hausdorff
 
 
@@ -26,29 +28,39 @@ class PerImage:
         values: one for each image, in the order of the set; ``None`` where the image has none.
 
     Raises:
-        ValueError: no image, or a value that is not finite.
+        ValueError: no image, or an infinite value.
     """
 
-    values: tuple[float | None, ...]
+    values: Sequence[float | None]
 
     def __post_init__(self) -> None:
-        if not self.values or not all(math.isfinite(value) for value in self.defined):
+        defined = (value for value in self.values if value is not None)
+        if not self.values or not all(map(math.isfinite, defined)):
             raise ValueError(f"expected finite values or None, at least one; found {self.values}")
+        if not isinstance(self.values, Figures):
+            figures = Figures[float | None](np.asarray(self.values, np.float64))
+            object.__setattr__(self, "values", figures)
 
     @property
-    def defined(self) -> tuple[float, ...]:
+    def array(self) -> NDArray[np.float64]:
+        """Float64 (N,); NaN where an image has no value."""
+        assert isinstance(self.values, Figures)
+        return np.asarray(self.values.array, np.float64)
+
+    @property
+    def defined(self) -> NDArray[np.float64]:
         """The values of the images that have one."""
-        return tuple(value for value in self.values if value is not None)
+        return self.array[~np.isnan(self.array)]
 
     @property
     def mean(self) -> float | None:
         """Over the images that have a value; ``None`` where none has."""
-        return float(np.mean(self.defined)) if self.defined else None
+        return float(np.mean(self.defined)) if self.defined.size else None
 
     @property
     def left_out(self) -> int:
         """Images without a value."""
-        return len(self.values) - len(self.defined)
+        return int(np.count_nonzero(np.isnan(self.array)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +95,9 @@ def score_images(
         >>> truth = np.array([[[True, False, False, False]], [[False, False, False, True]]])
         >>> scores = score_images(probability, truth)
         >>> scores.iou.values, scores.iou.mean, scores.auc_per_image.values
-        ((50.0, 0.0), 25.0, (100.0, 50.0))
+        (Figures(50.0, 0.0), 25.0, Figures(100.0, 50.0))
         >>> scores.hausdorff.values  # nothing predicted of something true: no distance
-        (1.0, None)
+        Figures(1.0, None)
 
     Args:
         probability: float32 (N, H, W), foreground probability.
@@ -103,23 +115,23 @@ def score_images(
     predicted, true = within(prediction, field), within(truth, field)
     apart = [hausdorff(one, other) for one, other in zip(predicted, true, strict=True)]
     inside = np.full(truth.shape, True) if field is None else field
-    areas = (
+    areas = [
         area_under_roc(ranked[seen], classes[seen])
         for ranked, classes, seen in zip(probability, truth, inside, strict=True)
-    )
+    ]
     return ImageScores(
-        iou=_percents(counts.iou),
-        miou_per_image=_percents(counts.miou),
-        dice_per_image=_percents(counts.dice),
-        precision_per_image=_percents(counts.precision),
-        sensitivity_per_image=_percents(counts.sensitivity),
-        specificity_per_image=_percents(counts.specificity),
-        accuracy_per_image=_percents(counts.accuracy),
-        auc_per_image=PerImage(values=tuple(areas)),
-        hausdorff=PerImage(values=tuple(each.largest if each else None for each in apart)),
-        hausdorff95=PerImage(values=tuple(each.percentile95 if each else None for each in apart)),
+        iou=_per_image(counts.iou),
+        miou_per_image=_per_image(counts.miou),
+        dice_per_image=_per_image(counts.dice),
+        precision_per_image=_per_image(counts.precision),
+        sensitivity_per_image=_per_image(counts.sensitivity),
+        specificity_per_image=_per_image(counts.specificity),
+        accuracy_per_image=_per_image(counts.accuracy),
+        auc_per_image=_per_image(areas),
+        hausdorff=_per_image([each.largest if each else None for each in apart]),
+        hausdorff95=_per_image([each.percentile95 if each else None for each in apart]),
     )
 
 
-def _percents(values: Percents) -> PerImage:
-    return PerImage(values=tuple(values.tolist()))
+def _per_image(values: Percents | Sequence[float | None]) -> PerImage:
+    return PerImage(values=Figures(np.asarray(values, np.float64)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segdeploy.deploy.distributed.shard import WHOLE, Shard
 
 AT_ONCE = 1 << 17
 """Probabilities that are sorted at a time, and read from a file at a time."""
@@ -37,6 +39,20 @@ def keys_of(values: NDArray[np.float32]) -> Keys:
     return np.asarray(np.where(below, ~bits, bits | np.uint32(1 << 31)), np.uint32)
 
 
+Sides = tuple[Keys, Keys]
+"""Keys of the true pixels of an image, and of the others."""
+
+
+def sides_of(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> Sides:
+    """What ``PooledArea`` takes of an image.
+
+    Args:
+        probability: finite, any shape.
+        truth: the same shape.
+    """
+    return keys_of(probability[truth].ravel()), keys_of(probability[~truth].ravel())
+
+
 class PooledArea:
     """Takes images one by one; their probabilities lie in temporary files, 4 bytes a pixel.
 
@@ -45,8 +61,8 @@ class PooledArea:
 
     Example:
         >>> with PooledArea() as area:
-        ...     area.add(np.float32([0.9, 0.4]), np.array([True, False]))
-        ...     area.add(np.float32([0.4, 0.1]), np.array([True, False]))
+        ...     area.add(sides_of(np.float32([0.9, 0.4]), np.array([True, False])))
+        ...     area.add(sides_of(np.float32([0.4, 0.1]), np.array([True, False])))
         ...     area.percent()
         87.5
     """
@@ -62,31 +78,40 @@ class PooledArea:
         for file in self._sides:
             file.close()
 
-    def add(self, probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
-        """Take the pixels of an image.
-
-        Args:
-            probability: finite, any shape.
-            truth: the same shape.
-        """
-        for side, wanted in enumerate((truth, ~truth)):
-            keys = keys_of(probability[wanted].ravel())
+    def add(self, sides: Sides) -> None:
+        """Take the pixels of an image."""
+        for side, keys in enumerate(sides):
             self._high[side] += np.bincount(keys >> np.uint32(16), minlength=HIGH)
             self._sides[side].write(keys.tobytes())
 
-    def percent(self) -> float | None:
-        """The area in percent; ``None`` where the truth holds only one class."""
-        positives, negatives = (int(side) for side in self._high.sum(axis=1))
+    def percent(self, shard: Shard = WHOLE) -> float | None:
+        """The area in percent; ``None`` where the truth holds only one class.
+
+        Args:
+            shard: which share of the images was taken here; every process gets the area of all.
+
+        Raises:
+            RunError: another process ended before.
+        """
+        high = np.sum(shard.gathered(self._high), axis=0)
+        positives, negatives = (int(side) for side in high.sum(axis=1))
         if positives == 0 or negatives == 0:
             return None
-        groups, alike = _groups(self._high.sum(axis=0))
+        groups, alike = _groups(high.sum(axis=0))
+        lengths = np.stack([np.bincount(groups, side, len(alike)) for side in high]).astype(int)
         twice, below = 0, 0
-        sides = (_spread(file, groups) for file in self._sides)
+        sides = (_spread(file, groups, len(alike)) for file in self._sides)
         for number, (true, false) in enumerate(zip(*sides, strict=True)):
-            length = [_length(file) for file in (true, false)]
-            counted = _twice_by_low_bits if alike[number] else _twice_by_order
-            twice += 2 * length[0] * below + (counted(true, false) if all(length) else 0)
+            # The processes take turns; each has its share of every group in files of its own.
+            told = _low_bits if alike[number] else _keys
+            parts = shard.gathered_at(number % shard.size, (told(true), told(false)))
+            length = [int(each) for each in lengths[:, number]]
+            if parts:
+                counted = _twice_by_low_bits if alike[number] else _twice_by_order
+                trues, falses = zip(*parts, strict=True)
+                twice += 2 * length[0] * below + (counted(trues, falses) if all(length) else 0)
             below += length[1]
+        twice = sum(shard.gathered(twice))
         return 100.0 * (twice / 2) / (positives * negatives)
 
 
@@ -113,18 +138,17 @@ def _groups(counts: NDArray[np.int64]) -> tuple[NDArray[np.int16], list[bool]]:
     return groups, alike
 
 
-def _spread(file: BinaryIO, groups: NDArray[np.int16]) -> Iterator[BinaryIO]:
+def _spread(file: BinaryIO, groups: NDArray[np.int16], many: int) -> Iterator[BinaryIO]:
     """The keys of a file group by group, smallest first, each group in a file of its own."""
-    last = int(groups.max())
-    if last == 0:
+    if many == 1:
         yield file
         return
-    parts = [tempfile.TemporaryFile() for _ in range(last + 1)]  # noqa: SIM115 (closed below)
+    parts = [tempfile.TemporaryFile() for _ in range(many)]  # noqa: SIM115 (closed below)
     try:
         for keys in _blocks(file):
             group = groups[keys >> np.uint32(16)]
             order = np.argsort(group, kind="stable")
-            ends = np.searchsorted(group[order], np.arange(last + 2))
+            ends = np.searchsorted(group[order], np.arange(many + 1))
             for number in np.unique(group):
                 part = order[ends[number] : ends[number + 1]]
                 parts[number].write(keys[part].tobytes())
@@ -142,28 +166,29 @@ def _blocks(file: BinaryIO) -> Iterator[Keys]:
         yield np.frombuffer(block, np.uint32)
 
 
-def _length(file: BinaryIO) -> int:
-    return file.seek(0, 2) // 4
+def _keys(file: BinaryIO) -> Keys:
+    return np.concatenate([np.zeros(0, np.uint32), *_blocks(file)])
 
 
-def _twice_by_order(true: BinaryIO, false: BinaryIO) -> int:
+def _low_bits(file: BinaryIO) -> NDArray[np.int64]:
+    """How many keys have each value of the lower 16 bits, however many keys there are."""
+    counts = (np.bincount(keys & np.uint32(0xFFFF), minlength=HIGH) for keys in _blocks(file))
+    return sum(counts, np.zeros(HIGH, np.int64))
+
+
+def _twice_by_order(trues: Sequence[Keys], falses: Sequence[Keys]) -> int:
     """Twice the pairs in which the true pixel is above the false one, ties counting once."""
-    ranked = np.sort(np.concatenate(list(_blocks(false))))
+    ranked = np.sort(np.concatenate(falses))
     return sum(
         int(np.searchsorted(ranked, keys, side=side).sum())
-        for keys in map(np.sort, _blocks(true))  # in order, the look-ups stay near each other
+        for keys in map(np.sort, trues)  # in order, the look-ups stay near each other
         for side in ("left", "right")
     )
 
 
-def _twice_by_low_bits(true: BinaryIO, false: BinaryIO) -> int:
-    """The same of keys whose upper bits are all one, however many they are."""
-    low = [
-        sum(
-            (np.bincount(keys & np.uint32(0xFFFF), minlength=HIGH) for keys in _blocks(file)),
-            np.zeros(HIGH, np.int64),
-        )
-        for file in (true, false)
-    ]
-    before = np.cumsum(low[1])
-    return int((low[0] * (2 * before - low[1])).sum())
+def _twice_by_low_bits(
+    trues: Sequence[NDArray[np.int64]], falses: Sequence[NDArray[np.int64]]
+) -> int:
+    """The same of keys whose upper bits are all one, by how many have each lower value."""
+    true, false = np.sum(trues, axis=0), np.sum(falses, axis=0)
+    return int((true * (2 * np.cumsum(false) - false)).sum())

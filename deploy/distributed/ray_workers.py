@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import itertools
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -100,33 +101,34 @@ class RayWorkers:
         """
         import ray
 
-        rest, key = iter(items), next(self._keys)
-        wanted: set[Any] = set()
-        try:
-            held = [ray.put(begin)]  # in a list, or each call would unpack it
-            while True:
-                while self._free:
-                    for item in itertools.islice(rest, 1):
-                        actor = self._free.popleft()
-                        call = actor.work.remote(key, held, item)
-                        self._busy[call] = actor
-                        wanted.add(call)
-                        break
-                    else:
-                        break
-                if self._free and not wanted:
-                    return
-                (done,), _ = ray.wait([*self._starting, *self._busy], num_returns=1)
-                if done in self._starting:
-                    ray.get(done)
-                    self._free.extend([self._starting.pop(done)] * ITEMS_AHEAD)
-                    continue
-                self._free.append(self._busy.pop(done))
-                if done in wanted:  # and not left over of work that was given up
-                    wanted.remove(done)
-                    yield ray.get(done)
-        except ray.exceptions.RayError as error:
-            raise _own(error) from error
+        rest, key = enumerate(items), next(self._keys)
+        wanted: dict[Any, int] = {}
+        failures: dict[int, Exception] = {}
+        held = [ray.put(begin)]  # in a list, or each call would unpack it
+        while True:
+            # Of items that fail the first is told, as one process would; those before it go on.
+            while self._free and not failures and (given := next(rest, None)) is not None:
+                actor = self._free.popleft()
+                call = actor.work.remote(key, held, given[1])
+                self._busy[call], wanted[call] = actor, given[0]
+            if failures and min(failures) < min(wanted.values(), default=math.inf):
+                raise _own(failures[min(failures)]) from failures[min(failures)]
+            if not wanted and self._free:
+                return
+            (done,), _ = ray.wait([*self._starting, *self._busy], num_returns=1)
+            if done in self._starting:
+                self._free.extend([self._starting.pop(done)] * ITEMS_AHEAD)
+                continue
+            self._free.append(self._busy.pop(done))
+            number = wanted.pop(done, None)
+            if number is None:  # left over of work that was given up
+                continue
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayError as error:
+                failures[number] = error
+            else:
+                yield result
 
 
 class _Worker:
@@ -155,7 +157,7 @@ def _own(error: BaseException) -> InputError | RunError:
     """Ray's error as this project's: what a worker said, where it said something."""
     cause: BaseException | None = error
     while cause is not None:
-        for inner in (cause, getattr(cause, "cause", None)):
+        for inner in (getattr(cause, "cause", None), cause):  # Ray's own is of both kinds
             if isinstance(inner, (InputError, RunError)):
                 return type(inner)(str(inner))
         cause = cause.__cause__

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from segdeploy.calibration.collection import Collection, merge_collections
-from segdeploy.deploy.system.errors import RunError, one_line
+from segdeploy.deploy.system.errors import RunError, SegdeployError, one_line
 
 T = TypeVar("T")
 
@@ -61,6 +61,37 @@ class Shard:
         with _whole_group():
             torch.distributed.gather_object(value, values, dst=rank)
         return cast("list[T]", values or [])
+
+    def together(self, work: Callable[[], T], *, at: Callable[[], int] = lambda: 0) -> T:
+        """Do something in every process; what is raised in one is raised in all of them.
+
+        Args:
+            work: of this process; it talks to no other.
+            at: how far it came when it raised: of several errors the one that came first is
+                everybody's, and of those the one of the lowest rank.
+
+        Raises:
+            SegdeployError: as ``work``, here or elsewhere.
+        """
+        failure: tuple[int, int, SegdeployError] | None = None
+        try:
+            value = work()
+        except SegdeployError as error:
+            if self.size == 1:
+                raise
+            failure = (at(), self.rank, error)
+        failures = [each for each in self.gathered(failure) if each is not None]
+        if failures:
+            raise min(failures, key=lambda each: each[:2])[2]
+        return value
+
+    def of_first(self, work: Callable[[], T]) -> T:
+        """What the first process makes, on each.
+
+        Raises:
+            SegdeployError: as ``work`` there, on each.
+        """
+        return cast("T", self.gathered(self.together(lambda: work() if self.is_first else None))[0])
 
     def merged(self, collection: Collection | None) -> Collection:
         """What all processes counted, the same on each; ``None`` from one without images.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +25,14 @@ from segdeploy.api.runtimes import Runtimes, runtimes_of
 from segdeploy.api.table import kept_figures, table_of
 from segdeploy.benchmarks.parity.predictions import Predictions, Values, read_predictions
 from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
-from segdeploy.benchmarks.parity.run import parity_section
+from segdeploy.benchmarks.parity.run import Opener, parity_section
 from segdeploy.benchmarks.speed.entries import Entry, entries_everywhere, entries_for
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
+from segdeploy.deploy.distributed.engine import RAY_WORKERS, Engine
+from segdeploy.deploy.distributed.ray_workers import RayWorkers
+from segdeploy.deploy.distributed.shard import Shard, shard_from_environment
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of, output_of
 from segdeploy.deploy.runtimes.base import Execution, Runtime
@@ -129,8 +134,15 @@ def parity(
     seed: int = 0,
     threads: int | None = None,
     time_limit_s: float = TIME_LIMIT_S,
+    engine: Engine | str = Engine.LOCAL,
+    workers: int | None = None,
 ) -> Parity:
     """Compare models, and outputs that devices returned, with a reference on the test split.
+
+    Every image is scored by itself and the scores are joined in the order of the images: with as
+    many ``threads`` each, one process and several give the same bytes. Started by ``torchrun``
+    each process scores a share of the images and every one returns the same; with Ray a process
+    that dies is started again, and its images are given to another.
 
     Args:
         models: ONNX files.
@@ -143,14 +155,18 @@ def parity(
             only that none is lost altogether.
         runtimes: by name; ``None`` is every runtime that is here and takes the file.
         seed: of the bootstrap.
-        threads: of each runtime; ``None`` takes every processor of this process.
+        threads: of each runtime; ``None`` takes every processor of this process, its share of them
+            under ``torchrun``, and one with Ray.
         time_limit_s: longest time for loading a model, and for each call.
+        engine: local, or ray: the cluster in ``RAY_ADDRESS``, else a new one here.
+        workers: with Ray, processes that each hold a model; ``None`` is two.
 
     Raises:
         InputError: nothing could be compared, a model cannot be read, or a runtime that was asked
             for is not here.
-        UsageError: nothing to compare, two of one name, or a reference that expects other inputs.
-        RunError: the reference failed.
+        UsageError: nothing to compare, two of one name, a reference that expects other inputs,
+            workers without Ray, or Ray under ``torchrun``.
+        RunError: the reference failed, or a process or the cluster was lost.
     """
     given = [
         each if isinstance(each, DeviceOutputs) else DeviceOutputs(folder=each) for each in outputs
@@ -158,10 +174,13 @@ def parity(
     artifacts = artifacts_of(several(models))
     _require_candidates(artifacts, given, runtimes)
     images = Data.of(data).test
-    execution = Execution(threads=threads or usable_cores())
     right = model_of(reference)
-    opened, name, preprocess, output = _reference(right, execution, time_limit_s)
-    with opened as runtime:
+    with shard_from_environment() as shard, ExitStack() as stack:
+        crew = _crew(engine, workers, threads, shard)
+        alone = usable_cores() // shard.size if crew is None else 1
+        execution = Execution(threads=threads or max(1, alone))
+        opener, name, preprocess, output = _reference(right, execution, time_limit_s)
+        runtime = stack.enter_context(shard.together(opener))
         if artifacts:
             require_same_inputs(right.path, preprocess, common_contract(artifacts))
             _require_same_classes(right.path, output, artifacts)
@@ -176,9 +195,14 @@ def parity(
             max_drop_class=None if max_drop_class is None else float(max_drop_class),
             seed=seed,
             execution=execution,
-            progress=lambda items, label: bar(items, label, unit="image"),
+            progress=lambda items, label: (
+                bar(items, label, unit="image") if shard.is_first else items
+            ),
             predictions=[each.read(images, preprocess, output) for each in given],
             time_limit_s=time_limit_s,
+            shard=shard,
+            workers=None if crew is None else stack.enter_context(crew),
+            reference_opener=None if crew is None else opener,
         )
     _require_compared(section)
     return Parity(section=section)
@@ -242,20 +266,37 @@ def _entries(
     return entries_everywhere(artifacts) if chosen is None else entries_for(artifacts, chosen)
 
 
+def _crew(
+    engine: Engine | str, workers: int | None, threads: int | None, shard: Shard
+) -> RayWorkers | None:
+    """The processes of a Ray cluster, where they are asked for."""
+    if choice(Engine, engine, what="engine") is Engine.LOCAL:
+        if workers is not None:
+            raise UsageError("--workers is the number of Ray's processes; add --engine ray")
+        return None
+    if shard.size > 1:
+        raise UsageError("--engine ray under torchrun shares the images twice; take one of them")
+    return RayWorkers(workers=workers or RAY_WORKERS, threads=threads or 1)
+
+
 def _reference(
     reference: Any, execution: Execution, time_limit_s: float
-) -> tuple[Runtime, str, Preprocess, OutputContract]:
-    """The reference, opened, its name, and its contracts."""
+) -> tuple[Opener, str, Preprocess, OutputContract]:
+    """What opens the reference, its name, and its contracts."""
     if in_pytorch(reference):
         from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
 
-        runtime = PyTorchRuntime(reference, execution=execution)
-        return runtime, "PyTorch fp32", reference.preprocess, reference.output
-    contract, name = contract_of(reference), f"{reference.path.name} on ONNX Runtime"
+        loaded = partial(PyTorchRuntime, reference, execution=execution)
+        return loaded, "PyTorch fp32", reference.preprocess, reference.output
+    name = f"{reference.path.name} on ONNX Runtime"
+    opener = partial(_isolated, name, reference, execution, time_limit_s)
+    return opener, name, contract_of(reference), output_of(reference)
+
+
+def _isolated(name: str, reference: Artifact, execution: Execution, time_limit_s: float) -> Runtime:
     try:
-        opened = open_isolated(
+        return open_isolated(
             RuntimeName.ONNXRUNTIME, reference, execution=execution, time_limit_s=time_limit_s
         )
     except RunError as error:
         raise RunError(f"the reference, {name}: {error}") from error
-    return opened, name, contract, output_of(reference)

@@ -34,6 +34,7 @@ INTERFACES = ("image-interface", "any-size")
 """Rewrites that change how a model is called, and take one of any precision."""
 
 OUTPUT_KINDS = ("sigmoid", "softmax", "sigmoid-logits", "softmax-logits", "logits", "argmax")
+ENGINES = ("local", "ray")
 HINTS = ("latency", "throughput")
 LAYOUTS = ("auto", "dsb2018", "isic2018", "split-folders", "drive", "paired")
 TARGETS = (
@@ -368,6 +369,12 @@ def end_to_end_flags(verb: Group) -> None:
     )
     output_flag(group, "folder for masks of the images' size (default: they are thrown away)")
     overwrite_flag(group, "masks that the folder holds")
+
+
+def engine_flags(verb: Group, *, engine: str, workers: str) -> None:
+    """Where images are worked on, and by how many, with what a verb says of both."""
+    verb.add_argument("--workers", type=positive_int, help=workers)
+    verb.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=engine)
 
 
 def threads_flag(verb: Group) -> None:

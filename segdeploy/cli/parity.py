@@ -11,6 +11,7 @@ from segdeploy.cli.flags import (
     Group,
     adoption_flags,
     checkpoint_details,
+    engine_flags,
     evaluation_data,
     max_drop_class_flag,
     max_drop_flag,
@@ -57,6 +58,13 @@ def add_flags(verb: Parser) -> None:
     threads_flag(verb)
     time_limit_flag(verb)
     gate_flags(verb)
+    engine_flags(
+        verb,
+        engine="ray: the cluster in RAY_ADDRESS, else a new one here; --threads is that of one "
+        "process (default 1); needs pip install 'segdeploy[ray]'. Under torchrun the processes "
+        "share the images (default: local)",
+        workers="with --engine ray, processes that each hold a model (default: 2)",
+    )
     _prediction_flags(verb)
 
 
@@ -105,6 +113,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     from segdeploy.api.data import Data
     from segdeploy.api.parity import DeviceOutputs, parity
     from segdeploy.benchmarks.report.gate import accuracy_checks
+    from segdeploy.deploy.distributed.shard import is_first_process
 
     require_gate_files(options)
     folders, names = options.predictions, options.predictions_name
@@ -138,7 +147,11 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         seed=options.seed,
         threads=options.threads,
         time_limit_s=options.time_limit,
+        engine=options.engine,
+        workers=options.workers,
     )
+    if not is_first_process():  # torchrun would end the first one before it has said so
+        return 0, {}
     _say(found.section)
     verdict = (
         f"{'PASS' if found.kept else 'FAIL'} (budget {options.max_drop:g} points of "

@@ -13,6 +13,7 @@ from segdeploy.cli.flags import (
     Group,
     checkpoint_details,
     count,
+    engine_flags,
     output_flag,
     overwrite_flag,
     positive,
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 PYTORCH = "pytorch"
 FITS = ("resize", "pad", "tile")
 WRITES = ("mask", "probability", "probability-npy", "overlay", "labels")
-ENGINES = ("local", "ray")
 
 
 def add_flags(verb: Parser) -> None:
@@ -129,18 +129,12 @@ def _running_flags(group: Group) -> None:
         type=positive_int,
         help="calls at once (default: one for each thread; with --engine ray 1)",
     )
-    group.add_argument(
-        "--workers",
-        type=positive_int,
-        help="threads that decode and encode (default: all this process may use); with --engine "
-        "ray, processes that each hold the model (default: 2)",
-    )
-    group.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default="local",
-        help="ray: the cluster in RAY_ADDRESS, else a new one here; --threads is that of one "
+    engine_flags(
+        group,
+        engine="ray: the cluster in RAY_ADDRESS, else a new one here; --threads is that of one "
         "process (default 1); needs pip install 'segdeploy[ray]' (default: local)",
+        workers="threads that decode and encode (default: all this process may use); with --engine "
+        "ray, processes that each hold the model (default: 2)",
     )
 
 

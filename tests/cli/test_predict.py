@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import TINY, exported, made_up_table, quantized
 
 from segdeploy.cli import predict as cli_predict
+from segdeploy.cli.flags import ENGINES
 from segdeploy.cli.main import main
 from segdeploy.deploy.data.image_set import read_image
 from segdeploy.deploy.data.placement import resized_values
@@ -275,4 +276,4 @@ class TestCommand:
 def test_flags_name_what_there_is() -> None:
     assert list(cli_predict.FITS) == [fit.value for fit in Fit]
     assert list(cli_predict.WRITES) == [write.value for write in Write]
-    assert list(cli_predict.ENGINES) == [engine.value for engine in Engine]
+    assert list(ENGINES) == [engine.value for engine in Engine]

@@ -448,7 +448,7 @@ def predictions_order(data: bytes) -> None:
     for number in range(2):
         np.save(folder / f"out_{number}.npy", np.zeros((1, 1), np.float32))
     found = read_predictions(folder, ["a", "b"], size=(1, 1), order=path)
-    assert [each.shape for each in found.each()] == [(1, 1, 1)] * 2
+    assert [found.probability(place).shape for place in (0, 1)] == [(1, 1, 1)] * 2
 
 
 @target

@@ -22,7 +22,14 @@ from segdeploy.benchmarks.parity import run as parity_run
 from segdeploy.benchmarks.parity.predictions import Predictions, Values, read_predictions
 from segdeploy.benchmarks.parity.records import GatedScore, ParityRow, ParitySection
 from segdeploy.benchmarks.parity.verdict import Verdict
-from segdeploy.benchmarks.scores.classes import ClassTally, change_of_images, confusion_matrix
+from segdeploy.benchmarks.scores.classes import (
+    ClassCounts,
+    averaged_classes,
+    change_of_images,
+    class_counts,
+    confusion_matrix,
+    inside_of,
+)
 from segdeploy.benchmarks.scores.paired_interval import paired_interval
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.calibration.json_record import json_of, record_of
@@ -115,6 +122,26 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> Compare:
     return compare
 
 
+def counted(
+    predicted: NDArray[np.uint8], truth: NDArray[np.uint8], output: OutputContract = FOUR
+) -> ClassCounts:
+    """Of all images, (N, H, W) each."""
+    insides = [inside_of(output, image, None) for image in truth]
+    found = [
+        class_counts(one, other, inside, output)
+        for one, other, inside in zip(predicted, truth, insides, strict=True)
+    ]
+    shared, seen, true = np.stack([counts for counts, _ in found], axis=1)
+    return ClassCounts(
+        shared=shared,
+        predicted=seen,
+        true=true,
+        pixels=true.sum(axis=1),
+        matrix=sum(matrix for _, matrix in found if matrix is not None),
+        averaged=averaged_classes(output),
+    )
+
+
 class TestCounts:
     @settings(deadline=None)
     @given(label_maps, label_maps, fields)
@@ -136,10 +163,7 @@ class TestCounts:
     def test_scores_are_scikit_learn_s(
         self, predicted: NDArray[np.uint8], truth: NDArray[np.uint8]
     ) -> None:
-        tally = ClassTally(FOUR)
-        for one, other in zip(predicted, truth, strict=True):
-            tally.add(one, other, None)
-        counts = tally.counts()
+        counts = counted(predicted, truth)
         labels = [index for index in range(4) if (truth == index).any()]
         expected = jaccard_score(truth.ravel(), predicted.ravel(), labels=labels, average=None)
         assert counts.iou[labels] == pytest.approx(100 * expected)
@@ -152,10 +176,7 @@ class TestCounts:
     def test_dice_is_never_below_iou(
         self, predicted: NDArray[np.uint8], truth: NDArray[np.uint8]
     ) -> None:
-        tally = ClassTally(FOUR)
-        for one, other in zip(predicted, truth, strict=True):
-            tally.add(one, other, None)
-        counts = tally.counts()
+        counts = counted(predicted, truth)
         assert (counts.dice >= counts.iou).all()
         assert counts.scores().dice >= counts.scores().miou
 
@@ -163,10 +184,7 @@ class TestCounts:
     def test_the_ignored_index_counts_nowhere(self, ignored: int) -> None:
         truth, predicted = scene(0), disturbed(scene(0), 0.3, 1)
         truth[:, :, 6:] = ignored
-        tally = ClassTally(replace(FOUR, ignored_index=ignored))
-        for one, other in zip(predicted, truth, strict=True):
-            tally.add(one, other, tally.inside(other, None))
-        counts = tally.counts()
+        counts = counted(predicted, truth, replace(FOUR, ignored_index=ignored))
         seen = truth != ignored
         labels = [index for index in range(4) if index != ignored]
         matrix = by_scikit_learn(truth[seen], predicted[seen], labels=range(4))
@@ -177,23 +195,16 @@ class TestCounts:
         assert counts.pixels.sum() == seen.sum()
 
     def test_masks_of_no_class_are_refused(self) -> None:
-        tally = ClassTally(replace(FOUR, ignored_index=255))
-        empty = np.full(SHAPE[1:], 255, np.uint8)
-        tally.add(np.zeros_like(empty), empty, tally.inside(empty, None))
+        empty = np.full(SHAPE, 255, np.uint8)
         with pytest.raises(InputError, match="no pixel of any class"):
-            tally.counts()
+            counted(np.zeros_like(empty), empty, replace(FOUR, ignored_index=255))
 
     @settings(deadline=None)
     @given(label_maps, label_maps, label_maps)
     def test_images_bear_on_the_change_so_that_their_mean_is_it(
         self, truth: NDArray[np.uint8], one: NDArray[np.uint8], other: NDArray[np.uint8]
     ) -> None:
-        sides = []
-        for predicted in (one, other):
-            tally = ClassTally(FOUR)
-            for image, expected in zip(predicted, truth, strict=True):
-                tally.add(image, expected, None)
-            sides.append(tally.counts())
+        sides = [counted(predicted, truth) for predicted in (one, other)]
         bearing = change_of_images(*((each.shared, each.either) for each in sides))
         held = sides[0].held
         change = (sides[1].iou - sides[0].iou)[held]

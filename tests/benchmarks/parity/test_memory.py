@@ -13,8 +13,11 @@ import resource, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
 from held_images import AS_IT_IS, Echo, Held
-from segdeploy.benchmarks.parity.evaluation import ClassSpool, Evaluation
-from segdeploy.benchmarks.parity.tallies import compared, scored
+from segdeploy.benchmarks.parity.answers import ModelAnswers
+from segdeploy.benchmarks.parity.evaluation import Evaluation
+from segdeploy.benchmarks.parity.rows import candidate_row
+from segdeploy.benchmarks.parity.tallies import compared
+from segdeploy.benchmarks.speed.entries import RowIdentity
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import Activation, OutputContract
 from segdeploy.deploy.onnx_model.artifact import TensorSpec
@@ -60,14 +63,15 @@ def run(count):
     evaluation = Evaluation(
         images=images, preprocess=AS_IT_IS, output=OUTPUT, progress=lambda items, label: items
     )
-    with ClassSpool() as spool:
-        expected = scored(
-            evaluation.seen_by(Echo(0, classes), "r"), OUTPUT, ranks=True, spool=spool
-        )
-        _, report = compared(
-            evaluation.seen_by(Echo(classes, classes), "c"), expected, spool, names=("r", "c"),
-            ranks=True, max_drop=1, max_drop_class=None, seed=0,
-        )
+    answers = [ModelAnswers.of(Echo(i * classes, classes), evaluation.contracts) for i in (0, 1)]
+    expected = evaluation.reference(answers[0], "r")
+    found = evaluation.candidate(answers[1], "c")
+    report = compared(
+        expected, found, names=("r", "c"), max_drop=1, max_drop_class=None, seed=0
+    )
+    row = candidate_row(RowIdentity(
+        name="c", file=None, target=None, runtime="echo", precision_requested=None
+    ), None, report, found, ranks=True)
     assert len(report.images) == count
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from report_builders import report_of, sample_report
 
-from segdeploy.benchmarks.parity.evaluation import ClassSpool, Evaluation
+from segdeploy.benchmarks.parity.answers import ModelAnswers
+from segdeploy.benchmarks.parity.evaluation import Evaluation
 from segdeploy.benchmarks.parity.records import ClassLook, GatedScore, ParitySection
 from segdeploy.benchmarks.parity.rows import candidate_row, reference_row
-from segdeploy.benchmarks.parity.tallies import compared, scored
+from segdeploy.benchmarks.parity.tallies import compared
 from segdeploy.benchmarks.parity.verdict import Verdict
 from segdeploy.benchmarks.parity.worst_images import Chosen, pictured
 from segdeploy.benchmarks.report.compare import compare_reports
@@ -59,20 +60,17 @@ def section_of(candidate: NDArray[np.uint8], *, max_drop_class: float = 5) -> Pa
         output=THREE,
         progress=lambda samples, label: samples,
     )
-    with ClassSpool() as spool:
-        expected = scored(
-            evaluation.seen_by(Echo(0, 3), "reference"), THREE, ranks=True, spool=spool
-        )
-        found, report = compared(
-            evaluation.seen_by(Echo(3, 3), "candidate"),
-            expected,
-            spool,
-            names=("reference", "candidate"),
-            ranks=True,
-            max_drop=1,
-            max_drop_class=max_drop_class,
-            seed=0,
-        )
+    answers = [ModelAnswers.of(Echo(first, 3), evaluation.contracts) for first in (0, 3)]
+    expected = evaluation.reference(answers[0], "reference")
+    found = evaluation.candidate(answers[1], "candidate")
+    report = compared(
+        expected,
+        found,
+        names=("reference", "candidate"),
+        max_drop=1,
+        max_drop_class=max_drop_class,
+        seed=0,
+    )
     rows = (
         reference_row(identity("reference"), "fp32", expected, ranks=True),
         candidate_row(identity("candidate"), "int8", report, found, ranks=True),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segdeploy.benchmarks.scores import pooled_area
 from segdeploy.benchmarks.scores.accuracy import area_under_roc
-from segdeploy.benchmarks.scores.pooled_area import PooledArea, keys_of
+from segdeploy.benchmarks.scores.pooled_area import PooledArea, keys_of, sides_of
 
 SHAPE = (4, 5, 6)
 probabilities = hnp.arrays(
@@ -23,7 +23,7 @@ truths = hnp.arrays(np.bool_, SHAPE)
 def area_of(probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> float | None:
     with PooledArea() as area:
         for one, other in zip(probability, truth, strict=True):
-            area.add(one, other)
+            area.add(sides_of(one, other))
         return area.percent()
 
 
