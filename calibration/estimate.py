@@ -18,9 +18,14 @@ from segdeploy.calibration.entropy import entropy_threshold
 from segdeploy.calibration.errors import CalibrationError
 from segdeploy.calibration.histogram import DEFAULT_NUM_BINS, TensorHistogram
 from segdeploy.calibration.threshold import Threshold
+from segdeploy.calibration.two_ends import least_error, loss_db
 
 LARGEST_VALUE = float(np.finfo(np.float32).max)
 """Of an activation, which is float32."""
+
+
+MOST_LOST_DB = 1.0
+"""Noise that a checked range may have more than the one of least error."""
 
 
 class Method(str, Enum):
@@ -51,8 +56,8 @@ class CalibrationRange:
         divergence: of the winner of a KL search, in nats; ``None`` where none took place.
         candidates: thresholds compared.
         share_clipped: share of the values outside the range, 0 to 1.
-        fallback: why min-max stands in for the method, or what is not known about an imported
-            range; ``None`` where neither applies.
+        fallback: why another range stands in for the method's, or what is not known about an
+            imported one; ``None`` where neither applies.
 
     Raises:
         CalibrationError: NaN or Inf, zero outside the range, or a figure that cannot be.
@@ -91,6 +96,7 @@ def estimate(
     method: Method,
     num_bins: int = DEFAULT_NUM_BINS,
     percentile: float = DEFAULT_PERCENTILE,
+    checked: bool = False,
 ) -> CalibrationRange:
     """Find the range of one tensor.
 
@@ -113,13 +119,26 @@ def estimate(
         method: one of ``SEARCH_METHODS``.
         num_bins: equal bins for the searches (entropy and mse).
         percentile: for that method, above 0 and at most 100.
+        checked: take the range of least squared error where that of the KL search has
+            ``MOST_LOST_DB`` more noise: for tensors that are neither what a ReLU leaves nor about
+            symmetric, which the search is made for.
 
     Raises:
         CalibrationError: fewer bins than levels, or a percentile or method out of place.
     """
     found = _threshold(histogram, method, num_bins, percentile)
-    low = float(np.float32(max(-found.value, min(histogram.min, 0.0)))) + 0.0
-    high = float(np.float32(min(found.value, max(histogram.max, 0.0))))
+    low, high = (
+        max(-found.value, min(histogram.min, 0.0)),
+        min(found.value, max(histogram.max, 0.0)),
+    )
+    if checked and method is Method.ENTROPY:
+        best = least_error(histogram)
+        lost = loss_db(histogram, low, high, best)
+        if lost > MOST_LOST_DB:
+            low, high = best.low, best.high
+            words = f"the KL search's range has {lost:.1f} dB more noise than that of least error"
+            found = Threshold(value=max(-low, high), candidates=best.candidates, fallback=words)
+    low, high = float(np.float32(low)) + 0.0, float(np.float32(high))
     return CalibrationRange(
         min=low,
         max=high,

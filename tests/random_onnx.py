@@ -271,6 +271,41 @@ def transposed_conv(s: Sketch) -> None:
     s.keep(s.add("ConvTranspose", x, weight, strides=[2, 2]), (2, 2 * h, 2 * w))
 
 
+def gate(s: Sketch) -> None:
+    """Channels weighed by what the whole image says, or a tensor by its own Sigmoid."""
+    x, (c, h, w) = s.last, s.shapes[s.last]
+    if s.choice.integers(2):
+        s.keep(s.add("Mul", s.add("Sigmoid", x), x), (c, h, w))
+        return
+    pooled = s.add("GlobalAveragePool", x)
+    weight = s.add("Conv", pooled, s.constant(s.normal(c, c, 1, 1)), s.constant(s.normal(c)))
+    hard = "HardSigmoid" if s.choice.integers(2) else "Sigmoid"
+    s.keep(s.add("Mul", x, s.add(hard, weight)), (c, h, w))
+
+
+def lobed(s: Sketch) -> None:
+    """A convolution, and an activation that leaves some of what is negative."""
+    x, (c, h, w) = s.last, s.shapes[s.last]
+    made = s.add("Conv", x, s.constant(s.normal(c, c, 1, 1)), s.constant(s.normal(c)))
+    operator = ("LeakyRelu", "HardSwish", "PRelu", "Clip")[s.choice.integers(4)]
+    held = {
+        "PRelu": [s.constant(np.full((c, 1, 1), 0.2, np.float32))],
+        "Clip": [s.constant(np.float32(-0.5)), s.constant(np.float32(2))],
+    }
+    s.keep(s.add(operator, made, *held.get(operator, [])), (c, h, w))
+
+
+def tokens(s: Sketch) -> None:
+    """A matrix product over the channels of every pixel, as transformers have."""
+    x, (c, h, w) = s.last, s.shapes[s.last]
+    rows = s.add("Transpose", s.add("Reshape", x, s.constant([0, c, h * w])), perm=[0, 2, 1])
+    made = s.add("MatMul", rows, s.constant(s.normal(c, c)))
+    if s.choice.integers(2):
+        made = s.add("Add", made, s.constant(s.normal(c)))
+    back = s.add("Transpose", made, perm=[0, 2, 1])
+    s.keep(s.add("Reshape", back, s.constant([0, c, h, w])), (c, h, w))
+
+
 def all_constant(s: Sketch) -> None:
     """A part of the graph that no image reaches, joined to it."""
     x, (c, h, w) = s.last, s.shapes[s.last]
@@ -308,6 +343,9 @@ LAYERS: tuple[Layer, ...] = (
     rearranged,
     cut,
     transposed_conv,
+    gate,
+    lobed,
+    tokens,
     all_constant,
     dropped,
 )

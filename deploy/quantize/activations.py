@@ -28,6 +28,10 @@ MOST_REPETITIONS = 1024
 """Values that a Resize makes of one, and tensors that a Concat joins, at most."""
 
 
+HALVED = frozenset({"Add", "Conv", "Relu"})
+"""Operators that leave half a bell behind zeros, or about a whole one: what a KL search expects."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """What calibration must see to know the range of every quantized tensor.
@@ -37,11 +41,14 @@ class Observation:
         summed: for a Concat's output, the observed tensors it consists of, each as often as a
             Resize in between repeats its values; its histogram is the sum of theirs.
         follows: for an output that carries its input's values, the tensor whose range it keeps.
+        checked: tensors for which the KL search was not made: of other operators than those of
+            ``HALVED``, and what consists of such.
     """
 
     observed: tuple[str, ...]
     summed: Mapping[str, tuple[str, ...]]
     follows: Mapping[str, str]
+    checked: frozenset[str] = frozenset()
 
 
 def quantized_nodes(
@@ -157,7 +164,8 @@ def quantized_activations(
     """Activations that get a scale, in graph order: what quantized nodes read.
 
     What precedes a fused ReLU feeds no quantized operator, so it never gets one. Where a target's
-    layers run on integers only with a rounded output, what they and their ReLU make gets one too.
+    layers run on integers only with a rounded output, what they and their ReLU make gets one too,
+    unless nodes alone read it that are to stay in float.
 
     Args:
         model: a float model.
@@ -308,9 +316,15 @@ def plan_observation(
         parts[node.output[0]] = tuple(found)
     needed = {part for name in wanted for part in resolve(name)}
     needed |= floats.intersection(unfused_outputs(graph))
+    made = {name: node.op_type for name, node in index.producer.items()}
+    checked = {name for name in needed if made.get(name, "Conv") not in HALVED}
+    summed = {name: parts[name] for name in wanted if name in parts}
+    checked -= summed.keys()
+    checked |= {name for name, found in summed.items() if not checked.isdisjoint(found)}
     return Observation(
         observed=tuple(name for name in index.tensors if name in needed),
-        summed={name: parts[name] for name in wanted if name in parts},
+        summed=summed,
+        checked=frozenset(checked),
         follows={name: follows[name] for name in wanted if name in follows},
     )
 

@@ -93,7 +93,7 @@ def calibrate(
         )
         collection = shard.merged(counted)
         ranges = {
-            name: estimate(histogram, method=method)
+            name: estimate(histogram, method=method, checked=name in observation.checked)
             for name, histogram in histograms_of(observation, collection).items()
         }
         table = CalibrationTable(

@@ -187,6 +187,9 @@ def activation_params(
     for name in constants:
         values = index.value(name)
         spans[name] = Span(low=min(0.0, float(values.min())), high=max(0.0, float(values.max())))
+    adopted: dict[str, str] = {}
+    if profile.kernels.passed:
+        adopted = _only_joined(graph, spans, follows, apart=placement.own_scales)
 
     def edges(nodes: Iterable[onnx.NodeProto]) -> list[Edge]:
         return [
@@ -194,7 +197,7 @@ def activation_params(
             for node in nodes
             if node.output[0] in spans
             for name in activation_inputs(node)
-            if follows.get(name, name) in spans
+            if follows.get(name, name) in spans and follows.get(name, name) not in adopted
         ]
 
     asked = edges(node for node in graph.node if node.name in placement.one_scale)
@@ -207,6 +210,8 @@ def activation_params(
     if asked or limit_db is not None:
         cheap = usual if limit_db is not None else ()
         spans = share_spans(spans, cheap, limit_db=limit_db or 0.0, asked=asked)
+    for name, joined in adopted.items():
+        spans[name] = spans[joined]
     return {
         name: from_range(
             spans[follows.get(name, name)].low,
@@ -216,6 +221,34 @@ def activation_params(
         )
         for name in (*names, *constants)
     }
+
+
+def _only_joined(
+    graph: onnx.GraphProto,
+    spans: Mapping[str, Span],
+    follows: Mapping[str, str],
+    *,
+    apart: Collection[str],
+) -> dict[str, str]:
+    """Tensors that only a Concat with negative values reads: its output, which comes before them.
+
+    They are rounded once, to the output's steps, where a scale of their own would cost a conversion
+    and a second rounding. What the Concats ``apart`` read keeps its own.
+    """
+    index, found = GraphIndex(graph), dict[str, str]()
+    for node in reversed(graph.node):
+        (output,) = node.output[:1] or [""]
+        if node.op_type != "Concat" or node.name in apart:
+            continue
+        if output not in spans or spans[output].low >= 0:
+            continue
+        for name in node.input:
+            each, root = name, follows.get(name, name)
+            while each != root and index.only_reader(each) is not None:
+                each = index.producer[each].input[0]
+            if each == root in spans and index.only_reader(each) is not None:
+                found[root] = output
+    return found
 
 
 def read_centred(

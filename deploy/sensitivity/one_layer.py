@@ -20,6 +20,7 @@ import numpy as np
 from segdeploy.calibration.noise import SILENCE, Noise
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.graph import layer_name
+from segdeploy.deploy.quantize.activations import weight_of
 from segdeploy.deploy.sensitivity.pairs import LayerPair, shift_of
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.sensitivity.steps import Step, behind_the_last_convolution, steps_of
@@ -110,7 +111,7 @@ class OneLayerNetwork:
         known = {self._view.input: Rows(values=fed, layers=(), rounded=fed)}
         noise: dict[int, Noise] = {}
         for step in self._steps:
-            if step.node.op_type == "Conv" and len(step.inputs) == 1:
+            if len(step.inputs) == 1 and weight_of(step.node, self._view) is not None:
                 known[step.output] = self._convolve(step, known[step.inputs[0]], wanted, noise)
             else:
                 known[step.output] = self._apply(step, [known[name] for name in step.inputs])

@@ -1,4 +1,4 @@
-"""Which convolution of an int8 file belongs to which of the float file it was made from."""
+"""Which layer of an int8 file belongs to which of the float file it was made from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 
 from segdeploy.deploy.onnx_model.graph import layer_name
+from segdeploy.deploy.quantize.activations import weight_of
+from segdeploy.deploy.quantize.operators import is_layer
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.system.errors import InputError
 
@@ -33,17 +35,17 @@ class Rounding:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPair:
-    """One quantized convolution in both files.
+    """One quantized layer in both files: a convolution, a transposed one or a matrix product.
 
     Attributes:
         name: of the node in the float file, as ``--exclude`` takes it.
         node: in the float file.
         twin: in the int8 file.
-        output: float tensor that is compared: that of the ReLU behind the convolution if one
-            alone reads it, else the convolution's.
+        output: float tensor that is compared: that of the ReLU behind the layer if one alone reads
+            it, else the layer's.
         rectified: whether it is a ReLU's.
-        origins: what makes the input: convolutions upstream, or the graph's input.
-        roundings: between them and the convolution, nearest first.
+        origins: what makes the input: layers upstream, or the graph's input.
+        roundings: between them and the layer, nearest first.
     """
 
     name: str
@@ -71,25 +73,25 @@ class IntegerRange:
 
 
 def pair_layers(reference: GraphView, candidate: GraphView) -> tuple[LayerPair, ...]:
-    """Every convolution that is quantized in the candidate, in the order of the reference.
+    """Every layer that is quantized in the candidate, in the order of the reference.
 
     Raises:
         InputError: none of the candidate's is quantized, or none has the name and the shape of
             one of the reference's.
     """
-    twins = {layer_name(n): n for n in candidate.nodes if n.op_type == "Conv"}
+    twins = {layer_name(n): n for n in candidate.nodes if is_layer(n)}
     quantized = {name for name, node in twins.items() if _is_quantized(candidate, node)}
     if not quantized:
         found = sorted({node.op_type for node in candidate.nodes})
         raise InputError(
-            "the int8 model holds no convolution behind DequantizeLinear (its operators: "
+            "the int8 model holds no layer behind DequantizeLinear (its operators: "
             f"{', '.join(found)}); give one in QDQ form, as `segdeploy quantize` writes it"
         )
     every = {layer_name(node): node for node in candidate.nodes}
     pairs = []
     for node in reference.nodes:
         name = layer_name(node)
-        if node.op_type == "Conv" and name in quantized:
+        if name in quantized and weight_of(node, reference) is not None:
             rectifier = sole_relu(reference, node)
             origins, roundings = _upstream(reference, every, candidate, node)
             pairs.append(
@@ -105,7 +107,7 @@ def pair_layers(reference: GraphView, candidate: GraphView) -> tuple[LayerPair, 
             )
     if not pairs:
         raise InputError(
-            f"the int8 model's convolutions ({', '.join(sorted(quantized)[:3])}, ...) are not "
+            f"the int8 model's layers ({', '.join(sorted(quantized)[:3])}, ...) are not "
             "those of the float model; give as --reference the file it was quantized from"
         )
     return tuple(pairs)
@@ -218,8 +220,9 @@ def constants_of(
 
 
 def _is_quantized(view: GraphView, node: onnx.NodeProto) -> bool:
-    """Whether a convolution's weight is; one kept in float may still read a rounded input."""
-    return view.made_by(node.input[1], "DequantizeLinear") is not None
+    """Whether a layer's weight is; one kept in float may still read a rounded input."""
+    weight = node.input[1]
+    return weight not in view.changing and view.made_by(weight, "DequantizeLinear") is not None
 
 
 def _upstream(
@@ -237,7 +240,7 @@ def _upstream(
         if twin is not None and rounding_of(candidate, twin.input[place]) is not None:
             roundings[Rounding(tensor=name, rounded=twin.input[place])] = None
         maker = reference.producer.get(name)
-        if maker is None or maker.op_type == "Conv":
+        if maker is None or weight_of(maker, reference) is not None:
             origins[name if maker is None else layer_name(maker)] = None
         else:
             places = [i for i, each in enumerate(maker.input) if each in reference.changing]

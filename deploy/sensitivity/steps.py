@@ -1,4 +1,4 @@
-"""A float graph as a list of calls, a convolution together with its ReLU."""
+"""A float graph as a list of calls, a layer together with its ReLU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from segdeploy.deploy.onnx_model.shapes import float_tensors
+from segdeploy.deploy.quantize.activations import weight_of
 from segdeploy.deploy.sensitivity.pairs import sole_relu
 from segdeploy.deploy.sensitivity.parts import GraphView
 
@@ -19,7 +20,7 @@ class Step:
     """What is run in one call.
 
     Attributes:
-        node: in the float graph; the convolution where a ReLU comes with it.
+        node: in the float graph; the layer where a ReLU comes with it.
         inputs: activations it reads, each once; also through nodes that compute no activation, as
             those that compute a size, which belong to the step.
         places: where they stand among the node's inputs; ``None`` where a node is between.
@@ -50,13 +51,13 @@ class Step:
 def steps_of(view: GraphView) -> tuple[Step, ...]:
     """What makes each activation, in order: float values that depend on those of the image.
 
-    A convolution and the ReLU that alone reads it are one step.
+    A layer and the ReLU that alone reads it are one step.
     """
     activations = _activations(view)
     found: list[Step] = []
     done: set[str] = set()
     for node in view.nodes:
-        relu = sole_relu(view, node) if node.op_type == "Conv" else None
+        relu = sole_relu(view, node) if weight_of(node, view) is not None else None
         for output in node.output:
             if output in done or output not in activations:
                 continue
@@ -103,9 +104,9 @@ def _sources(view: GraphView, name: str, activations: frozenset[str]) -> list[st
 
 
 def behind_the_last_convolution(view: GraphView) -> frozenset[str]:
-    """Tensors that lead to no further convolution."""
+    """Tensors that lead to no further layer."""
     leading: set[str] = set()
     for node in reversed(view.nodes):
-        if node.op_type == "Conv" or not leading.isdisjoint(node.output):
+        if weight_of(node, view) is not None or not leading.isdisjoint(node.output):
             leading.update(node.input)
     return view.changing - leading

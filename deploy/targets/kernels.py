@@ -59,7 +59,9 @@ OPENVINO_CPU = Kernels(
     ungrouped=frozenset({"ConvTranspose"}),
     unjoined=frozenset({"Mul"}),
 )
-"""MVN reads float and writes u8, and so do a linear and a cubic Resize."""
+"""A norm (MVN) writes u8, and so do a linear and a cubic Resize. A norm would read integers with
+zero point 0, but what a convolution leaves has both signs: rounding it saves memory traffic alone.
+"""
 
 ONNXRUNTIME_CPU = Kernels(
     integers=MOVES

@@ -401,7 +401,7 @@ class TestFilesFromElsewhere:
             compare_layers(unet.source, r2u.int8, unet.images)
 
     def test_a_float_file_as_int8_is_refused(self, unet: Case) -> None:
-        with pytest.raises(InputError, match="no convolution behind DequantizeLinear"):
+        with pytest.raises(InputError, match="no layer behind DequantizeLinear"):
             compare_layers(unet.source, unet.source, unet.images)
 
     def test_an_int8_file_as_the_reference_is_refused(self, unet: Case) -> None:
