@@ -179,9 +179,9 @@ def quantized_activations(
     }
     if kernels.rounds_outputs:
         leading = _leading_to_a_layer(model.graph)
-        wanted |= leading & {
-            _behind_fused(node, index, kernels) for node in nodes if is_layer(node)
-        }
+        read = {n for node in model.graph.node if node.name not in exclude for n in node.input}
+        made = {_behind_fused(node, index, kernels) for node in nodes if is_layer(node)}
+        wanted |= made & leading & read
     return tuple(name for name in index.tensors if name in wanted)
 
 
