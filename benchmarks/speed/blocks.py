@@ -15,11 +15,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import stats
 
 from segdeploy.benchmarks.speed.latency import REST_S, collector_paused
+from segdeploy.deploy.runtimes.base import Feeds, Runtime
+from segdeploy.deploy.runtimes.timing import block_seconds
 from segdeploy.deploy.system.errors import UsageError
 
 CONFIDENCE = 0.95
@@ -27,12 +30,6 @@ CONFIDENCE = 0.95
 
 BLOCK_S = 0.1
 """Seconds of calls in a block."""
-
-FEWEST_CALLS = 3
-"""Counted calls of a block, however long each takes."""
-
-DISCARDED_CALLS = 2
-"""First calls of a block, which pay for what ran before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +128,21 @@ def ratio(one: Blocks, other: Blocks) -> Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A candidate: its name, and what makes one call and tells the seconds it took."""
+    """A candidate.
+
+    Attributes:
+        name: of it.
+        block: makes calls back to back for so many seconds and tells what each took, as
+            ``deploy.runtimes.timing.block_seconds`` does.
+    """
 
     name: str
-    call: Callable[[], float]
+    block: Callable[[float], tuple[float, ...]]
+
+    @classmethod
+    def of(cls, name: str, runtime: Runtime, feeds: Feeds) -> Timed:
+        """An open runtime, on one batch."""
+        return cls(name=name, block=partial(block_seconds, runtime, feeds))
 
 
 def take_turns(
@@ -153,7 +161,7 @@ def take_turns(
         candidates: two or more, warmed up.
         rounds: at most.
         enough: asked after each round from the second on, with what was measured; ends it early.
-        block_s: seconds of counted calls in a block; at least ``FEWEST_CALLS`` are made.
+        block_s: seconds of counted calls in a block.
         rest: sleeps so many seconds before each block.
 
     Raises:
@@ -176,16 +184,7 @@ def take_turns(
             first = done % len(candidates)
             for place in (*range(first, len(candidates)), *range(first)):
                 rest(REST_S)
-                found[place].append(_block(candidates[place].call, block_s))
+                found[place].append(candidates[place].block(block_s))
             if enough is not None and done and enough(so_far()):
                 break
     return so_far()
-
-
-def _block(call: Callable[[], float], block_s: float) -> tuple[float, ...]:
-    for _ in range(DISCARDED_CALLS):
-        call()
-    calls: list[float] = []
-    while len(calls) < FEWEST_CALLS or math.fsum(calls) < block_s:
-        calls.append(call())
-    return tuple(calls)

@@ -76,6 +76,11 @@ def call_seconds() -> float:
     return timing.call_seconds(_held.opened, _held.feeds)
 
 
+def block_seconds(seconds: float) -> tuple[float, ...]:
+    """Time calls of the batch that is kept, back to back."""
+    return timing.block_seconds(_held.opened, _held.feeds, seconds)
+
+
 def completions(seconds: float) -> tuple[float, ...]:
     """Time requests of the batch that is kept for a while."""
     return timing.completions(_held.opened, _held.feeds, seconds)

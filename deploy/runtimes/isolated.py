@@ -21,6 +21,7 @@ from segdeploy.deploy.runtimes.registry import (
     import_backend,
     open_runtime,
 )
+from segdeploy.deploy.runtimes.timing import DISCARDED_CALLS, FEWEST_CALLS
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.deploy.system.worker_process import START_LIMIT_S, WorkerProcess
 
@@ -143,6 +144,13 @@ class IsolatedRuntime:
         """Wall time of one call, taken in the other process; see ``deploy.runtimes.timing``."""
         self._keep(feeds)
         return self._ask(held.call_seconds)
+
+    def block_seconds(self, feeds: Feeds, seconds: float) -> tuple[float, ...]:
+        """Calls back to back in the other process; see ``deploy.runtimes.timing``."""
+        self._keep(feeds)
+        calls = FEWEST_CALLS + DISCARDED_CALLS
+        limit_s = self._limit_s * calls + seconds
+        return self._ask(held.block_seconds, seconds, limit_s=limit_s)
 
     def completions(self, feeds: Feeds, seconds: float) -> tuple[float, ...]:
         """When results came, taken in the other process; see ``deploy.runtimes.timing``."""

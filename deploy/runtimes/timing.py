@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
@@ -10,6 +11,21 @@ from segdeploy.deploy.runtimes.base import Feeds, Runtime
 
 Clock = Callable[[], float]
 """Seconds, monotonic."""
+
+
+FEWEST_CALLS = 3
+"""Counted calls of a block, however long each takes."""
+
+DISCARDED_CALLS = 2
+"""First calls of a block, which pay for what ran before."""
+
+
+@runtime_checkable
+class TimesBlocks(Protocol):
+    """A runtime that lives in another process, and makes the calls of a block there."""
+
+    def block_seconds(self, feeds: Feeds, seconds: float) -> tuple[float, ...]:
+        """As the function of this name."""
 
 
 @runtime_checkable
@@ -69,3 +85,34 @@ def completions(
             yield feeds
 
     return tuple(clock() - begin for _ in runtime.infer_many(requests()))
+
+
+def block_seconds(
+    runtime: Runtime, feeds: Feeds, seconds: float, *, clock: Clock = time.perf_counter
+) -> tuple[float, ...]:
+    """Calls of ``infer`` back to back, in the process that makes them; see ``block_of``.
+
+    Raises:
+        RunError: the runtime failed.
+    """
+    if isinstance(runtime, TimesBlocks):
+        return runtime.block_seconds(feeds, seconds)
+    return block_of(lambda: call_seconds(runtime, feeds, clock=clock), seconds)
+
+
+def block_of(call: Callable[[], float], seconds: float) -> tuple[float, ...]:
+    """Calls back to back until those that count have taken so many seconds.
+
+    Args:
+        call: makes one and tells the seconds it took.
+        seconds: in all; ``FEWEST_CALLS`` are counted however long each takes.
+
+    Returns:
+        Seconds of each call behind the first ``DISCARDED_CALLS``.
+    """
+    for _ in range(DISCARDED_CALLS):
+        call()
+    calls: list[float] = []
+    while len(calls) < FEWEST_CALLS or math.fsum(calls) < seconds:
+        calls.append(call())
+    return tuple(calls)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from segdeploy.benchmarks.speed.blocks import (
-    DISCARDED_CALLS,
-    FEWEST_CALLS,
     Blocks,
     Timed,
     ratio,
     take_turns,
 )
+from segdeploy.deploy.runtimes.timing import DISCARDED_CALLS, FEWEST_CALLS, block_of
 from segdeploy.deploy.system.errors import UsageError
 
 
@@ -25,7 +26,7 @@ def told(name: str, log: list[str], seconds: float = 0.05) -> Timed:
         log.append(name)
         return seconds
 
-    return Timed(name=name, call=call)
+    return Timed(name=name, block=partial(block_of, call))
 
 
 class TestTurns:

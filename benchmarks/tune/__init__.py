@@ -1,0 +1,1 @@
+"""Where Q and DQ stand, found by timing on the device."""
