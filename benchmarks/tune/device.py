@@ -16,6 +16,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from segdeploy.benchmarks.tune.state import Outcome, Trial
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
@@ -136,3 +137,22 @@ class DeviceMemory:
 
     def _gains(self, device: Device) -> tuple[Gain, ...]:
         return next((each.gains for each in self.devices if each.device == device), ())
+
+
+def gains_of(trials: Iterable[Trial], *, network: str) -> list[Gain]:
+    """For each pattern the ratio where it did best; 1 where the device runs the same.
+
+    Args:
+        trials: of one search.
+        network: digest of the float model.
+    """
+    best: dict[str, float] = {}
+    for trial in trials:
+        if trial.outcome is Outcome.SAME_GRAPH:
+            found = 1.0
+        elif trial.ratio is not None:
+            found = trial.ratio.value
+        else:
+            continue
+        best[trial.pattern] = min(found, best.get(trial.pattern, found))
+    return [Gain(pattern=name, network=network, ratio=best[name]) for name in sorted(best)]

@@ -6,14 +6,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdeploy.api.calibration_tables import calibration_table_of, file_of, table_sha256
 from segdeploy.api.data import Data
-from segdeploy.api.models import AnyOnnx, artifact_of, in_pytorch, model_of, require_same_inputs
+from segdeploy.api.judging import image_bar, opened, reference_of, split_of
+from segdeploy.api.models import AnyOnnx, artifact_of
 from segdeploy.api.outputs import AnyPath, output_file
 from segdeploy.api.targets import int8_path, profile_of
 from segdeploy.benchmarks.mixed.judge import Judge
@@ -29,19 +30,15 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set, read_splits
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import contract_of, output_of, require_fp32
-from segdeploy.deploy.runtimes.base import Execution, Runtime
-from segdeploy.deploy.runtimes.registry import RuntimeName, availability, open_runtime, usable_cores
+from segdeploy.deploy.runtimes.base import Execution
+from segdeploy.deploy.runtimes.registry import availability, usable_cores
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.system.only_writer import writing_file
-from segdeploy.deploy.system.progress import bar
 from segdeploy.deploy.targets.profiles import ORT_X86, TargetProfile
 
 if TYPE_CHECKING:
     from segdeploy.api.models import AnyModel
-    from segdeploy.deploy.models.checkpoint import Checkpoint
-    from segdeploy.deploy.models.module import LoadedModule
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +111,10 @@ def mixed_precision(
         require_fp32(source, "int8 is made")
         preprocess, classes = contract_of(source), output_of(source)
         folder = Data.of(data).root
-        validation = _split(folder, "val")
+        validation = split_of(folder, "val")
         if not availability(profile.runtime).ready:
             raise InputError(f"{availability(profile.runtime).reason}; it has to run the trials")
-        right = _reference_of(reference, preprocess)
+        right = reference_of(reference, preprocess)
         execution = Execution(threads=threads or usable_cores())
         decides = [
             __version__,
@@ -140,7 +137,7 @@ def mixed_precision(
             profile.runtime.value,
             f"; going on after {len(state.trials)} trials" if state.trials else "",
         )
-        with _opened(right, execution) as runtime:
+        with opened(right, execution) as runtime:
 
             def judge(images: SegmentationSet) -> Judge:
                 return Judge(
@@ -151,7 +148,7 @@ def mixed_precision(
                     runtime=profile.runtime,
                     execution=execution,
                     seed=seed,
-                    progress=_bar,
+                    progress=image_bar,
                 )
 
             judged = judge(validation)
@@ -167,7 +164,7 @@ def mixed_precision(
                 max_drop=max_drop,
                 time_budget_s=time_budget_s,
                 threads=execution.threads,
-                progress=_bar,
+                progress=image_bar,
             ).run(state, started=started)
             test, test_images = _tested(result, folder, judge, max_drop)
         if result.finished:
@@ -208,39 +205,7 @@ def _tested(
     return Trial.of(report, layers=result.chosen.layers, seconds=seconds), len(report.images)
 
 
-def _split(root: Path, name: str) -> SegmentationSet:
-    """One split, whose absence is explained."""
-    splits = read_splits(root / "splits.csv")
-    if name not in set(splits.values()):
-        raise InputError(
-            f"--data {root} has no {name} split to choose on, only "
-            f"{', '.join(sorted(set(splits.values())))}; `segdeploy data prepare` makes one"
-        )
-    return open_set(root, name)
-
-
 def _for_ranking(images: SegmentationSet, preprocess: Preprocess, seed: int) -> list[Any]:
     """A few images, drawn by seed, normalised."""
     few = min(len(images), RANKING_PARTS * RANKING_IMAGES)
     return list(images.take(few, seed=seed).inputs(preprocess))
-
-
-def _reference_of(reference: AnyModel, models: Preprocess) -> Checkpoint | LoadedModule | Artifact:
-    """What accuracy is compared with; it must expect the same inputs as the model."""
-    found = model_of(reference)
-    contract = contract_of(found) if isinstance(found, Artifact) else found.preprocess
-    require_same_inputs(found.path, contract, models)
-    return found
-
-
-def _opened(reference: Checkpoint | LoadedModule | Artifact, execution: Execution) -> Runtime:
-    if not in_pytorch(reference):
-        assert isinstance(reference, Artifact)
-        return open_runtime(RuntimeName.ONNXRUNTIME, reference, execution=execution)
-    from segdeploy.deploy.runtimes.pytorch import PyTorchRuntime
-
-    return PyTorchRuntime(reference, execution=execution)
-
-
-def _bar(items: Iterable[Any], label: str) -> Iterable[Any]:
-    return bar(items, label, unit="image")
