@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from segdeploy.api.run import Run as Run
     from segdeploy.api.simplify import simplify as simplify
     from segdeploy.api.train import train as train
+    from segdeploy.api.tune import tune as tune
     from segdeploy.api.verify import verify as verify
     from segdeploy.calibration.errors import CalibrationError as CalibrationError
     from segdeploy.calibration.errors import SegdeployError as SegdeployError
@@ -88,6 +89,7 @@ _VERBS = {
     "rewrite": "rewrite",
     "simplify": "simplify",
     "train": "train",
+    "tune": "tune",
     "verify": "verify",
 }
 """Function to the module of ``segdeploy.api`` that holds it."""

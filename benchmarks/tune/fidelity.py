@@ -11,11 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.benchmarks.tune.run import Judging
 from segdeploy.benchmarks.tune.search import Verdict
 from segdeploy.calibration.noise import SILENCE, Noise
+from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import output_of
+from segdeploy.deploy.onnx_model.file import contract_of, output_of
+from segdeploy.deploy.onnx_model.interface import interface_of
 from segdeploy.deploy.runtimes.base import Feeds
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.isolated import open_isolated
@@ -23,6 +26,9 @@ from segdeploy.deploy.runtimes.registry import RuntimeName
 
 SQNR_LOSS_DB = 0.5
 """What a placement may lose of the untuned file's SQNR at the output."""
+
+IMAGES = 8
+"""Inputs that outputs are compared on."""
 
 Outputs = NDArray[np.float32]
 
@@ -96,3 +102,47 @@ def _sqnr_db(exact: Sequence[Outputs], found: Sequence[Outputs]) -> float:
         noise += Noise.between(one, other)
     found_db = noise.sqnr_db
     return float("inf") if found_db is None else found_db
+
+
+def judged_by_output(
+    source: Artifact,
+    untuned: Artifact,
+    feeds: Sequence[Feeds],
+    *,
+    what: str,
+    decided_by: tuple[str | int, ...],
+    runtime: RuntimeName,
+    execution: Execution,
+) -> Judging:
+    """``Fidelity`` as what a search is judged by; see there.
+
+    Args:
+        source: the float model.
+        untuned: the int8 file as the target's rule gives it.
+        feeds: the inputs.
+        what: they are, in words.
+        decided_by: what decides which they are.
+        runtime: what executes the int8 files.
+        execution: how.
+    """
+    fidelity = Fidelity(source, untuned, feeds, runtime=runtime, execution=execution)
+    return Judging(
+        verdict=fidelity.verdict,
+        words=f"the output on {what}, which may lose {SQNR_LOSS_DB:g} dB of the untuned file's "
+        "SQNR against the float model",
+        decided_by=decided_by,
+    )
+
+
+def image_feeds(source: Artifact, images: SegmentationSet, *, batch: int) -> list[Feeds]:
+    """Images as a model takes them, in batches; the last one is filled with the first image.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    contract = contract_of(source)
+    taken = interface_of(source.inputs, source.outputs)
+    inputs = [taken.prepared(s.image(contract), s.stated(contract)) for s in images.samples]
+    inputs += [inputs[0]] * (-len(inputs) % batch)
+    name = source.inputs[0].name
+    return [{name: np.stack(inputs[n : n + batch])} for n in range(0, len(inputs), batch)]

@@ -61,6 +61,11 @@ class QdqPlacement:
         """Whether anything departs from the rule."""
         return any(asdict(self).values())
 
+    @property
+    def places(self) -> int:
+        """Nodes and tensors at which it departs."""
+        return sum(map(len, asdict(self).values()))
+
     def __or__(self, other: QdqPlacement) -> QdqPlacement:
         """Both departures.
 

@@ -71,6 +71,8 @@ def deploy(
     threads: int | None = None,
     seed: int = 0,
     time_limit_s: float = TIME_LIMIT_S,
+    tune: float | None = None,
+    device_file: AnyPath | None = None,
     overwrite: bool = False,
     rerun: str | Sequence[str] = (),
     command: str | None = None,
@@ -99,6 +101,9 @@ def deploy(
         threads: of each runtime; ``None`` takes every processor of this process.
         seed: of the bootstrap.
         time_limit_s: longest time for loading a model, and for each call.
+        tune: seconds for finding, for each int8 model, the fastest placement of Q and DQ on this
+            machine; see ``segdeploy.tune``.
+        device_file: with ``tune``: what is known of devices; by default in ``out``.
         overwrite: replace what the folder holds.
         rerun: stages to do again though nothing that decides them changed, such as "benchmark".
         command: what the report says reproduces the run; ``None`` is this call.
@@ -109,6 +114,8 @@ def deploy(
         UsageError: the folder holds something else, or another process writes to it.
         RunError: a stage failed, or changed the output beyond what its arithmetic can explain.
     """
+    if device_file is not None and tune is None:
+        raise UsageError("--device-file: only a search with --tune takes it")
     images, cores = Data.of(data), threads or usable_cores()
     given = [targets] if isinstance(targets, (str, TargetProfile)) else targets
     options: dict[str, Any] = {
@@ -125,6 +132,8 @@ def deploy(
         "threads": threads,
         "seed": seed,
         "time_limit_s": time_limit_s,
+        "tune": tune,
+        "device_file": None if device_file is None else shown_path(os.fspath(device_file)),
     }
     with source_of(model, images, contract=contract) as source:
         config = RunConfig(
@@ -145,6 +154,8 @@ def deploy(
             seed=seed,
             time_limit_s=time_limit_s,
             overwrite=overwrite,
+            tune_s=None if tune is None else float(tune),
+            device_file=None if device_file is None else Path(device_file),
             rerun=_stages([rerun] if isinstance(rerun, str) else rerun),
             command=command or _call(model, images, contract=contract, **options),
         )
@@ -207,6 +218,8 @@ _DEFAULTS: dict[str, Any] = {
     "threads": None,
     "seed": 0,
     "time_limit_s": TIME_LIMIT_S,
+    "tune": None,
+    "device_file": None,
 }
 
 

@@ -31,12 +31,14 @@ def quantize(
     max_drop: float | None = None,
     reference: AnyModel | None = None,
     data: Data | AnyPath | None = None,
+    tune: float | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write an int8 model: QuantizeLinear and DequantizeLinear around every quantized tensor.
 
     With ``max_drop`` as few layers as possible stay in float, so that what is returned keeps the
     budget; ``segdeploy.mixed_precision`` is the same search with all its settings and figures.
+    With ``tune`` Q and DQ stand where this machine runs the file fastest; see ``segdeploy.tune``.
 
     Args:
         model: the float32 file that was calibrated.
@@ -47,7 +49,9 @@ def quantize(
         max_drop: the largest loss of IoU against the reference, percentage points, whose whole
             95 % interval must keep it.
         reference: with ``max_drop``: checkpoint or ONNX file that accuracy is compared with.
-        data: with ``max_drop``: a prepared folder with a val split, to choose on.
+        data: with ``max_drop``: a prepared folder with a val split, to choose on; with ``tune``
+            alone: one whose images outputs are compared on.
+        tune: seconds for finding the fastest placement of Q and DQ on this machine.
         overwrite: replace the file that is there.
 
     Raises:
@@ -80,9 +84,28 @@ def quantize(
                 f"points ({found.chosen.words()}); the best is in {found.artifact.path}. Raise "
                 "max_drop, or search longer with mixed_precision"
             )
-        return found.artifact
+        if tune is None:
+            return found.artifact
+        exclude, overwrite = found.exclude, True  # what is there is this call's
+    if tune is not None:
+        from segdeploy.api.tune import tune as fastest
+
+        return fastest(
+            model,
+            table,
+            target=target,
+            exclude=exclude,
+            out=out,
+            time_budget_s=tune,
+            max_drop=max_drop,
+            reference=reference,
+            data=data,
+            overwrite=overwrite,
+        ).artifact
     if reference is not None or data is not None:
-        raise UsageError("--data, --reference: only a search with --max-drop takes them")
+        raise UsageError(
+            "--data, --reference: only a search, with --max-drop or --tune, takes them"
+        )
     source, profile = artifact_of(model), profile_of(target)
     output = int8_path(source, profile, out)
     output_file(output, source.path, *file_of(table), overwrite=overwrite)

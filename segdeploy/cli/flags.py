@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from segdeploy.cli.grammar import Parser
@@ -409,3 +410,38 @@ def max_memory_flag(verb: Group) -> None:
         help="end with exit code 4 when the command and what it started hold more resident memory: "
         "512M, 2G; what was finished is kept, so that the same command goes on (default: no limit)",
     )
+
+
+UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def tune_flags(verb: Parser, *, judged: str) -> None:
+    """The flags of a search for where Q and DQ stand; ``judged`` says by what accuracy is."""
+    group = verb.add_argument_group(
+        "placement measured on this machine",
+        "with --tune: where Q and DQ stand is tried out on the target's runtime, timed in blocks\n"
+        "beside the untuned file; what is proven faster and as accurate stays. The file is never\n"
+        f"slower than the untuned one. Accuracy is judged by {judged}.\n"
+        "An interrupted search goes on when started again.",
+    )
+    group.add_argument("--tune", type=duration, metavar="TIME", help="time for it: 90s, 5m, 1h")
+    group.add_argument(
+        "--device-file",
+        type=Path,
+        metavar="FILE",
+        help="what is known of devices, to begin with what paid before; can be shipped "
+        "(default: segdeploy-device.json beside the output)",
+    )
+
+
+def duration(text: str) -> float:
+    """Seconds of a time such as ``90s``, ``10m`` or ``1.5h``; a plain number is seconds.
+
+    Example:
+        >>> duration("10m"), duration("90")
+        (600.0, 90.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0; write 90s, 10m or 1h")
+    return float(found[1]) * UNITS_S[found[2]]

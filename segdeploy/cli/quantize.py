@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segdeploy.cli.flags import (
     TARGETS,
     checkpoint_details,
+    duration,
     exclude_flag,
     not_negative,
     output_flag,
     overwrite_flag,
     seed_flag,
     threads_flag,
+    tune_flags,
 )
 from segdeploy.cli.grammar import Parser
 from segdeploy.cli.inputs import GATE_FAILED, Options, Result, model_of, wrote
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 DEFAULT_TIME_BUDGET = "10m"
 
 
@@ -68,26 +68,21 @@ def add_flags(verb: Parser) -> None:
         metavar="TIME",
         help=f"no trial starts that would end later: 90s, 10m, 1h (default: {DEFAULT_TIME_BUDGET})",
     )
-    group.add_argument("--data", type=Path, help="prepared folder with a val split")
+    group.add_argument(
+        "--data",
+        type=Path,
+        help="prepared folder with a val split; with --tune alone, any whose images outputs are "
+        "compared on",
+    )
     group.add_argument(
         "--reference", type=Path, help="checkpoint or ONNX file that accuracy is compared with"
     )
     checkpoint_details(group)
+    tune_flags(
+        verb, judged="the output, or as\nfor --max-drop where that is given, after its own search"
+    )
     seed_flag(group)
     threads_flag(group)
-
-
-def duration(text: str) -> float:
-    """Seconds of a time such as ``90s``, ``10m`` or ``1.5h``; a plain number is seconds.
-
-    Example:
-        >>> duration("10m"), duration("90")
-        (600.0, 90.0)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not found or float(found[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0; write 90s, 10m or 1h")
-    return float(found[1]) * UNITS_S[found[2]]
 
 
 def from_run(options: Options, run: FinishedRun) -> list[Path]:
@@ -101,8 +96,14 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
-    if _wants_search(options):
-        return _mixed(options)
+    searched = _wants_search(options)
+    if searched:
+        status, found = _mixed(options)
+        if options.tune is None or status:
+            return status, found
+        options.exclude = found["exclude"]
+    if options.tune is not None:
+        return _tuned(options, overwrite=options.overwrite or searched)
     from segdeploy.api.quantize import quantize
 
     return wrote(
@@ -127,9 +128,11 @@ def _wants_search(options: Options) -> bool:
     Raises:
         UsageError: a flag of the search without ``--max-drop``, or one that it needs is missing.
     """
+    if options.device_file and options.tune is None:
+        raise UsageError("--device-file: only a search with --tune takes it")
     given = [f"--{n.replace('_', '-')}" for n in ONLY_WITH_BUDGET if getattr(options, n)]
     if options.max_drop is None:
-        if given:
+        if given and not (options.tune and given == ["--data"]):
             raise UsageError(f"{', '.join(given)}: only a search with --max-drop takes it")
         return False
     missing = [f"--{name}" for name in NEEDED if not getattr(options, name)]
@@ -138,7 +141,44 @@ def _wants_search(options: Options) -> bool:
     return True
 
 
-def _mixed(options: Options) -> Result:
+def _tuned(options: Options, *, overwrite: bool) -> Result:
+    """Search for the fastest placement of Q and DQ on this machine."""
+    from segdeploy.api.tune import tune
+
+    found = tune(
+        options.model,
+        options.calibration,
+        target=options.target,
+        exclude=options.exclude,
+        out=options.output,
+        time_budget_s=options.tune,
+        max_drop=options.max_drop,
+        reference=None if options.max_drop is None else model_of(options, options.reference),
+        data=options.data,
+        device_file=options.device_file,
+        seed=options.seed,
+        threads=options.threads,
+        overwrite=overwrite,
+    )
+    log.info("%s", found.words())
+    if not found.finished:
+        log.info("the time ended before all was tried; run the same command to go on")
+    path, size = found.artifact.path, found.artifact.path.stat().st_size
+    log.info("%s: int8, %.1f MB", path, size / 1e6)
+    return 0, asdict(found.artifact) | {
+        "bytes": size,
+        "tuned": bool(found.placement),
+        "placement": json.loads(found.placement.to_json()),
+        "time_ratio": asdict(found.confirmed) if found.confirmed else None,
+        "judged_by": found.judged_by,
+        "device": asdict(found.device),
+        "device_file": str(found.device_file),
+        "finished": found.finished,
+        "trials": [asdict(trial) | {"change": json.loads(trial.change)} for trial in found.trials],
+    }
+
+
+def _mixed(options: Options) -> tuple[int, dict[str, Any]]:
     """Search for the fewest float layers within the budget, and report on the test split."""
     from segdeploy.api.mixed_precision import mixed_precision, outcome
 

@@ -26,6 +26,7 @@ from segdeploy.cli.flags import (
     threads_flag,
     time_limit_flag,
     timing_flags,
+    tune_flags,
 )
 from segdeploy.cli.gate import gate_flags, require_gate_files, write_gate
 from segdeploy.cli.grammar import Parser
@@ -86,6 +87,7 @@ def add_flags(verb: Parser) -> None:
     max_drop_class_flag(verb)
     verb.add_argument("--batch", type=positive_int, default=8, help="for throughput (default: 8)")
     timing_flags(verb)
+    tune_flags(verb, judged="the output on\ncalibration images")
     threads_flag(verb)
     time_limit_flag(verb)
     seed_flag(verb)
@@ -161,6 +163,8 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
         threads=options.threads,
         seed=options.seed,
         time_limit_s=options.time_limit,
+        tune=options.tune,
+        device_file=options.device_file,
         overwrite=options.overwrite,
         rerun=options.rerun,
         command=shown_command(["segdeploy"], arguments),

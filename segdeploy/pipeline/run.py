@@ -13,11 +13,9 @@ from segdeploy.deploy.data.image_set import require_disjoint
 from segdeploy.deploy.data.output_contract import FOREGROUND_PROBABILITY, OutputContract
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.stages.rewrite import changed_sites, summary
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.stages.to_fp16 import to_fp16
-from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import InputError, one_line
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
@@ -82,17 +80,14 @@ def _run(config: RunConfig, source: Source, stages: StageRunner) -> Report:
     for profile in config.targets:
 
         def quantize(out: Path, profile: TargetProfile = profile) -> Artifact:
-            return to_int8(
-                rewritten,
-                out,
-                table=table,
-                table_sha256=sha256_of(table_path),
-                profile=profile,
-                exclude=config.exclude,
-            )
+            return stages.quantize(rewritten, out, table=table, path=table_path, profile=profile)
 
         artifacts[f"int8 {profile.name}"] = stages.run(
-            "int8", f"int8.{profile.name}.onnx", quantize, parent=rewritten
+            "int8",
+            f"int8.{profile.name}.onnx",
+            quantize,
+            parent=rewritten,
+            note=stages.tuning_note if config.tune_s else None,
         )
     debug = None
     if config.targets:
@@ -153,6 +148,7 @@ def plan(config: RunConfig, source: Source) -> str:
     """What a run is going to do, in a few lines."""
     targets = ", ".join(f"int8 {profile.name}" for profile in config.targets)
     calibration, evaluation = config.calibration, config.evaluation
+    targets += f" (tuned for {config.tune_s:g} s each)" if config.tune_s else ""
     score = "IoU" if source.output.binary else "mIoU"
     return (
         f"{source.what}\n"

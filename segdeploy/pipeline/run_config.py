@@ -42,6 +42,9 @@ class RunConfig:
         time_limit_s: longest time for loading a model, and for each of its calls.
         overwrite: replace what the output folder holds.
         rerun: stages to do again though nothing that decides them changed, of ``STAGES``.
+        tune_s: seconds for each int8 model to find the fastest placement of Q and DQ here; ``None``
+            leaves them where the target's rule puts them.
+        device_file: what is known of devices; ``None`` keeps it in the output folder.
         command: the command line that reproduces the run, as ``shown_command`` shows it.
     """
 
@@ -64,3 +67,5 @@ class RunConfig:
     command: str
     max_drop_class: float | None = None
     rerun: tuple[str, ...] = ()
+    tune_s: float | None = None
+    device_file: Path | None = None

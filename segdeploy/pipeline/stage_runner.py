@@ -24,18 +24,24 @@ from segdeploy.benchmarks.speed.run import speed_section
 from segdeploy.benchmarks.speed.subjects import FileSubject
 from segdeploy.benchmarks.speed.sweep import Sweep
 from segdeploy.benchmarks.speed.timing_noise import noise_lines
+from segdeploy.benchmarks.tune.fidelity import IMAGES, image_feeds, judged_by_output
+from segdeploy.benchmarks.tune.run import DEVICE_FILE, state_beside, timed_here, tuned_file
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy import __version__
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import describe
+from segdeploy.deploy.onnx_model.file import describe, load_model, metadata
 from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.quantize.qdq_placement import QdqPlacement
+from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
 from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.sensitivity.section import DebugSection
 from segdeploy.deploy.stages.rewrite import rewrite
+from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.isa import usable
 from segdeploy.deploy.system.memory_limit import working_on
 from segdeploy.deploy.system.progress import bar, share_bar
+from segdeploy.deploy.targets.profiles import TargetProfile
 from segdeploy.pipeline.debug_stage import debug_stage
 from segdeploy.pipeline.measured import (
     BENCHMARK,
@@ -58,6 +64,7 @@ T = TypeVar("T")
 NOT_JUDGING = frozenset(
     {"name", "output", "calibration", "evaluation", "method", "targets", "exclude", "runtimes"}
     | {"batch", "warmup", "duration_s", "time_limit_s", "overwrite", "command", "rerun"}
+    | {"tune_s", "device_file"}
 )
 """Of a run's configuration, what decides no verdict by itself: models, times and files."""
 
@@ -214,6 +221,63 @@ class StageRunner:
         seconds = None if reused else time.perf_counter() - started
         self._note("calibrate", seconds, note=note)
         return table, path
+
+    def quantize(
+        self,
+        source: Artifact,
+        output: Path,
+        *,
+        table: CalibrationTable,
+        path: Path,
+        profile: TargetProfile,
+    ) -> Artifact:
+        """Write an int8 model, its placement tuned where that was asked for and can be timed here.
+
+        Accuracy is judged by the output on calibration images: those of the report choose nothing.
+        """
+        config, digest = self.config, sha256_of(path)
+        if config.tune_s is not None and timed_here(profile) is None:
+            images = config.calibration.take(min(len(config.calibration), IMAGES), seed=config.seed)
+            found = tuned_file(
+                source,
+                output,
+                table=table,
+                table_sha256=digest,
+                profile=profile,
+                exclude=config.exclude,
+                judging=lambda untuned: judged_by_output(
+                    source,
+                    untuned,
+                    image_feeds(source, images, batch=1),
+                    what=f"{len(images)} calibration images",
+                    decided_by=(images.sha256(),),
+                    runtime=profile.runtime,
+                    execution=self.execution,
+                ),
+                execution=self.execution,
+                time_budget_s=config.tune_s,
+                started=time.monotonic(),
+                device_file=config.device_file or config.output / DEVICE_FILE,
+            )
+            output.with_name(state_beside(output)).unlink(missing_ok=True)  # the stage is done
+            log.info("%s", found.words())
+            return found.artifact
+        if config.tune_s is not None:
+            log.info("not tuned: %s", timed_here(profile))
+        return to_int8(
+            source,
+            output,
+            table=table,
+            table_sha256=digest,
+            profile=profile,
+            exclude=config.exclude,
+        )
+
+    def tuning_note(self, artifact: Artifact) -> str:
+        """How far an int8 model's placement departs from the rule, in a few words."""
+        said = metadata(load_model(artifact.path)).get("placement", "{}")
+        places = QdqPlacement.from_json(said).places
+        return f"tuned at {places} places" if places else "as the target's rule says"
 
     def debug(self, reference: Artifact, int8: Artifact) -> DebugSection:
         """Say what int8 costs at each layer, on a few calibration images."""
@@ -411,11 +475,16 @@ def _begin(stage: str) -> None:
 
 def _inputs(config: RunConfig, source: Source) -> dict[str, Any]:
     """What decides the artefacts, for the manifest."""
-    return source.inputs | {
-        "segdeploy": __version__,
-        "versions": describe_environment().versions,
-        "calibration_sha256": config.calibration.sha256(),
-        "method": config.method.value,
-        "targets": [profile.name for profile in config.targets],
-        "exclude": sorted(config.exclude),
-    }
+    tuning = {} if config.tune_s is None else {"tune_s": config.tune_s}
+    return (
+        source.inputs
+        | tuning
+        | {
+            "segdeploy": __version__,
+            "versions": describe_environment().versions,
+            "calibration_sha256": config.calibration.sha256(),
+            "method": config.method.value,
+            "targets": [profile.name for profile in config.targets],
+            "exclude": sorted(config.exclude),
+        }
+    )
