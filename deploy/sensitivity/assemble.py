@@ -21,6 +21,7 @@ from segdeploy.deploy.sensitivity.pairs import (
     IntegerRange,
     LayerPair,
     Rounding,
+    by_output_channel,
     constants_of,
     integer_range,
 )
@@ -206,7 +207,9 @@ class Constants:
         weight, bias = self._integers(pair, 1), self._integers(pair, BIAS)
         if weight is None or bias is None or weight.dtype != np.int8 or bias.dtype != np.int32:
             return None
-        sums = np.abs(bias.astype(np.float64)) + largest_products(weight)
+        sums = np.abs(bias.astype(np.float64)) + largest_products(
+            by_output_channel(pair.node, weight)
+        )
         percent = 100 * float(sums.max()) / INT32_LIMIT
         return percent if percent > 100 else None
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from segdeploy.deploy.onnx_model.graph import layer_name
 from segdeploy.deploy.quantize.activations import weight_of
-from segdeploy.deploy.quantize.operators import is_layer
+from segdeploy.deploy.quantize.operators import is_layer, layer_weight
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 from segdeploy.deploy.system.errors import InputError
+
+T = TypeVar("T", bound=np.generic)
 
 BIAS = 2
 """Place of the bias among a convolution's inputs."""
@@ -196,6 +200,7 @@ def constants_of(
 ) -> tuple[Values, Values]:
     """A layer's weight (``place`` 1) or bias (2): in float, and what the integers stand for.
 
+    A weight comes with its output channels in front, however the layer stores it.
     What a bias takes off again of a shifted input is not counted as noise.
 
     Raises:
@@ -212,11 +217,19 @@ def constants_of(
             f"input {place} of {pair.name} has shape {shapes[0]} in the float and {shapes[1]} in "
             "the int8 model; give as --reference the file it was quantized from"
         )
-    shift = shift_of(candidate, pair.twin.input[0]) if place == BIAS else 0.0
+    if place != BIAS:
+        return by_output_channel(pair.node, wanted), by_output_channel(pair.node, found)
+    shift = shift_of(candidate, pair.twin.input[0])
     if shift:
         _, weight = constants_of(reference, candidate, pair, 1)
         found = found + np.float32(shift) * weight.sum(axis=tuple(range(1, weight.ndim)))
     return wanted, found
+
+
+def by_output_channel(node: onnx.NodeProto, weight: NDArray[T]) -> NDArray[T]:
+    """A layer's stored weight as (O, ...)."""
+    layer = layer_weight(node)
+    return weight if layer is None else layer.rows(weight)
 
 
 def _is_quantized(view: GraphView, node: onnx.NodeProto) -> bool:

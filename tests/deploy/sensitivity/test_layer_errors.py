@@ -20,15 +20,24 @@ from PIL import Image
 from tiny import TINY, exported, quantized, write_discs
 
 from segdeploy.benchmarks.parity.evidence import stage_check
-from segdeploy.calibration.table import CalibrationTable
+from segdeploy.calibration.exchange import imported_range
+from segdeploy.calibration.table import CalibrationTable, imported_table
 from segdeploy.cli.main import main
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import SegmentationSet, open_set
+from segdeploy.deploy.data.output_contract import OutputContract
+from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.models import R2UNet, UNetPlusPlus
 from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.onnx_model.artifact import Artifact
-from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    output_entries,
+    save_model,
+    set_metadata,
+)
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.runtimes.base import Execution, infer_each
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
@@ -44,7 +53,7 @@ from segdeploy.deploy.sensitivity.section import (
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, UsageError
-from segdeploy.deploy.targets.profiles import ORT_X86, PROFILES, TargetProfile
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86, PROFILES, TargetProfile
 from segdeploy.pipeline.debug_stage import images_to_take
 from segdeploy.training.align.layers import align_layers
 from segdeploy.training.align.onnx import OnnxValues
@@ -541,3 +550,42 @@ class TestTheCommand:
         assert "holds 6" in capsys.readouterr().err
         assert main([*arguments, "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out)["images"] == 6
+
+
+def test_a_transposed_convolution_and_matrix_products_have_rows_too(tmp_path: Path) -> None:
+    """Each alone costs what the file with it alone in int8 costs."""
+    draw = np.random.default_rng(3)
+    shapes = {"up.w": (3, 6, 2, 2), "up.b": (6,), "rows.w": (6, 4), "head.w": (1, 4, 1, 1)}
+    stored = [
+        numpy_helper.from_array(draw.normal(0, 0.5, shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("ConvTranspose", ["image", "up.w", "up.b"], ["up"], name="up"),
+        helper.make_node("Relu", ["up"], ["relu"], name="relu"),
+        helper.make_node("Transpose", ["relu"], ["last"], name="last", perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["last", "rows.w"], ["rows"], name="rows"),
+        helper.make_node("Transpose", ["rows"], ["first"], name="first", perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["first", "head.w"], ["head"], name="head"),
+        helper.make_node("Sigmoid", ["head"], ["probability"], name="probability"),
+    ]
+    ends = [
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 7, 7]),
+        helper.make_tensor_value_info("probability", TensorProto.FLOAT, [1, 1, 8, 8]),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    entries = output_entries(OutputContract()) | {
+        "preprocess": preset("zero-one", (7, 7)).to_json()
+    }
+    set_metadata(model, entries | {"task": "semantic segmentation", "precision": "fp32"})
+    save_model(model, tmp_path / "net.onnx")
+    source = describe(tmp_path / "net.onnx")
+    lows = {"image": 0.0, "relu": 0.0, "rows": -6.0}
+    table = imported_table({n: imported_range(low, 6.0, "a test") for n, low in lows.items()})
+    images = [draw.uniform(0, 1, (3, 7, 7)).astype(np.float32)]
+    found = layer_errors.layer_errors(
+        source, table=table, profile=OPENVINO_CPU, images=images, threads=1
+    )
+    assert {layer.name for layer in found} == {"up", "rows", "head"}
+    assert all(layer.sqnr_alone_db is not None and layer.sqnr_alone_db > 20 for layer in found)
