@@ -1,4 +1,4 @@
-"""Every command line that the README and the help texts show runs, in order, on small data.
+"""Every command line that the documentation and the help texts show runs, in order, on small data.
 
 A file that a command names and no earlier one made is a stand-in: a tiny network, a few generated
 images. Nothing else of a command is changed, but for what only takes time.
@@ -39,7 +39,12 @@ from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = (
+    *("README.md", "docs/tutorial.md", "docs/own_model.md", "docs/own_data.md", "docs/stages.md"),
+    *("docs/parity.md", "docs/precision.md", "docs/calibration.md", "docs/predict.md"),
+    *("docs/packages.md", "docs/serving.md", "docs/training.md", "docs/gate.md"),
+)
+"""In the order in which a reader types what they show."""
 
 SKIPPED = {
     "run -c": "takes a quarter of a minute; the finished run that tests share is made by it",
@@ -73,7 +78,7 @@ class Command:
 
     Attributes:
         line: without ``segdeploy``; what starts it in front.
-        where: README.md or help.
+        where: the page, or help.
     """
 
     line: str
@@ -99,21 +104,28 @@ class Command:
 
 
 def shown() -> Iterator[Command]:
-    """Every ``segdeploy ...`` of the README's code blocks, then the help's that ask for more."""
-    found = []
-    for block in re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in re.split(r"&&|;|\|", line):
-                words = re.match(r"\s*(?P<by>torchrun .*)?(?:\S*/)?segdeploy (?P<rest>.+)", part)
-                if words:
-                    rest = words["rest"].split(" #")[0].strip()
-                    found.append(Command(line=(words["by"] or "") + rest, where="README.md"))
+    """Every ``segdeploy ...`` of the pages' code blocks once, then the help's that ask for more."""
+    found: list[Command] = []
+    for page in PAGES:
+        for line in _lines_of((ROOT / page).read_text("utf-8")):
+            words = re.match(r"\s*(?P<by>torchrun .*)?(?:\S*/)?segdeploy (?P<rest>.+)", line)
+            if words:
+                told = (words["by"] or "") + words["rest"].split(" #")[0].strip()
+                if all(told != other.line for other in found):
+                    found.append(Command(line=told, where=page))
     yield from found
     for verb in VERBS.values():
         for example in verb.examples:
             command = Command(line=example.removeprefix("segdeploy "), where="help")
             if not any(command.asked <= other.asked for other in found):
                 yield command
+
+
+def _lines_of(page: str) -> Iterator[str]:
+    """Each command of the shell's code blocks."""
+    for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from re.split(r"&&|;|\|", line)
 
 
 COMMANDS = tuple(shown())
@@ -291,3 +303,12 @@ def test_it_runs(command: Command, request: pytest.FixtureRequest) -> None:
 def test_what_is_skipped_is_shown() -> None:
     for part in SKIPPED:
         assert any(part in command.line for command in COMMANDS), part
+
+
+def test_no_page_with_commands_is_left_out() -> None:
+    shown = {
+        f"docs/{path.name}"
+        for path in (ROOT / "docs").glob("*.md")
+        if any("segdeploy " in line for line in _lines_of(path.read_text("utf-8")))
+    }
+    assert shown <= set(PAGES)

@@ -1,4 +1,4 @@
-"""What the README tells a reader to type or open exists."""
+"""What the README and the documentation tell a reader to type or open exists."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from segdeploy.cli.parser import build_parser, verbs
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+DOCS = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+SHOWN = "\n".join([README, *DOCS.values()])
 
 
 def commands() -> list[str]:
     """Every ``segdeploy ...`` of the code blocks, without what calls it or follows it."""
     found = []
-    for block in re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```bash\n(.*?)^```", SHOWN, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|;|\|", line):
                 words = re.match(r"\s*(?:\$ )?(?:\S*/)?segdeploy (?P<rest>.+)", part)
@@ -29,12 +31,11 @@ def commands() -> list[str]:
 
 def mapped_files() -> list[str]:
     """Every path in backquotes in the first column of the map of the code."""
-    section = README.split("## Map of the code")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    rows = [line for line in DOCS["architecture.md"].splitlines() if line.startswith("| `")]
     return [path for row in rows for path in re.findall(r"`([^`]+)`", row.split("|")[1])]
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", sorted(set(commands())))
 def test_every_command_parses(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,7 +44,7 @@ def test_every_command_parses(
     assert build_parser().parse_args(shlex.split(command)).verb == command.split()[0]
 
 
-def test_the_readme_shows_the_main_command_and_each_step_of_it() -> None:
+def test_every_step_of_the_main_command_is_shown() -> None:
     shown = {command.split()[0] for command in commands()}
     assert shown <= set(verbs())
     assert {"run", "export", "simplify", "convert", "calibrate", "quantize", "parity"} <= shown
@@ -64,6 +65,19 @@ def test_every_link_to_a_file_of_the_project_leads_somewhere(link: str) -> None:
 
 
 def test_every_name_of_the_python_api_that_is_shown_exists() -> None:
-    block = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    block = re.findall(r"^```python\n(.*?)^```", SHOWN, re.MULTILINE | re.DOTALL)
     shown = set(re.findall(r"\bsd\.(\w+)", "\n".join(block)))
     assert {"load", "Data", "deploy", "Predictor"} <= shown <= set(segdeploy.__all__)
+
+
+def test_the_readme_fits_on_a_page() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", sorted(name for name, text in DOCS.items() if "```python" in text))
+def test_python_of_the_documentation_runs(page: str) -> None:
+    """But for what needs a reader's own files; the notebook is that, executed."""
+    for block in re.findall(r"^```python\n(.*?)^```", DOCS[page], re.MULTILINE | re.DOTALL):
+        compile(block, page, "exec")
+        if page != "python.md":
+            exec(block, {})
