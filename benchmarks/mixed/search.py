@@ -1,13 +1,16 @@
 """Mixed precision under a budget: the fewest layers in float that keep it.
 
-Layers are ranked by what each does to the output alone in int8; the number of the worst that stay
-in float is found by trying. The best file so far is always in place, and what was found is kept, so
-that an interrupted search loses one trial at most.
+First come the methods of recovery, which keep every layer in int8: each is tried on what the ones
+before left, and kept if it comes closer to the reference. Then layers are ranked by what each does
+to the output alone in int8; the number of the worst that stay in float is found by trying. The best
+file so far is always in place, and what was found is kept, so that an interrupted search loses one
+trial at most.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,16 +20,14 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from segdeploy.benchmarks.mixed.state import SearchState, Trial
+from segdeploy.benchmarks.mixed.state import RecoveryTrial, SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport
-from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.quantize.activations import float_region
-from segdeploy.deploy.quantize.to_int8 import to_int8
-from segdeploy.deploy.sensitivity.layer_errors import layer_errors
-from segdeploy.deploy.system.progress import LabelledProgress
-from segdeploy.deploy.targets.profiles import TargetProfile
+from segdeploy.deploy.recovery.candidate import Candidate, Workshop
+from segdeploy.deploy.recovery.methods import Recovery, applied
+from segdeploy.deploy.sensitivity.layer_errors import compare_layers
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class MixedResult:
         chosen: the trial of the file in place.
         within: it keeps the budget.
         finished: fewer layers were tried and lost too much; otherwise time ran out.
+        recovery: the methods that were tried, in order, and what each gained.
     """
 
     artifact: Artifact
@@ -66,6 +68,7 @@ class MixedResult:
     chosen: Trial
     within: bool
     finished: bool
+    recovery: tuple[RecoveryTrial, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,32 +76,25 @@ class MixedSearch:
     """All that decides a search.
 
     Attributes:
-        source: the float32 model that was calibrated.
+        plain: the float32 model that was calibrated, and its ranges.
         output: the int8 file to write.
-        table: ranges of the source's activations.
-        table_sha256: digest of the table's file.
-        profile: what the target wants.
-        exclude: nodes that stay in float whatever is found.
+        workshop: the target, the nodes that stay in float whatever is found, and the images that
+            recovery learns from.
+        methods: of recovery, to try in this order.
         images: to rank layers on, normalised, ``RANKING_PARTS`` times ``RANKING_IMAGES`` at most.
         judge: compares a file with the reference on the validation images.
         max_drop: the budget, percentage points of IoU.
         time_budget_s: no trial starts that would end later, by the time the last one took.
-        threads: for the ranking.
-        progress: wraps what is worked on, with a label, for a progress bar.
     """
 
-    source: Artifact
+    plain: Candidate
     output: Path
-    table: CalibrationTable
-    table_sha256: str
-    profile: TargetProfile
-    exclude: tuple[str, ...]
+    workshop: Workshop
+    methods: tuple[Recovery, ...]
     images: Inputs
     judge: Callable[[Artifact], ParityReport]
     max_drop: float
     time_budget_s: float
-    threads: int
-    progress: LabelledProgress[Any]
 
     def run(self, state: SearchState, *, started: float) -> MixedResult:
         """Search; see the module.
@@ -116,18 +112,47 @@ class MixedSearch:
         trial_file(self.output).unlink(missing_ok=True)  # of a search that was killed
         with self._saying_what_is_left(state):
             if 0 not in state.trials:
-                self._try(state, (), 0)
+                self._try(state, self.plain, (), 0)
+            candidate = self._recovered(state, deadline)
             done = state.trials[0].within(self.max_drop)
-            ranking = () if done else self._ranking(state, started)
+            ranking = () if done else self._ranking(state, candidate, started)
             while ranking and not done:
                 count = next_count(self._tried(state, len(ranking)), len(ranking))
                 done = count is None
                 if count is None or not self._time_for(state, deadline):
                     break
-                self._try(state, ranking, count)
-        return self._result(state, ranking, finished=done)
+                self._try(state, candidate, ranking, count)
+        return self._result(state, candidate, ranking, finished=done)
 
-    def _ranking(self, state: SearchState, started: float) -> tuple[str, ...]:
+    def _recovered(self, state: SearchState, deadline: float) -> Candidate:
+        """What the methods leave, each kept if it helps, until the budget is kept.
+
+        No other is begun once layers are ranked, nor when the time is up.
+        """
+        candidate, known = self.plain, {each.method: each for each in state.recovery}
+        for method in self.methods:
+            if method in known:
+                if known[method].kept:
+                    candidate = applied(method, candidate, self.workshop)
+                continue
+            over = state.noise or time.monotonic() > deadline
+            if over or state.trials[0].within(self.max_drop):
+                break
+            before = state.trials[0]
+            found = applied(method, candidate, self.workshop)
+            trial = None if found is candidate else self._measured(found, (), 0)
+            kept = trial is not None and trial.better_than(before)
+            tried = RecoveryTrial(method=method, before=before, after=trial, kept=kept)
+            state.recovery.append(tried)
+            if kept and trial is not None:
+                candidate, state.trials[0] = found, trial
+                trial_file(self.output).replace(self.output)
+            trial_file(self.output).unlink(missing_ok=True)
+            state.write()
+            log.info("%s", tried.words())
+        return candidate
+
+    def _ranking(self, state: SearchState, candidate: Candidate, started: float) -> tuple[str, ...]:
         """Layers, worst first; none where the time ended before.
 
         A second part is added while half of the time is left.
@@ -139,7 +164,7 @@ class MixedSearch:
             if state.noise and time.monotonic() > started + self.time_budget_s / 2:
                 break
             try:
-                self._rank(images, state, deadline=started + self.time_budget_s)
+                self._rank(images, state, candidate, deadline=started + self.time_budget_s)
             except _TimeUpError:
                 break
         if not state.noise:
@@ -148,25 +173,26 @@ class MixedSearch:
         state.write()
         return state.ranking()
 
-    def _rank(self, images: Inputs, state: SearchState, *, deadline: float) -> None:
+    def _rank(
+        self, images: Inputs, state: SearchState, candidate: Candidate, *, deadline: float
+    ) -> None:
         """Add one part to the ranking."""
         before = time.monotonic()
 
         def in_time(work: Iterable[T]) -> Iterator[T]:
-            for piece in self.progress(work, "rank layers"):
+            for piece in self.workshop.progress(work, "rank layers"):
                 if time.monotonic() > deadline:
                     raise _TimeUpError
                 yield piece
 
-        found = layer_errors(
-            self.source,
-            table=self.table,
-            profile=self.profile,
-            images=images,
-            exclude=self.exclude,
-            threads=self.threads,
-            progress=in_time,
-        )
+        with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
+            found = compare_layers(
+                candidate.source,
+                self.workshop.write(candidate, Path(folder) / "int8.onnx"),
+                images,
+                threads=self.workshop.threads,
+                progress=in_time,
+            )
         ordered = sorted(found, key=lambda layer: layer.position)
         state.noise.append({layer.name: _noise(layer.sqnr_alone_db) for layer in ordered})
         state.write()
@@ -177,14 +203,13 @@ class MixedSearch:
             time.monotonic() - before,
         )
 
-    def _try(self, state: SearchState, ranking: Sequence[str], count: int) -> None:
+    def _try(
+        self, state: SearchState, candidate: Candidate, ranking: Sequence[str], count: int
+    ) -> None:
         """Measure one number of float layers; put the file in place if none was better."""
-        before = time.monotonic()
         tried = trial_file(self.output)
         try:
-            artifact = self._write(ranking[:count], tried)
-            report = self.judge(artifact)
-            trial = Trial.of(report, layers=count, seconds=time.monotonic() - before)
+            trial = self._measured(candidate, ranking[:count], count)
             state.trials[count] = trial
             if self._best(state) is trial:
                 tried.replace(self.output)
@@ -194,20 +219,20 @@ class MixedSearch:
         verdict = "within the budget" if trial.within(self.max_drop) else "not proven within"
         log.info("%d layers in float: %s, %s, %.0f s", count, trial.words(), verdict, trial.seconds)
 
-    def _write(self, layers: Sequence[str], path: Path) -> Artifact:
-        return to_int8(
-            self.source,
-            path,
-            table=self.table,
-            table_sha256=self.table_sha256,
-            profile=self.profile,
-            exclude=self._in_float(layers),
-        )
+    def _measured(self, candidate: Candidate, layers: Sequence[str], count: int) -> Trial:
+        """A file beside the reference; it lies in ``trial_file``."""
+        before = time.monotonic()
+        artifact = self._write(candidate, layers, trial_file(self.output))
+        report = self.judge(artifact)
+        return Trial.of(report, layers=count, seconds=time.monotonic() - before)
+
+    def _write(self, candidate: Candidate, layers: Sequence[str], path: Path) -> Artifact:
+        return self.workshop.write(candidate, path, self._in_float(layers))
 
     def _in_float(self, layers: Sequence[str]) -> tuple[str, ...]:
-        graph = load_model(self.source.path).graph
-        inside = float_region(graph, layers, kernels=self.profile.kernels)
-        return tuple(dict.fromkeys((*self.exclude, *inside)))
+        graph = load_model(self.plain.source.path).graph
+        inside = float_region(graph, layers, kernels=self.workshop.profile.kernels)
+        return tuple(dict.fromkeys((*self.workshop.exclude, *inside)))
 
     def _tried(self, state: SearchState, total: int) -> dict[int, bool]:
         return {n: t.within(self.max_drop) for n, t in state.trials.items() if n <= total}
@@ -224,18 +249,26 @@ class MixedSearch:
         longest = max(trial.seconds for trial in state.trials.values())
         return time.monotonic() + longest <= deadline
 
-    def _result(self, state: SearchState, ranking: Sequence[str], *, finished: bool) -> MixedResult:
+    def _result(
+        self,
+        state: SearchState,
+        candidate: Candidate,
+        ranking: Sequence[str],
+        *,
+        finished: bool,
+    ) -> MixedResult:
         """Write the best once more, from what was found: a rerun may lack its file."""
         chosen = self._best(state)
         layers = tuple(ranking[: chosen.layers])
         return MixedResult(
-            artifact=self._write(layers, self.output),
+            artifact=self._write(candidate, layers, self.output),
             layers=layers,
             exclude=self._in_float(layers),
             trials=tuple(state.trials[count] for count in sorted(state.trials)),
             chosen=chosen,
             within=chosen.within(self.max_drop),
             finished=finished,
+            recovery=tuple(state.recovery),
         )
 
     @contextmanager

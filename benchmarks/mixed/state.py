@@ -13,9 +13,10 @@ from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.files import write_atomic
 from segdeploy.calibration.json_record import record_of
 from segdeploy.calibration.json_text import parse_json
+from segdeploy.deploy.recovery.methods import Recovery
 from segdeploy.deploy.system.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +59,45 @@ class Trial:
         """Proven within the budget: the interval's lower end, not the mean alone."""
         return self.low >= -max_drop and not self.collapsed
 
+    def better_than(self, other: Trial) -> bool:
+        """Closer to the reference: by the interval's lower end, of equals by the pixels."""
+        mine = (not self.collapsed, self.low, -self.disagreement_percent)
+        return mine > (not other.collapsed, other.low, -other.disagreement_percent)
+
     def words(self) -> str:
         """The measurement in one line."""
         return (
             f"delta {self.delta:+.3f} [{self.low:+.3f}, {self.high:+.3f}], "
             f"{self.disagreement_percent:.3f} % of pixels differ"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryTrial:
+    """One step of recovery, measured beside the file without it on the same images.
+
+    Attributes:
+        method: which.
+        before: the file without the step, no layer in float.
+        after: with it; ``None`` where the step found nothing to change.
+        kept: it came closer to the reference.
+    """
+
+    method: Recovery
+    before: Trial
+    after: Trial | None
+    kept: bool
+
+    def words(self) -> str:
+        """What the step gained, in one line."""
+        if self.after is None:
+            return f"{self.method.value}: nothing to change"
+        gained = self.after.low - self.before.low
+        pixels = self.after.disagreement_percent - self.before.disagreement_percent
+        verdict = "kept" if self.kept else "left out"
+        return (
+            f"{self.method.value}: {self.after.words()}; lower end {gained:+.3f}, "
+            f"pixels {pixels:+.3f} %: {verdict}"
         )
 
 
@@ -85,6 +120,7 @@ class _Stored(_Whose):
     noise: list[dict[str, float]]
     ranked: bool
     trials: tuple[Trial, ...]
+    recovery: tuple[RecoveryTrial, ...]
 
     def __post_init__(self) -> None:
         if any(part.keys() != self.noise[0].keys() for part in self.noise):
@@ -102,7 +138,8 @@ class SearchState:
         fingerprint: digest of all that decides the figures.
         noise: for each part, layer to noise over signal of the output with it alone in int8.
         ranked: no part is added any more; the trials count layers in this order.
-        trials: by number of float layers.
+        trials: by number of float layers, with the steps of recovery that were kept.
+        recovery: the steps that were tried, in order.
     """
 
     path: Path
@@ -110,6 +147,7 @@ class SearchState:
     noise: list[dict[str, float]] = field(default_factory=list)
     ranked: bool = False
     trials: dict[int, Trial] = field(default_factory=dict)
+    recovery: list[RecoveryTrial] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path, *, fingerprint: str) -> SearchState:
@@ -136,6 +174,7 @@ class SearchState:
             noise=stored.noise,
             ranked=stored.ranked,
             trials={trial.layers: trial for trial in stored.trials},
+            recovery=list(stored.recovery),
         )
 
     def write(self) -> None:
@@ -150,6 +189,7 @@ class SearchState:
             noise=self.noise,
             ranked=self.ranked,
             trials=tuple(self.trials.values()),
+            recovery=tuple(self.recovery),
         )
         write_atomic(self.path, (json.dumps(asdict(content), indent=1) + "\n").encode())
 

@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 AS_THE_RULE_SAYS = QdqPlacement()
 
+EQUALISED_OF = "equalised_of"
+"""Under which a file whose channels were scaled names the one it computes the same as."""
+
 
 def to_int8(
     source: Artifact,
@@ -113,7 +116,7 @@ def to_int8(
     writer.quantize_activations({n: p for n, p in activations.items() if n not in passed})
     writer.finish()
     own = {
-        "parent_sha256": source.sha256,
+        "parent_sha256": metadata(model).get(EQUALISED_OF, source.sha256),
         "precision": Precision.INT8.value,
         "target": profile.name,
         "calibration_sha256": table_sha256,

@@ -9,10 +9,13 @@ from segdeploy.api.calibration_tables import calibration_table_of, file_of, tabl
 from segdeploy.api.data import Data
 from segdeploy.api.models import AnyOnnx, artifact_of
 from segdeploy.api.outputs import AnyPath, output_file
+from segdeploy.api.recovery import folder_of, images_for, methods_of, recovered, workshop_of
 from segdeploy.api.targets import int8_path, profile_of
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.quantize.to_int8 import to_int8
+from segdeploy.deploy.recovery.candidate import Candidate
+from segdeploy.deploy.recovery.methods import Recovery
 from segdeploy.deploy.system.errors import RunError, UsageError
 from segdeploy.deploy.system.only_writer import writing_file
 from segdeploy.deploy.targets.profiles import ORT_X86, TargetProfile
@@ -27,17 +30,24 @@ def quantize(
     *,
     target: TargetProfile | str = ORT_X86,
     exclude: Sequence[str] = (),
+    recover: Sequence[Recovery | str] | Recovery | str | None = None,
     out: AnyPath | None = None,
     max_drop: float | None = None,
     reference: AnyModel | None = None,
     data: Data | AnyPath | None = None,
     tune: float | None = None,
+    seed: int = 0,
+    threads: int | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Write an int8 model: QuantizeLinear and DequantizeLinear around every quantized tensor.
 
-    With ``max_drop`` as few layers as possible stay in float, so that what is returned keeps the
-    budget; ``segdeploy.mixed_precision`` is the same search with all its settings and figures.
+    With ``recover`` what int8 lost is won back first: channels scaled alike, biases corrected,
+    weights rounded by what they do on calibration images, ranges chosen by the output's error.
+
+    With ``max_drop`` these are tried one by one, and then as few layers as possible stay in float,
+    so that what is returned keeps the budget; ``segdeploy.mixed_precision`` is the same search with
+    all its settings and figures.
     With ``tune`` Q and DQ stand where this machine runs the file fastest; see ``segdeploy.tune``.
 
     Args:
@@ -45,13 +55,19 @@ def quantize(
         table: its ranges, or the file that holds them.
         target: what the model is made for, by name: ort-x86, openvino-cpu, tensorrt, ...
         exclude: layers to keep in float.
+        recover: methods to apply, in their own order: equalise, biases, rounding, ranges; with
+            ``max_drop`` those that may be tried, ``None`` all of them.
         out: file to write; by default ``NAME.int8.TARGET.onnx`` beside the model.
         max_drop: the largest loss of IoU against the reference, percentage points, whose whole
             95 % interval must keep it.
         reference: with ``max_drop``: checkpoint or ONNX file that accuracy is compared with.
-        data: with ``max_drop``: a prepared folder with a val split, to choose on; with ``tune``
-            alone: one whose images outputs are compared on.
-        tune: seconds for finding the fastest placement of Q and DQ on this machine.
+        data: with ``max_drop``: a prepared folder with a val split, to choose on; with
+            ``recover``: with a train split, to learn from; with ``tune`` alone: one whose images
+            outputs are compared on.
+        tune: seconds for finding the fastest placement of Q and DQ on this machine. It starts from
+            the file as it is rounded, so it does not go together with ``recover``.
+        seed: of the images that recovery learns from, and of the search's bootstrap.
+        threads: ``None`` takes every processor of this process.
         overwrite: replace the file that is there.
 
     Raises:
@@ -62,6 +78,10 @@ def quantize(
             place.
         OSError: the file cannot be written.
     """
+    if tune is not None:
+        if recover:
+            raise UsageError("--recover and --tune do not go together; choose one")
+        recover = ()
     if max_drop is not None:
         from segdeploy.api.mixed_precision import mixed_precision
 
@@ -75,7 +95,10 @@ def quantize(
             data=data,
             target=target,
             exclude=exclude,
+            recover=recover,
             out=out,
+            seed=seed,
+            threads=threads,
             overwrite=overwrite,
         )
         if not found.within:
@@ -102,14 +125,29 @@ def quantize(
             data=data,
             overwrite=overwrite,
         ).artifact
-    if reference is not None or data is not None:
+    methods = methods_of(recover or ())
+    if reference is not None or (data is not None and not methods):
         raise UsageError(
-            "--data, --reference: only a search, with --max-drop or --tune, takes them"
+            "--data, --reference: only --recover or a search, with --max-drop or --tune, takes them"
         )
     source, profile = artifact_of(model), profile_of(target)
     output = int8_path(source, profile, out)
-    output_file(output, source.path, *file_of(table), overwrite=overwrite)
+    begun = bool(methods) and folder_of(output).is_dir()
+    output_file(output, source.path, *file_of(table), overwrite=overwrite or begun)
     with writing_file(output):
+        if methods:
+            plain = Candidate(source=source, table=calibration_table_of(table))
+            workshop = workshop_of(
+                source,
+                images_for(Data.of(data), plain.table, seed=seed),
+                folder_of(output),
+                profile=profile,
+                exclude=exclude,
+                table_sha256=table_sha256(table),
+                seed=seed,
+                threads=threads,
+            )
+            return recovered(plain, methods, workshop, output)
         return to_int8(
             source,
             output,

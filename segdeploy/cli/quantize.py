@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 
 DEFAULT_TIME_BUDGET = "10m"
+RECOVERY = ("equalise", "biases", "rounding", "ranges")
+NO_RECOVERY = "none"
 
 
 def add_flags(verb: Parser) -> None:
@@ -52,9 +54,19 @@ def add_flags(verb: Parser) -> None:
         help="default: ort-x86 (ort-arm, ort-x86-no-vnni and tensorrt: not run on hardware)",
     )
     exclude_flag(verb)
+    verb.add_argument(
+        "--recover",
+        nargs="+",
+        choices=(*RECOVERY, NO_RECOVERY),
+        metavar="METHOD",
+        help=f"win back what int8 lost, all layers in int8: {', '.join(RECOVERY)}; learnt from\n"
+        "the train split of --data. With --max-drop: what may be tried (default: all),\n"
+        f"or {NO_RECOVERY}",
+    )
     group = verb.add_argument_group(
         "mixed precision",
-        "with --max-drop: the fewest layers stay in float with which the lower end of the 95 %\n"
+        "with --max-drop: recovery is tried first, each method kept if it comes closer to the\n"
+        "reference; then the fewest layers stay in float with which the lower end of the 95 %\n"
         "interval of the change of IoU, against --reference on the val split of --data, keeps the\n"
         "budget; the test split only reports. The best file so far is in place at any moment, and\n"
         "an interrupted search goes on when started again. Exit code 1 where time ends before.",
@@ -112,7 +124,11 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
             options.calibration,
             target=options.target,
             exclude=options.exclude,
+            recover=_methods(options),
             out=options.output,
+            data=options.data,
+            seed=options.seed,
+            threads=options.threads,
             overwrite=options.overwrite,
         )
     )
@@ -130,9 +146,14 @@ def _wants_search(options: Options) -> bool:
     """
     if options.device_file and options.tune is None:
         raise UsageError("--device-file: only a search with --tune takes it")
+    if options.tune is not None and _methods(options):
+        raise UsageError("--recover and --tune do not go together; choose one")
     given = [f"--{n.replace('_', '-')}" for n in ONLY_WITH_BUDGET if getattr(options, n)]
     if options.max_drop is None:
-        if given and not (options.tune and given == ["--data"]):
+        recovers = bool(_methods(options))
+        if recovers and not options.data:
+            raise UsageError("--recover needs --data, whose train split it learns from")
+        if given and not ((options.tune or recovers) and given == ["--data"]):
             raise UsageError(f"{', '.join(given)}: only a search with --max-drop takes it")
         return False
     missing = [f"--{name}" for name in NEEDED if not getattr(options, name)]
@@ -178,6 +199,13 @@ def _tuned(options: Options, *, overwrite: bool) -> Result:
     }
 
 
+def _methods(options: Options) -> list[str] | None:
+    """What ``--recover`` names; nothing where it says so or ``--tune`` follows, else ``None``."""
+    if options.recover is None:
+        return [] if options.tune is not None else None
+    return [method for method in options.recover if method != NO_RECOVERY]
+
+
 def _mixed(options: Options) -> tuple[int, dict[str, Any]]:
     """Search for the fewest float layers within the budget, and report on the test split."""
     from segdeploy.api.mixed_precision import mixed_precision, outcome
@@ -192,6 +220,7 @@ def _mixed(options: Options) -> tuple[int, dict[str, Any]]:
         data=options.data,
         target=options.target,
         exclude=options.exclude,
+        recover=_methods(options),
         out=options.output,
         time_budget_s=options.time_budget or duration(DEFAULT_TIME_BUDGET),
         seed=options.seed,
@@ -213,4 +242,5 @@ def _mixed(options: Options) -> tuple[int, dict[str, Any]]:
         "val": asdict(found.chosen),
         "test": asdict(found.test) if found.test else None,
         "trials": [asdict(trial) for trial in found.trials],
+        "recovery": [asdict(tried) for tried in found.recovery],
     }

@@ -21,7 +21,7 @@ from onnx import helper
 from tiny import TINY, exported, quantized
 
 from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch, fewest_within, next_count
-from segdeploy.benchmarks.mixed.state import SearchState, Trial
+from segdeploy.benchmarks.mixed.state import RecoveryTrial, SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.cli.main import main
@@ -31,6 +31,8 @@ from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import load_model, metadata
 from segdeploy.deploy.quantize.activations import float_region
 from segdeploy.deploy.quantize.calibrate import calibrate
+from segdeploy.deploy.recovery.candidate import Candidate, Workshop
+from segdeploy.deploy.recovery.methods import Recovery
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError
 from segdeploy.deploy.targets.profiles import ORT_X86
@@ -149,20 +151,31 @@ def losing(*, until: int) -> Callable[[Artifact], ParityReport]:
     return judge
 
 
-def searching(job: Job, output: Path, judge: Callable[[Artifact], ParityReport]) -> MixedSearch:
+def searching(
+    job: Job,
+    output: Path,
+    judge: Callable[[Artifact], ParityReport],
+    methods: tuple[Recovery, ...] = (),
+) -> MixedSearch:
     return MixedSearch(
-        source=job.source,
+        plain=Candidate(source=job.source, table=job.table),
         output=output,
-        table=job.table,
-        table_sha256="ab" * 32,
-        profile=ORT_X86,
-        exclude=(),
+        workshop=Workshop(
+            images=open_set(job.root, "train"),
+            preprocess=TINY,
+            profile=ORT_X86,
+            exclude=(),
+            table_sha256="ab" * 32,
+            seed=0,
+            threads=1,
+            folder=output.parent,
+            progress=lambda items, label: items,
+        ),
+        methods=methods,
         images=list(open_set(job.root, "val").inputs(TINY)[:2]),
         judge=judge,
         max_drop=MAX_DROP,
         time_budget_s=1000,
-        threads=1,
-        progress=lambda items, label: items,
     )
 
 
@@ -255,11 +268,63 @@ def test_time_that_ends_inside_the_ranking_ends_it(job: Job, tmp_path: Path) -> 
             time.sleep(0.3)
             yield item
 
-    limited = dataclasses.replace(search, time_budget_s=1.0, progress=slow)
+    workshop = dataclasses.replace(search.workshop, progress=slow)
+    limited = dataclasses.replace(search, time_budget_s=1.0, workshop=workshop)
     started = time.monotonic()
     result = limited.run(begun(search.output), started=started)
     assert not result.finished
     assert not begun(search.output).trials.keys() - {0}
+
+
+def losing_until(applied: str | None) -> Callable[[Artifact], ParityReport]:
+    """A judge that sees two points lost until a step of recovery is in the file."""
+
+    def judge(artifact: Artifact) -> ParityReport:
+        said = metadata(load_model(artifact.path)).get("learnt", "")
+        recovered = applied is not None and f'"{applied}"' in said
+        return losing(until=0 if recovered else 2)(artifact)
+
+    return judge
+
+
+def test_recovery_comes_before_floats_and_stops_within_the_budget(job: Job, tmp_path: Path) -> None:
+    output = tmp_path / "net.int8.onnx"
+    methods = (Recovery.EQUALISE, Recovery.BIASES, Recovery.RANGES)
+    search = searching(job, output, losing_until("biases"), methods)
+    result = run(search)
+    assert (result.within, result.finished, result.layers) == (True, True, ())
+    assert [(each.method, each.kept) for each in result.recovery] == [
+        (Recovery.EQUALISE, False),
+        (Recovery.BIASES, True),
+    ]
+    assert "nothing to change" in result.recovery[0].words() or result.recovery[0].after
+    said = json.loads(metadata(load_model(output))["learnt"])
+    assert said["applied"] == ["biases"]
+    once = output.read_bytes()
+    output.unlink()  # a rerun remembers what was kept, and applies it again
+    assert run(search).artifact.path.read_bytes() == once
+
+
+def test_recovery_that_does_not_help_is_left_out_and_layers_go_to_float(
+    job: Job, tmp_path: Path
+) -> None:
+    search = searching(job, tmp_path / "net.int8.onnx", losing_until(None), (Recovery.BIASES,))
+    result = run(search)
+    assert [each.kept for each in result.recovery] == [False]
+    assert result.chosen.layers == 2
+    assert "learnt" not in metadata(load_model(search.output))
+
+
+def test_the_command_recovers_what_it_is_told(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "net.int8.onnx"
+    flags = ("--recover", "biases", "--data", str(job.root), "--threads", "1")
+    assert main(command(job, output, *flags)) == 0
+    assert json.loads(metadata(load_model(output))["learnt"])["applied"] == ["biases"]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.int8.onnx"]
+    assert main(command(job, tmp_path / "other.onnx", "--recover", "biases")) == 2
+    assert "--recover needs --data" in capsys.readouterr().err
 
 
 def trial(**changes: Any) -> Trial:
@@ -280,12 +345,16 @@ def test_state_comes_back_as_it_was_and_only_for_the_same_inputs(tmp_path: Path)
         noise=[{"a": 0.1, "b": 0.3}, {"a": 0.4, "b": 0.1}],
         ranked=True,
         trials={2: trial()},
+        recovery=[
+            RecoveryTrial(method=Recovery.BIASES, before=trial(), after=trial(low=0.0), kept=True),
+            RecoveryTrial(method=Recovery.RANGES, before=trial(), after=None, kept=False),
+        ],
     )
     state.write()
     assert SearchState.open(state.path, fingerprint="f") == state
     assert state.ranking() == ("a", "b")
     assert not SearchState.open(state.path, fingerprint="g").trials
-    state.path.write_text('{"schema_version": 1}')
+    state.path.write_text('{"schema_version": 2}')
     with pytest.raises(InputError, match=r"s\.json does not hold a search"):
         SearchState.open(state.path, fingerprint="f")
 
@@ -300,7 +369,7 @@ def test_the_command_searches_on_val_and_reports_test(
 ) -> None:
     output = tmp_path / "net.int8.onnx"
     budget = ("--max-drop", "0", "--time-budget", "5m", "--threads", "1")
-    measured = ("--data", str(job.root), "--reference", str(job.source.path))
+    measured = ("--data", str(job.root), "--reference", str(job.source.path), "--recover", "none")
     code = main(command(job, output, *budget, *measured, "--format", "json"))
     found = capsys.readouterr()
     result = json.loads(found.out)

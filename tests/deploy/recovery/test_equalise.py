@@ -1,0 +1,141 @@
+"""Equalisation changes no bit of the float network, and evens what int8 rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny import write_small_onnx
+
+from segdeploy.calibration.equalised import channel_powers
+from segdeploy.deploy.onnx_model.file import describe, load_model, metadata
+from segdeploy.deploy.recovery.candidate import Candidate, Workshop
+from segdeploy.deploy.recovery.equalise import equalise, equalised, links_of
+from segdeploy.deploy.recovery.methods import Recovery, applied
+from segdeploy.deploy.recovery.ranges import ranges_by_output
+from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView
+
+MakeWorkshop = Callable[..., Workshop]
+
+
+def outputs(candidate: Candidate, workshop: Workshop, *, int8: bool) -> np.ndarray:
+    loaded = workshop.model(candidate) if int8 else load_model(candidate.source.path)
+    view = GraphView(loaded)
+    part = GraphPart(view, [view.input], ["head"], literal=True)
+    return np.concatenate([part(workshop.input(sample))[0] for sample in workshop.samples])
+
+
+def test_float_outputs_keep_their_bits_and_int8_comes_closer(
+    plain: Candidate, make_workshop: MakeWorkshop, tmp_path: Path
+) -> None:
+    workshop = make_workshop()
+    found = applied(Recovery.EQUALISE, plain, workshop)
+    assert found.steps == ("equalise",)
+    right = outputs(plain, workshop, int8=False)
+    assert np.array_equal(outputs(found, workshop, int8=False), right)
+    before, after = (
+        np.square(outputs(c, workshop, int8=True) - right).sum() for c in (plain, found)
+    )
+    assert after < before / 2
+    written = load_model(workshop.write(found, tmp_path / "net.onnx").path)
+    assert metadata(written)["parent_sha256"] == plain.source.sha256
+
+
+def test_an_even_network_is_left_alone(tmp_path: Path, make_workshop: MakeWorkshop) -> None:
+    source = describe(write_small_onnx(tmp_path / "net.onnx"))
+    model = load_model(source.path)
+    links = links_of(model)
+    assert [
+        (link.maker.name, [(r.node.name, r.first) for r in link.readers]) for link in links
+    ] == [
+        ("high", [("low", 0), ("merge", 8)]),
+        ("low", [("merge", 0)]),
+        ("merge", [("head", 0)]),
+    ]
+    even = {link.observed: np.zeros(8 if link.maker.name == "low" else 4) for link in links}
+    assert equalise(model, links, even) == 0
+
+
+def chain(second: list[object], weights: dict[str, np.ndarray]) -> object:
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["t"], name="first", pads=[1, 1, 1, 1]),
+        *second,
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8]) for n in "x"]
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    stored = [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    graph = helper.make_graph(nodes, "chain", ends, [out], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "linked"),
+    [
+        ([("Relu", "t", "r"), ("Conv", "r b", "y")], True),
+        ([("LeakyRelu", "t", "r"), ("MaxPool", "r", "p"), ("Conv", "p b", "y")], True),
+        ([("Sigmoid", "t", "r"), ("Conv", "r b", "y")], False),
+        ([("Conv", "t b", "s"), ("Conv", "s b", "y")], False),  # a recurrence: one weight, two uses
+        ([("Add", "t x", "r"), ("Conv", "r b", "y")], False),
+        ([("Conv", "t g", "y")], True),  # depthwise
+        ([("ConvTranspose", "t h", "y")], True),
+        ([("Relu", "t", "y")], False),
+    ],
+)
+def test_only_what_passes_a_factor_on_is_scaled(
+    nodes: list[tuple[str, str, str]], linked: bool
+) -> None:
+    made = []
+    for operator, inputs, output in nodes:
+        more = {"kernel_shape": [2, 2]} if operator == "MaxPool" else {}
+        more |= {"group": 3} if inputs.endswith(" g") else {}
+        made.append(helper.make_node(operator, inputs.split(), [output], name=f"n{output}", **more))
+    weights = {"a": drawn(3, 3, 3, 3), "b": drawn(3, 3, 1, 1), "g": drawn(3, 1, 3, 3)}
+    model = chain(made, weights | {"h": drawn(3, 4, 2, 2)})
+    links = [link for link in links_of(model) if link.maker.name == "first"]
+    assert bool(links) is linked
+    image = drawn(1, 3, 8, 8)
+    before = GraphPart(GraphView(model), ["x"], ["y"], literal=True)(image)[0]
+    sizes = {link.observed: np.array([64.0, 1.0, 0.01]) for link in links}
+    assert bool(equalise(model, tuple(links), sizes)) is linked
+    after = GraphPart(GraphView(model), ["x"], ["y"], literal=True)(image)[0]
+    assert np.array_equal(before, after)
+
+
+def test_powers_even_what_they_scale_and_leave_dead_channels() -> None:
+    dice = np.random.default_rng(2)
+    sizes, weights = 10 ** dice.uniform(-2, 2, 64), 10 ** dice.uniform(-2, 0, 64)
+    sizes[3], weights[9] = 0, 0
+    powers = channel_powers(sizes, weights)
+    assert powers[3] == powers[9] == 0
+    assert powers.dtype == np.int64
+    alive = (sizes > 0) & (weights > 0)
+    scaled = sizes / 2.0**powers
+    assert np.log2(scaled[alive]).std() < np.log2(sizes[alive]).std()
+
+
+def test_ranges_lower_the_error_at_the_output_or_stay(
+    plain: Candidate, make_workshop: MakeWorkshop
+) -> None:
+    workshop = make_workshop()
+    found = ranges_by_output(plain, workshop)
+    sigmoid = [1 / (1 + np.exp(-outputs(c, workshop, int8=True))) for c in (plain, found)]
+    right = 1 / (1 + np.exp(-outputs(plain, workshop, int8=False).astype(float)))
+    errors = [np.square(each - right).sum() for each in sigmoid]
+    assert found is plain or errors[1] < errors[0]
+    again = ranges_by_output(plain, make_workshop(name="again", threads=2, reverse=True))
+    assert again.table == found.table
+
+
+def test_what_was_learnt_is_not_equalised_away(
+    plain: Candidate, make_workshop: MakeWorkshop
+) -> None:
+    learnt = applied(Recovery.BIASES, plain, make_workshop())
+    with pytest.raises(AssertionError, match="equalise first"):
+        equalised(learnt, make_workshop())
