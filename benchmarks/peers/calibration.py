@@ -65,7 +65,7 @@ class Subject:
         return Job(
             model=self.model.path,
             input_name=self.model.inputs[0].name,
-            samples=images.samples,
+            samples=tuple(images.samples),
             preprocess=self.preprocess,
             threads=self.threads,
             folder=Path(folder),

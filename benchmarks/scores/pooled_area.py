@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from segdeploy.deploy.distributed.shard import WHOLE, Shard
 
-AT_ONCE = 1 << 17
+AT_ONCE = 1 << 16
 """Probabilities that are sorted at a time, and read from a file at a time."""
 
-MOST_GROUPS = 128
+MOST_GROUPS = 256
 """Files that probabilities are spread over, for sets of any size."""
 
 IN_MEMORY = 1 << 16
@@ -143,7 +143,7 @@ def _spread(file: BinaryIO, groups: NDArray[np.int16], many: int) -> Iterator[Bi
     if many == 1:
         yield file
         return
-    parts = [tempfile.TemporaryFile() for _ in range(many)]  # noqa: SIM115 (closed below)
+    parts = [tempfile.TemporaryFile(buffering=0) for _ in range(many)]  # noqa: SIM115 (closed below)
     try:
         for keys in _blocks(file):
             group = groups[keys >> np.uint32(16)]
@@ -167,7 +167,11 @@ def _blocks(file: BinaryIO) -> Iterator[Keys]:
 
 
 def _keys(file: BinaryIO) -> Keys:
-    return np.concatenate([np.zeros(0, np.uint32), *_blocks(file)])
+    keys, taken = np.empty(file.seek(0, 2) // 4, np.uint32), 0
+    for block in _blocks(file):
+        keys[taken : taken + len(block)] = block
+        taken += len(block)
+    return keys
 
 
 def _low_bits(file: BinaryIO) -> NDArray[np.int64]:
@@ -177,11 +181,20 @@ def _low_bits(file: BinaryIO) -> NDArray[np.int64]:
 
 
 def _twice_by_order(trues: Sequence[Keys], falses: Sequence[Keys]) -> int:
-    """Twice the pairs in which the true pixel is above the false one, ties counting once."""
-    ranked = np.sort(np.concatenate(falses))
+    """Twice the pairs in which the true pixel is above the false one, ties counting once.
+
+    Args:
+        trues: of each process; put in order.
+        falses: likewise.
+    """
+    ranked = falses[0] if len(falses) == 1 else np.concatenate(falses)
+    ranked.sort()
+    for keys in trues:
+        keys.sort()  # in order, the look-ups stay near each other
     return sum(
-        int(np.searchsorted(ranked, keys, side=side).sum())
-        for keys in map(np.sort, trues)  # in order, the look-ups stay near each other
+        int(np.searchsorted(ranked, keys[start : start + AT_ONCE], side=side).sum())
+        for keys in trues
+        for start in range(0, len(keys), AT_ONCE)
         for side in ("left", "right")
     )
 

@@ -45,10 +45,14 @@ def image_files(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> 
 
     Hidden files are left out: archives made on macOS hold ``._name.png`` beside ``name.png``.
     """
+    return [folder / name for name in image_names(folder, suffixes=suffixes)]
+
+
+def image_names(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
+    """The names of ``image_files``, which take a tenth of the memory."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(
-        path
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+        name for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes
     )
 
 
@@ -58,11 +62,14 @@ def left_out(folder: Path) -> list[str]:
     Example:
         ``["notes.txt", "more/ (12 images)"]``; hidden entries are not listed.
     """
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [
-        f"{path.name}/ ({_count(path)} images)" if path.is_dir() else path.name
+    entries = folder.iterdir() if folder.is_dir() else ()
+    others = sorted(
+        path
         for path in entries
-        if not path.name.startswith(".") and (path.is_dir() or not is_image(path.name))
+        if not path.name.startswith(".") and (not is_image(path.name) or path.is_dir())
+    )
+    return [
+        f"{path.name}/ ({_count(path)} images)" if path.is_dir() else path.name for path in others
     ]
 
 
@@ -87,18 +94,20 @@ def some_names(names: Sequence[str]) -> str:
     return one_line(", ".join(names[:SHOWN_NAMES]) + more)
 
 
-def by_stem(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by name without suffix; accents composed, as most tools write them.
+def by_stem(folder: Path) -> dict[str, str]:
+    """Names of image files by name without suffix; accents composed, as most tools write them.
 
     Raises:
         InputError: two files that differ only in their suffix.
     """
-    found: dict[str, Path] = {}
-    for path in image_files(folder):
-        name = composed(path.stem)
+    found: dict[str, str] = {}
+    for file in image_names(folder):
+        name = composed(Path(file).stem)
         if name in found:
-            raise InputError(f"{found[name]} and {path} share a name; keep one of them")
-        found[name] = path
+            raise InputError(
+                f"{folder / found[name]} and {folder / file} share a name; keep one of them"
+            )
+        found[name] = file
     return found
 
 

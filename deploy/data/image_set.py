@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segdeploy.deploy.data.image_files import (
     IMAGE_SUFFIXES,
     by_stem,
-    image_files,
+    image_names,
     left_out,
     read_image,
     some_names,
@@ -247,12 +247,85 @@ def _names(sample: Sample) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Files:
+    """Files of one folder, one for each name.
+
+    Attributes:
+        folder: where they lie.
+        ends: what follows the name in each file's; ``None`` where that is not the same for all.
+        names: of the files then.
+    """
+
+    folder: Path
+    ends: str | None
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path, found: Mapping[str, str], names: Sequence[str]) -> Files:
+        """The file of each name."""
+        ends = found[names[0]].removeprefix(names[0]) if names else ""
+        if all(found[name] == name + ends for name in names):
+            return cls(folder=folder, ends=ends)
+        return cls(folder=folder, ends=None, names=tuple(found[name] for name in names))
+
+    def path(self, place: int, name: str) -> Path:
+        """Of a name, and of its place."""
+        return self.folder / (self.names[place] if self.ends is None else name + self.ends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(Sequence[Sample]):
+    """The samples of a folder, each made when it is asked for: names alone are held.
+
+    Attributes:
+        names: of the images.
+        images: theirs.
+        masks: theirs; of a set with a folder of masks for each class one of each.
+        of_classes: whether there is such a folder for each class.
+        fields: fields of view, if any.
+        levels: as ``Sample.levels``, of all.
+        pages: as ``Sample.pages``, of all.
+    """
+
+    names: tuple[str, ...]
+    images: Files
+    masks: tuple[Files, ...]
+    of_classes: bool
+    fields: Files | None
+    levels: tuple[float, float] | None = None
+    pages: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Sample, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | tuple[Sample, ...]:
+        if isinstance(place, slice):
+            return tuple(self[each] for each in range(len(self))[place])
+        name, masks = self.names[place], self.masks if self.of_classes else ()
+        return Sample(
+            name=name,
+            image_path=self.images.path(place, name),
+            mask_path=self.masks[0].path(place, name),
+            class_paths=tuple((each.folder.name, each.path(place, name)) for each in masks),
+            field_path=None if self.fields is None else self.fields.path(place, name),
+            levels=self.levels,
+            pages=self.pages,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentationSet:
     """An ordered, non-empty set of samples of one split."""
 
     root: Path
     split: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -287,6 +360,8 @@ class SegmentationSet:
         """The same set, with what is stated of its files (``Sample.levels``, ``pages``)."""
         if levels is None and pages is None:
             return self
+        if isinstance(self.samples, Listed):
+            return replace(self, samples=replace(self.samples, levels=levels, pages=pages))
         return replace(
             self,
             samples=tuple(replace(each, levels=levels, pages=pages) for each in self.samples),
@@ -406,7 +481,8 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
     _say_left_out(root / "images")
     images = by_stem(root / "images")
     classes = class_folders(root / "masks")
-    masks = {folder.name: by_stem(folder) for folder in classes or [root / "masks"]}
+    folders = classes or [root / "masks"]
+    masks = [by_stem(folder) for folder in folders]
     fields = by_stem(root / "fov") if (root / "fov").is_dir() else None
     if split is None:
         names = sorted(images)
@@ -421,23 +497,23 @@ def open_set(root: Path, split: str | None) -> SegmentationSet:
             raise InputError(
                 f"{root / 'splits.csv'} lists {name!r}, but {root / 'images'} has no such image"
             )
-        for folder, found in zip(classes or [root / "masks"], masks.values(), strict=True):
+        path = root / "images" / images[name]
+        for folder, found in zip(folders, masks, strict=True):
             if name not in found:
-                raise InputError(f"image {images[name]} has no mask {folder / name}.png")
+                raise InputError(f"image {path} has no mask {folder / name}.png")
         if fields is not None and name not in fields:
             raise InputError(
-                f"image {images[name]} has no field of view {root / 'fov' / name}.png; a set has "
+                f"image {path} has no field of view {root / 'fov' / name}.png; a set has "
                 "one for each image, or no fov/ folder"
             )
-    samples = tuple(
-        Sample(
-            name=name,
-            image_path=images[name],
-            mask_path=next(iter(masks.values()))[name],
-            class_paths=tuple((folder.name, masks[folder.name][name]) for folder in classes),
-            field_path=None if fields is None else fields[name],
-        )
-        for name in names
+    samples = Listed(
+        names=tuple(names),
+        images=Files.of(root / "images", images, names),
+        masks=tuple(
+            Files.of(folder, found, names) for folder, found in zip(folders, masks, strict=True)
+        ),
+        of_classes=bool(classes),
+        fields=None if fields is None else Files.of(root / "fov", fields, names),
     )
     return SegmentationSet(root=root, split=split or "all", samples=samples)
 
@@ -464,7 +540,7 @@ def _say_left_out(folder: Path) -> None:
 
 def class_folders(masks: Path) -> list[Path]:
     """The folders of classes in a folder of masks, by name; none where it holds images itself."""
-    if not masks.is_dir() or image_files(masks):
+    if not masks.is_dir() or image_names(masks):
         return []
     return sorted(
         path for path in masks.iterdir() if path.is_dir() and not path.name.startswith(".")

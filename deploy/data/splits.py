@@ -29,24 +29,26 @@ def read_splits(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; {LAYOUT_HELP}")
+    assignment: dict[str, str] = {}
     try:
         rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         columns = rows.fieldnames or []
-        listed = list(rows)
+        if not {"image_id", "split"} <= set(columns):
+            raise InputError(f"{path} has columns {columns}; expected image_id and split")
+        for number, row in enumerate(rows, start=2):
+            name, split = unicodedata.normalize("NFC", row["image_id"] or ""), row["split"]
+            if split not in SPLITS:
+                known = ", ".join(SPLITS)
+                raise InputError(f"{path}:{number}: split {split!r} is not one of {known}")
+            if not name:
+                raise InputError(f"{path}:{number}: no image_id; expected the image's name")
+            if name in assignment:
+                raise InputError(
+                    f"{path}:{number}: {name!r} is listed twice; each image has one split"
+                )
+            assignment[name] = SPLITS[SPLITS.index(split)]  # one text, not one for each image
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a UTF-8 CSV file ({error}); {LAYOUT_HELP}") from error
-    if not {"image_id", "split"} <= set(columns):
-        raise InputError(f"{path} has columns {columns}; expected image_id and split")
-    assignment: dict[str, str] = {}
-    for number, row in enumerate(listed, start=2):
-        name, split = unicodedata.normalize("NFC", row["image_id"] or ""), row["split"]
-        if split not in SPLITS:
-            raise InputError(f"{path}:{number}: split {split!r} is not one of {', '.join(SPLITS)}")
-        if not name:
-            raise InputError(f"{path}:{number}: no image_id; expected the image's name")
-        if name in assignment:
-            raise InputError(f"{path}:{number}: {name!r} is listed twice; each image has one split")
-        assignment[name] = split
     return assignment
 
 

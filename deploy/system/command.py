@@ -15,8 +15,10 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
-from dataclasses import is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 from segdeploy.calibration.files import naming
@@ -30,6 +32,10 @@ answers = logging.getLogger("segdeploy.cli")
 
 Everything else is a note: progress of the library, warnings, errors.
 """
+
+
+WRITTEN_AT_ONCE = 10_000
+"""Pieces of JSON: a result with figures of many images is never held as one text."""
 
 
 class Terminal(logging.Handler):
@@ -127,7 +133,10 @@ def print_json(result: object) -> None:
     Raises:
         OSError: it cannot be written; what is left of it goes nowhere.
     """
-    write_out(json.dumps(result, indent=2, sort_keys=True, default=_plain) + "\n")
+    words = json.JSONEncoder(indent=2, sort_keys=True, default=_plain).iterencode(result)
+    while several := "".join(islice(words, WRITTEN_AT_ONCE)):
+        write_out(several)
+    write_out("\n")
 
 
 def write_out(text: str) -> None:
@@ -147,12 +156,12 @@ def write_out(text: str) -> None:
 
 
 def _plain(value: object) -> object:
-    """For a value that JSON does not have."""
-    if not is_dataclass(value):
-        return str(value)
-    from segdeploy.calibration.json_record import json_of
-
-    return json_of(value)
+    """For a value that JSON does not have; what a record holds is asked for when it is written."""
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    return list(value) if isinstance(value, Sequence) else str(value)
 
 
 def open_standard_streams() -> None:

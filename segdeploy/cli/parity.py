@@ -124,14 +124,15 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
             f"--predictions-name has {len(names)} names for {len(folders)} folders; give one each"
         )
     reference = model_of(options, options.reference)
+    data = Data(
+        options.data,
+        levels=None if options.levels is None else tuple(options.levels),
+        page=options.page,
+    )
     found = parity(
         options.model,
         reference=reference,
-        data=Data(
-            options.data,
-            levels=None if options.levels is None else tuple(options.levels),
-            page=options.page,
-        ),
+        data=data,
         outputs=[
             DeviceOutputs(
                 folder=folder,
@@ -160,7 +161,7 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     log.info("%s", verdict)
     checks = accuracy_checks(found.section)
     write_gate(options, checks, judged=f"parity with {found.section.reference}", verdict=verdict)
-    say_masks(Data.of(options.data).test, reference)
+    say_masks(data.test, reference)
     return 0 if found.kept else GATE_FAILED, found.section
 
 

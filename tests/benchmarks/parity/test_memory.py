@@ -1,4 +1,7 @@
-"""Memory of parity does not grow with the number of images."""
+"""Memory of parity does not grow with the number of images.
+
+``python tests/benchmarks/parity/test_memory.py 100 10000`` measures it over as many as are wanted.
+"""
 
 from __future__ import annotations
 
@@ -82,14 +85,24 @@ print(few, many)
 """
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_peak_memory_is_flat_from_few_to_many_images(classes: int) -> None:
-    """Held as they are, 440 more of these images would be 21 MB and more."""
+def peaks(few: int, many: int, *, classes: int) -> tuple[int, int]:
+    """Peak memory of a process over few images, and over many after them, KiB."""
     tests = str(Path(__file__).parents[2])
-    script = SCRIPT.format(tests=tests, classes=classes, few=60, many=500)
+    script = SCRIPT.format(tests=tests, classes=classes, few=few, many=many)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    few, many = map(int, done.stdout.split())
+    first, second = map(int, done.stdout.split())
+    return first, second
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_peak_memory_is_flat_from_few_to_many_images(classes: int) -> None:
+    """Held as they are, 440 more of these images would be 21 MB and more."""
+    few, many = peaks(60, 500, classes=classes)
     assert many < 1.05 * few
+
+
+if __name__ == "__main__":
+    print(peaks(int(sys.argv[1]), int(sys.argv[2]), classes=1))
