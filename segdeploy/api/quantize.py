@@ -87,6 +87,8 @@ def quantize(
 
         if reference is None or data is None:
             raise UsageError("--max-drop needs --data and --reference to measure the loss with")
+        output = int8_path(artifact_of(model), profile_of(target), out)
+        begun = tune is not None and output.with_name(f"{output.name}.tune.json").is_file()
         found = mixed_precision(
             model,
             table,
@@ -99,7 +101,7 @@ def quantize(
             out=out,
             seed=seed,
             threads=threads,
-            overwrite=overwrite,
+            overwrite=overwrite or begun,
         )
         if not found.within:
             raise RunError(
@@ -123,6 +125,8 @@ def quantize(
             max_drop=max_drop,
             reference=reference,
             data=data,
+            seed=seed,
+            threads=threads,
             overwrite=overwrite,
         ).artifact
     methods = methods_of(recover or ())

@@ -212,6 +212,8 @@ def _mixed(options: Options) -> tuple[int, dict[str, Any]]:
 
     if not options.reference.is_file():
         raise InputError(f"--reference {options.reference} is no file; give a checkpoint or ONNX")
+    beside = options.output.with_name(f"{options.output.name}.tune.json")
+    begun = options.tune is not None and beside.is_file()
     found = mixed_precision(
         options.model,
         options.calibration,
@@ -225,7 +227,7 @@ def _mixed(options: Options) -> tuple[int, dict[str, Any]]:
         time_budget_s=options.time_budget or duration(DEFAULT_TIME_BUDGET),
         seed=options.seed,
         threads=options.threads,
-        overwrite=options.overwrite,
+        overwrite=options.overwrite or begun,
     )
     log.info("%s", outcome(found, found.max_drop))
     if found.test:
