@@ -25,7 +25,7 @@ F64 = NDArray[np.float64]
 BLOCK = 64
 """Weights of a kernel between two updates of the whole residual."""
 
-MOST_SWEEPS = 12
+MOST_SWEEPS = 5
 
 RIDGE = 0.01
 """Share of the mean energy of the inputs that pulls towards the nearest integer: a few thousand
@@ -127,12 +127,15 @@ def learnt_rounding(
     goal = activation(target)
     before = _squares(activation(sums) - goal)
     ridge = RIDGE * float(np.square(held).sum()) / held.shape[1]
+    parts = [held[:, k : k + BLOCK] for k in range(0, held.shape[1], BLOCK)]
+    energies = [part.T @ part for part in parts]
     for _ in range(MOST_SWEEPS):
-        residual = sums - activation.wanted(sums, target)
-        moved = _sweep(exact, integers, below, above, held, residual, ridge)
+        wanted = activation.wanted(sums, target)
+        residual = sums - wanted
+        moved = _sweep(exact, integers, below, above, held, residual, ridge, energies)
+        sums = residual + wanted
         if not moved:
             break
-        sums = held @ integers.T + bias
     after = _squares(activation(sums) - goal)
     worse = after >= before
     integers[worse] = start[worse]
@@ -142,14 +145,22 @@ def learnt_rounding(
 
 
 def _sweep(
-    exact: F64, integers: F64, below: F64, above: F64, inputs: F64, residual: F64, ridge: float
+    exact: F64,
+    integers: F64,
+    below: F64,
+    above: F64,
+    inputs: F64,
+    residual: F64,
+    ridge: float,
+    energies: list[F64],
 ) -> int:
-    """Once over all weights, changing ``integers`` and ``residual``; how many were changed."""
+    """Once over all weights, changing ``integers`` and ``residual``; how many were changed.
+
+    ``energies`` are the products of each block of ``BLOCK`` inputs with itself.
+    """
     moved = 0
-    for first in range(0, exact.shape[1], BLOCK):
-        part = slice(first, first + BLOCK)
-        read = inputs[:, part]
-        energy = read.T @ read
+    for first, energy in zip(range(0, exact.shape[1], BLOCK), energies, strict=True):
+        read = inputs[:, first : first + BLOCK]
         slopes = read.T @ residual
         changes = np.zeros((energy.shape[0], len(exact)))
         for place in range(len(energy)):

@@ -41,8 +41,8 @@ from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView, Values
 
 log = logging.getLogger(__name__)
 
-MOST_VALUES = 24_000_000
-"""Inputs a layer's weights are learnt from at once: 192 MB of float64."""
+MOST_VALUES = 12_000_000
+"""Inputs a layer's weights are learnt from at once: 96 MB of float64."""
 
 MOST_PLACES = 16_384
 """Positions of a layer's output, over all images."""
