@@ -48,6 +48,16 @@ WritePng = Callable[[Path, NDArray[np.generic]], Path]
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 
+LONGEST = ("test_real_data_r2u_net.py", "test_real_data.py", "test_random_graphs.py")
+"""Files of minutes, and those of many seconds a test: begun last, one worker would wait for it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; else as they lie."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_collection_finish() -> None:
     """What the imports left stays until the end: collections need not look at it each time."""
     gc.collect()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -155,6 +156,7 @@ def serve() -> int:
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()  # no child need look at what all of them share
     threads = Path("/proc/self/task")
     if threads.is_dir():
         assert len(list(threads.iterdir())) == 1, "a thread would not survive the fork"

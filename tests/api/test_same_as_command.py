@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +22,22 @@ class Inputs:
         self.checkpoint, self.images, self.table = checkpoint, images, table
 
 
+@pytest.fixture(scope="module")
+def calibrated(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = tmp_path_factory.mktemp("calibrated") / "net.calib.json"
+    sd.calibrate(tiny_models["fp32"], tiny_models["fp32"].parent / "set", out=table, threads=1)
+    return table
+
+
 @pytest.fixture
 def inputs(
-    tiny_models: dict[str, Path], tiny_unet_checkpoint: Path, image_set: Path, tmp_path: Path
+    tiny_models: dict[str, Path],
+    tiny_unet_checkpoint: Path,
+    image_set: Path,
+    calibrated: Path,
+    tmp_path: Path,
 ) -> Inputs:
-    table = tmp_path / "net.calib.json"
-    sd.calibrate(tiny_models["fp32"], image_set, out=table, threads=1)
+    table = Path(shutil.copy(calibrated, tmp_path))
     return Inputs(tiny_models, tiny_unet_checkpoint, image_set, table)
 
 

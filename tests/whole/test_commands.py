@@ -65,7 +65,7 @@ QUICKER = {
     "parity": ("--threads", "1", "--max-drop", "100"),
     "package --target vacc": ("--num-samples", "5"),
     "train": (
-        *("--epochs", "1", "--width", "4", "--batch", "4"),
+        *("--epochs", "1", "--width", "2", "--batch", "4"),
         *("--preprocess", "training/recipes/drive_input.json"),
     ),
 }

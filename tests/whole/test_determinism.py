@@ -47,7 +47,8 @@ package --target tensorrt -m net.sim.onnx net.trt.onnx -o pkg/tensorrt
 package --target vacc -m net.sim.onnx --calib-data in/set --data in/set -o pkg/vacc
 package --target ascend -m net.sim.onnx --calib-data in/set --data in/set -o pkg/ascend
 predict net.sim.onnx in/set/images -o masks --threads {threads} --workers {workers}
-train --data in/set --width 2 --epochs 2 --batch 3 --threads 1 --workers {loaders} -o training
+train --data in/set --preprocess in/tiny.json --width 2 --epochs 2 --batch 3 --threads 1 \
+--workers {loaders} -o training
 data prepare in/raw -o prepared
 run -c in/r2u.safetensors --data in/set -o out --threads 1 --batch 1 --warmup 1 --duration 0.01 \
 --max-drop 100 --runtime onnxruntime --target ort-x86-no-vnni
@@ -77,6 +78,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         for name, network in (("unet", UNetPlusPlus(width=4)), ("r2u", R2UNet(width=4))):
             path = inputs / f"{name}.safetensors"
             save_checkpoint(randomised(network), path, preprocess=TINY)
+        (inputs / "tiny.json").write_text(TINY.to_json())
         write_image_set(inputs / "set", SPLIT_OF_TWELVE)
         write_raw_set(inputs / "raw")
     (root / "reuse").mkdir()
@@ -85,7 +87,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     foreign = {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8"}
     second = start(other, root / "reuse", foreign, threads=2, workers=4, loaders=2)
     for process in (first, second):
-        said = process.communicate(timeout=300)[1]
+        said = process.communicate(timeout=900)[1]
         assert process.returncode == 0, said[-3000:]
     return one, other
 

@@ -76,7 +76,7 @@ def section(tmp_path_factory: pytest.TempPathFactory) -> ParitySection:
     inputs = images.inputs(checkpoint.preprocess)
     reference = PyTorchRuntime(checkpoint, execution=Execution(threads=1))
     with open_runtime(RuntimeName.ONNXRUNTIME, source, execution=Execution(threads=1)) as runtime:
-        few = inputs[:16]
+        few = inputs[:8]  # the rows are of all of them, and say the same of the masks
         difference = np.abs(infer_each(runtime, few)[:, 0] - infer_each(reference, few)[:, 0]).max()
     assert difference <= FP32_DIFFERENCE
 
