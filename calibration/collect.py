@@ -130,6 +130,7 @@ def collect(
     accumulator = Accumulator(resume)
     for batch in batches:
         accumulator.add(batch)
+        del batch  # or it would be held while the next one is made
         if on_batch is not None:
             on_batch(accumulator)
     if accumulator.num_images == 0:

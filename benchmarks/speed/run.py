@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segdeploy.benchmarks.speed.cold_start import cold_start
 from segdeploy.benchmarks.speed.contention import OtherLoad
 from segdeploy.benchmarks.speed.latency import BenchmarkResult, measure
+from segdeploy.benchmarks.speed.memory_need import beyond_memory, image_bytes
 from segdeploy.benchmarks.speed.records import BenchmarkRow, BenchmarkSection, Condition
 from segdeploy.benchmarks.speed.rows import baseline_of, left_out_row, speedup_of, timed_row
 from segdeploy.benchmarks.speed.subjects import Subject
@@ -44,10 +45,12 @@ def speed_section(
     duration_s: float,
     progress: ShareProgress,
     time_limit_s: float = TIME_LIMIT_S,
+    most_bytes: int | None = None,
 ) -> BenchmarkSection:
     """Time all candidates with every setting.
 
-    Those of one setting take turns. Load time, first inference and memory come from a fresh
+    Those of one setting take turns, or follow each other where their activations together take
+    more than ``most_bytes``. Load time, first inference and memory come from a fresh
     process for each candidate and setting.
 
     Args:
@@ -61,6 +64,8 @@ def speed_section(
         duration_s: seconds for each candidate and setting.
         progress: told the share done, 0 to 1.
         time_limit_s: longest time for loading a model, and for each call.
+        most_bytes: of activations at a time; a batch beyond it is rows that say so, one image is
+            always timed. ``None`` sets no limit.
 
     Returns:
         The section of the report. A subject whose runtime crashes, hangs or
@@ -71,6 +76,8 @@ def speed_section(
     """
     everything = [*([reference] if reference else []), *subjects]
     points = list(sweep.fitting([subject.batch for subject in subjects]).points())
+    one_image = 0 if most_bytes is None else image_bytes(subjects)
+    points = [_within(point, one_image, most_bytes) for point in points]
     rows: list[BenchmarkRow] = []
     conditions: list[Condition] = []
     for index, point in enumerate(points):
@@ -82,23 +89,40 @@ def speed_section(
         feeds: dict[Interface, NDArray[Any]] = {Interface.TENSOR: images[chosen]}
         if pixels is not None:
             feeds[Interface.IMAGE] = pixels[chosen]
-        load = OtherLoad()
-        found = _rows(
-            everything,
-            point,
-            feeds,
-            load=load,
-            warmup=warmup,
-            duration_s=duration_s,
-            progress=report,
-            time_limit_s=time_limit_s,
-        )
+        alone = most_bytes is not None and len(everything) * point.batch * one_image > most_bytes
+        groups = [[each] for each in everything] if alone else [everything]
+        count = len(groups)
+        found: list[BenchmarkRow] = []
+        loads: list[float] = []
+        for number, group in enumerate(groups):
+            load = OtherLoad()
+
+            def told(
+                share: float,
+                before: int = number,
+                of: int = count,
+                tell: ShareProgress = report,
+            ) -> None:
+                tell((before + share) / of)
+
+            found += _rows(
+                group,
+                point,
+                feeds,
+                load=load,
+                warmup=warmup,
+                duration_s=duration_s,
+                progress=told,
+                time_limit_s=time_limit_s,
+            )
+            loads += [] if load.percent is None else [load.percent]
+        found.sort(key=lambda row: row.skipped is not None)
         baseline = baseline_of(found, reference)
         rows += [replace(row, speedup=speedup_of(row, baseline)) for row in found]
         conditions.append(
             Condition(
                 **vars(point.setting),
-                other_cpu_percent=load.percent,
+                other_cpu_percent=max(loads, default=None),
                 resolution_percent=resolution_percent(found),
             )
         )
@@ -106,6 +130,14 @@ def speed_section(
     return BenchmarkSection(
         duration_s=duration_s, warmup=warmup, conditions=tuple(conditions), rows=tuple(rows)
     )
+
+
+def _within(point: Point, one_image: int, most_bytes: int | None) -> Point:
+    """A setting as it is, or left out for the memory it takes."""
+    if point.execution is None or most_bytes is None:
+        return point
+    reason = beyond_memory(point.batch, one_image, most_bytes)
+    return point if reason is None else replace(point, execution=None, skipped=reason)
 
 
 def _rows(

@@ -18,6 +18,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.distributed.shard import WHOLE, Shard
+from segdeploy.deploy.onnx_model.activation_memory import activation_memory
 from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import copy_returning, load_model, require_fp32
 from segdeploy.deploy.quantize.activations import Observation, plan_observation
@@ -31,6 +32,9 @@ from segdeploy.deploy.targets.kernels import LAYERS
 
 SAVE_EVERY_S = 10.0
 """Seconds of work an interruption can cost at most."""
+
+MOST_BYTES = 2 << 30
+"""Activations of all images run at once, as far as that can be kept: one image is always run."""
 
 
 def calibrate(
@@ -57,7 +61,8 @@ def calibrate(
         method: how a range is chosen from a histogram.
         state: file that keeps this process's counts while it runs; an interrupted run goes on
             from it. The caller removes it once the table is in place.
-        threads: images run at once; ``None`` takes every processor of this process.
+        threads: images run at once, fewer where their activations would take more than
+            ``MOST_BYTES``; ``None`` takes every processor of this process.
         shard: which images this process counts.
         progress: wraps the images still to do, for a progress bar.
 
@@ -71,6 +76,7 @@ def calibrate(
     model = load_model(source.path)
     observation = plan_observation(model)
     present = {value.name for value in [*model.graph.input, *model.graph.output]}
+    workers = _workers(model, preprocess.size, threads or usable_cores())
     del model
     if not observation.observed:
         raise InputError(
@@ -88,7 +94,7 @@ def calibrate(
             present=present,
             state=state,
             fingerprint=f"{source.sha256}/{data_sha256}/{preprocess.to_json()}/{shard}",
-            threads=threads or usable_cores(),
+            threads=workers,
             progress=progress,
         )
         collection = shard.merged(counted)
@@ -107,6 +113,15 @@ def calibrate(
     except CalibrationError as error:
         raise InputError(str(error)) from error
     return table
+
+
+def _workers(model: onnx.ModelProto, size: tuple[int, int], threads: int) -> int:
+    """Images to run at once; all their activations may be held."""
+    try:
+        image = activation_memory(model, size=size).all
+    except InputError:  # a graph whose shapes cannot be told runs all the same
+        return threads
+    return max(1, min(threads, MOST_BYTES // max(1, image)))
 
 
 def histograms_of(observation: Observation, collection: Collection) -> dict[str, TensorHistogram]:
@@ -167,10 +182,10 @@ def _observing_session(path: Path, tensors: Iterable[str]) -> OrtSession:
 
     Each call runs on one thread: images in parallel keep processors busier than threads within
     one, and no result depends on how many there are. Planned memory for all outputs at once is
-    left out.
+    left out, and no freed memory is kept: outputs leave the session, and large ones leave gaps.
     """
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         observed = Path(folder) / "observed.onnx"
         copy_returning(path, observed, dict.fromkeys(tensors, onnx.TensorProto.FLOAT))
-        options = session_options(threads=1, memory_pattern=False)
+        options = session_options(threads=1, memory_pattern=False, arena=False)
         return OrtSession(observed, options, shown=path)

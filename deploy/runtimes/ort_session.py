@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ ERRORS: tuple[type[Exception], ...] = tuple(
 
 _FAILURES: tuple[type[Exception], ...] = (*ERRORS, ValueError)
 """Of a call: ValueError is for feeds that are no inputs."""
+
+PLANNED_VALUES = 1 << 19
+"""Values of an input up to which the memory of a call is planned. The plan is made in the first
+call and takes a block of its own beside what that call left: of UNet++ at 256x512, 0.61 GB instead
+of 0.29, in the same processor time."""
 
 _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : "
@@ -62,12 +68,23 @@ def execution_options(artifact: Artifact, execution: Execution) -> onnxruntime.S
 
     Every call brings its own thread, so the session's pool holds those that are left.
     """
-    options = session_options(threads=execution.threads - execution.streams + 1)
+    options = session_options(
+        threads=execution.threads - execution.streams + 1,
+        memory_pattern=_values(artifact) * execution.batch <= PLANNED_VALUES,
+    )
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.force_spinning_stop", "1")
     for axis in {d for spec in artifact.inputs for d in spec.shape[:1] if isinstance(d, str)}:
         options.add_free_dimension_override_by_name(axis, execution.batch)
     return options
+
+
+def _values(artifact: Artifact) -> int:
+    """Of one image as the model takes it; an open side counts as 1."""
+    return max(
+        (prod(side for side in s.shape[1:] if isinstance(side, int)) for s in artifact.inputs),
+        default=0,
+    )
 
 
 class OrtSession:

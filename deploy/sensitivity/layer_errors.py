@@ -14,6 +14,7 @@ from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.sensitivity.all_layers import Accumulated, SideBySide
 from segdeploy.deploy.sensitivity.assemble import rows_of
+from segdeploy.deploy.sensitivity.crops import cropped
 from segdeploy.deploy.sensitivity.one_layer import Effect, OneLayerNetwork, effects_of
 from segdeploy.deploy.sensitivity.pairs import pair_layers, rounding_parts
 from segdeploy.deploy.sensitivity.parts import GraphView, Values
@@ -83,7 +84,8 @@ def compare_layers(
     """What int8 costs at each layer of a QDQ file, beside the float file it was made from.
 
     Everything runs on ONNX Runtime in float32 between the roundings, as the file states it, so
-    that the result does not depend on a device's kernels, nor on the number of threads.
+    that the result does not depend on a device's kernels, nor on the number of threads. Of large
+    images a crop is taken, see ``crops``.
 
     Args:
         reference: the float32 file.
@@ -105,7 +107,8 @@ def compare_layers(
     if len(images) == 0:
         raise UsageError("no image to compare layers on; give at least one")
     _require_same_input(reference, candidate)
-    views = GraphView(load_model(reference.path)), GraphView(load_model(candidate.path))
+    models, images = cropped((load_model(reference.path), load_model(candidate.path)), images)
+    views = GraphView(models[0]), GraphView(models[1])
     pairs = pair_layers(*views)
     workers = min(threads or usable_cores(), len(images))
     batches = [image[None] for image in images]

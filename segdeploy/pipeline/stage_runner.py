@@ -19,6 +19,7 @@ from segdeploy.benchmarks.report.records import StageArtifact, StageRow
 from segdeploy.benchmarks.speed.entries import Entry
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.benchmarks.speed.layer_times import layer_time_section
+from segdeploy.benchmarks.speed.memory_need import MOST_BYTES
 from segdeploy.benchmarks.speed.records import BenchmarkSection, LayerTimeRow
 from segdeploy.benchmarks.speed.run import speed_section
 from segdeploy.benchmarks.speed.subjects import FileSubject
@@ -342,6 +343,7 @@ class StageRunner:
                     duration_s=config.duration_s,
                     progress=progress,
                     time_limit_s=config.time_limit_s,
+                    most_bytes=MOST_BYTES,
                 )
 
         section, reused = self._kept(

@@ -23,6 +23,7 @@ from segdeploy.benchmarks.parity.records import ParityRow, ParitySection
 from segdeploy.benchmarks.parity.run import parity_section
 from segdeploy.benchmarks.speed.entries import entries_everywhere, entries_for, require_ready
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
+from segdeploy.benchmarks.speed.memory_need import image_bytes
 from segdeploy.benchmarks.speed.run import speed_section
 from segdeploy.benchmarks.speed.subjects import CheckpointSubject, FileSubject
 from segdeploy.benchmarks.speed.sweep import Sweep
@@ -755,6 +756,69 @@ class TestTables:
             assert ran.file_bytes == artifact.path.stat().st_size
             assert skipped.p50_ms is None
             assert "not installed" in str(skipped.skipped)
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+
+    def test_what_takes_too_much_memory_follows_each_other_or_is_left_out_by_name(
+        self,
+        checkpoint: Checkpoint,
+        artifact: Artifact,
+        images: Pixels,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        open_now, most_open = 0, 0
+        opened = CheckpointSubject.open_apart, FileSubject.open_apart
+
+        class Counted:
+            """A runtime that tells how many are open."""
+
+            def __init__(self, runtime: Any) -> None:
+                self._runtime = runtime
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._runtime, name)
+
+            def __enter__(self) -> Any:
+                nonlocal open_now, most_open
+                open_now += 1
+                most_open = max(most_open, open_now)
+                return self._runtime.__enter__()
+
+            def __exit__(self, *error: object) -> None:
+                nonlocal open_now
+                open_now -= 1
+                self._runtime.__exit__(*error)
+
+        for kind, method in zip((CheckpointSubject, FileSubject), opened, strict=True):
+            monkeypatch.setattr(kind, "open_apart", lambda *a, m=method, **k: Counted(m(*a, **k)))
+        one = image_bytes([FileSubject(entry=e) for e in entries_for({"fp32": artifact}, None)])
+        shares: list[float] = []
+
+        def rows(most_bytes: int | None) -> list[tuple[int, str | None]]:
+            nonlocal most_open
+            most_open = 0
+            section = speed_section(
+                CheckpointSubject(name="PyTorch", checkpoint=checkpoint),
+                [FileSubject(entry=entry) for entry in entries_for({"fp32": artifact}, None)],
+                images=images,
+                sweep=Sweep(threads=(1,), batches=(1, 6)),
+                warmup=0,
+                duration_s=0.01,
+                progress=shares.append,
+                most_bytes=most_bytes,
+            )
+            return [(row.batch, row.skipped) for row in section.rows if "OpenVINO" not in row.name]
+
+        assert one > 0
+        assert rows(100 * one) == [(1, None), (1, None), (6, None), (6, None)]
+        assert most_open == 2
+        shares.clear()
+        found = rows(one)
+        assert most_open == 1
+        assert [(batch, skipped is None) for batch, skipped in found] == [
+            (1, True), (1, True), (6, False), (6, False),
+        ]  # fmt: skip
+        assert "a batch of 6 takes" in str(found[-1][1])
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1)
 
