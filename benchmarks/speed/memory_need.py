@@ -11,8 +11,8 @@ from segdeploy.deploy.onnx_model.file import load_model
 from segdeploy.deploy.system.errors import InputError
 
 MOST_BYTES = 2 << 30
-"""Activations that a run times at once, at most, so that it stays under 4 GB; a runtime takes
-about half as much again. One image is always timed."""
+"""Activations that a run times at once, at most; a runtime takes about half as much again (UNet++
+at 256x512: 0.29 GB in ONNX Runtime, for 0.20 of activations). One image is always timed."""
 
 
 def image_bytes(subjects: Sequence[Subject]) -> int:
