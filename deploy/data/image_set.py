@@ -273,7 +273,7 @@ class Files:
         return self.folder / (self.names[place] if self.ends is None else name + self.ends)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Listed(Sequence[Sample]):
     """The samples of a folder, each made when it is asked for: names alone are held.
 
@@ -297,6 +297,12 @@ class Listed(Sequence[Sample]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, (Listed, tuple)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
     @overload
     def __getitem__(self, place: int) -> Sample: ...
