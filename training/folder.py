@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models.checkpoint import save_checkpoint
+from segdeploy.deploy.models.checkpoint import save_checkpoint, save_weights
 from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.system.checksums import CHECKSUMS, write_checksums
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.files import BEST_FILE, FILES, LAST_FILE, STATE_FILE
+from segdeploy.training.heads import HeadedModule
 from segdeploy.training.history import (
     EpochFigures,
     best_of,
@@ -56,7 +57,7 @@ def finish(output: Path, history: Sequence[EpochFigures], recipe: Recipe) -> Non
 
 
 def write_epoch(
-    average: Network,
+    average: Network | HeadedModule,
     recipe: Recipe,
     history: Sequence[EpochFigures],
     preprocess: Preprocess,
@@ -76,11 +77,15 @@ def write_epoch(
     """
     figures = history[-1]
     metadata = {
-        "recipe": recipe.to_json(),
+        "recipe": recipe.to_json(of_module=isinstance(average, HeadedModule)),
         "epoch": str(figures.epoch),
         "val_iou": f"{figures.val_iou:.3f}",
     }
     is_best = best_of(history, since=complete_from(recipe)).epoch == figures.epoch
     for name in (LAST_FILE, BEST_FILE) if is_best else (LAST_FILE,):
-        save_checkpoint(average, output / name, preprocess=preprocess, metadata=metadata)
+        if isinstance(average, HeadedModule):
+            own = {"preprocess": preprocess.to_json(), "network": type(average.module).__name__}
+            save_weights(average.plain_weights(), output / name, metadata=metadata | own)
+        else:
+            save_checkpoint(average, output / name, preprocess=preprocess, metadata=metadata)
     write_history(history, output)

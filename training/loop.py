@@ -19,6 +19,7 @@ from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
 from segdeploy.deploy.distributed.shard import WHOLE, Shard
 from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.models.module import LoadedModule
 from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE, Network, build_network
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.interruption import begun
@@ -27,6 +28,7 @@ from segdeploy.deploy.system.progress import ItemProgress, bar
 from segdeploy.training.evaluate import ValidationSet, evaluate
 from segdeploy.training.files import BEST_FILE, STATE_FILE
 from segdeploy.training.folder import claim, finish, write_epoch
+from segdeploy.training.heads import HeadedModule
 from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of, write_curves
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
@@ -88,12 +90,22 @@ def train(
     preprocess: Preprocess,
     output: Path,
     settings: Settings | None = None,
+    module: LoadedModule | None = None,
 ) -> TrainingResult:
     """Train; after each epoch write checkpoints, figures, and the state to go on from.
 
     ``output`` receives ``best.safetensors`` and ``last.safetensors`` (the averaged weights),
     ``history.csv``, ``curves.png`` (with matplotlib, every ``CURVES_EVERY_S`` seconds and at the
     end) and ``state.pt``.
+
+    Args:
+        recipe: everything that decides the outcome.
+        train_set: what is trained on.
+        val_set: what chooses the epoch.
+        preprocess: the input contract; a module's own.
+        output: the folder.
+        settings: how to run it.
+        module: a network of no known family to train instead of the recipe's.
 
     Raises:
         InputError: an image, a mask, the pretrained checkpoint or the state cannot be read, or the
@@ -108,10 +120,20 @@ def train(
     shard = settings.shard
     if recipe.patch is not None and recipe.patch > min(preprocess.size):
         raise UsageError(f"patch is {recipe.patch}, larger than the input {preprocess.size}")
-    require_multiple(preprocess.size, SIZE_MULTIPLE, network=recipe.arch.value)
+    if module is None:
+        require_multiple(preprocess.size, SIZE_MULTIPLE, network=recipe.arch.value)
+    else:
+        recipe.require_of_module(module.name)
     preprocess.refuse_departures(what="training", advice="train with 8-bit colour images, resized")
     device = _device(settings)
-    identity = identity_of(recipe, train_set, val_set, preprocess, processes=shard.size)
+    identity = identity_of(
+        recipe,
+        train_set,
+        val_set,
+        preprocess,
+        processes=shard.size,
+        module_sha256=None if module is None else module.sha256,
+    )
     with writing_folder(output) if shard.is_first else nullcontext():
         if shard.is_first:
             claim(output, overwrite=settings.overwrite)
@@ -126,6 +148,7 @@ def train(
                 settings=settings,
                 device=device,
                 identity=identity,
+                module=module,
             )
 
 
@@ -139,6 +162,7 @@ def _train(
     settings: Settings,
     device: torch.device,
     identity: str,
+    module: LoadedModule | None,
 ) -> TrainingResult:
     """Go on from what the folder holds until all epochs are done."""
     shard = settings.shard
@@ -153,7 +177,8 @@ def _train(
     views = Views(train_set, recipe, preprocess, progress=_reading(settings))
     validation = ValidationSet.of(val_set, preprocess, shard=shard)
     steps = recipe.epochs * len(_batches(recipe, len(views), shard, epoch=1))
-    stepper = Stepper(recipe, _initial(recipe, preprocess), steps=steps, device=device, shard=shard)
+    network = _initial(recipe, preprocess) if module is None else HeadedModule(module)
+    stepper = Stepper(recipe, network, steps=steps, device=device, shard=shard)
     if progress is not None:
         _take_over(stepper, progress, output / STATE_FILE)
         _announce(settings, f"{output}: going on after epoch {len(history)}")
@@ -202,6 +227,7 @@ def _epoch(
     """Train one epoch (from 1) and score the averaged weights."""
     recipe, shard = stepper.recipe, stepper.shard
     started = time.perf_counter()
+    torch.manual_seed((recipe.seed * 100_003 + epoch) * 1_000_003 + shard.rank)  # of dropout
     stepper.begin_epoch(epoch, size=views.preprocess.size)
     everywhere = _batches(recipe, len(views), shard, epoch=epoch)
     mine = [shard.part(places) for places in everywhere]

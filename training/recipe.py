@@ -223,9 +223,41 @@ class Recipe:
                 "so that one that falls silent leaves nothing out"
             )
 
-    def to_json(self) -> str:
-        """All settings as one line of JSON, by name; of a file its name, not where it lies."""
-        return json.dumps(asdict(self), default=_plain, sort_keys=True)
+    def to_json(self, *, of_module: bool = False) -> str:
+        """All settings as one line of JSON, by name; of a file its name, not where it lies.
+
+        Args:
+            of_module: leave out what only networks of the known families have.
+        """
+        left_out = OF_FAMILIES if of_module else {}
+        stated = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return json.dumps(stated, default=_plain, sort_keys=True)
+
+    def require_of_module(self, name: str) -> None:
+        """Refuse what only networks of the known families have.
+
+        Args:
+            name: of the module.
+
+        Raises:
+            UsageError: naming the first such setting.
+        """
+        for each, (default, why) in OF_FAMILIES.items():
+            if getattr(self, each) != default:
+                raise UsageError(
+                    f"{each} is {_plain(getattr(self, each))}, and {name} is a module; {why}: "
+                    f"leave it out"
+                )
+
+
+OF_FAMILIES: Mapping[str, tuple[Any, str]] = {
+    "arch": (Architecture.UNET_PLUS_PLUS, "its own code says what it is"),
+    "width": (None, "its own code says how wide it is"),
+    "recurrence": (None, "only R2U-Net has it"),
+    "slim": (0.0, "channels fall silent in networks whose BatchNorms each follow a convolution"),
+    "sparsity": (0.0, "it is the first half of slim"),
+}
+"""Settings that mean nothing to a module: their defaults, and why."""
 
 
 def settings() -> dict[str, tuple[Setting, Any]]:

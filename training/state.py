@@ -60,8 +60,17 @@ def identity_of(
     preprocess: Preprocess,
     *,
     processes: int,
+    module_sha256: str | None = None,
 ) -> str:
     """What two trainings must share to be the same, as JSON.
+
+    Args:
+        recipe: how to train.
+        train_set: what is trained on.
+        val_set: what chooses the epoch.
+        preprocess: the input contract.
+        processes: how many share each step.
+        module_sha256: of the operators and first weights of a network of no known family.
 
     Raises:
         OSError: an image or the pretrained checkpoint cannot be read.
@@ -74,7 +83,10 @@ def identity_of(
     }
     if recipe.pretrained is not None and recipe.pretrained.is_file():
         data["pretrained_sha256"] = sha256_of(recipe.pretrained)
-    return json.dumps(json.loads(recipe.to_json()) | data, sort_keys=True)
+    if module_sha256 is not None:
+        data["module"] = module_sha256
+    stated = json.loads(recipe.to_json(of_module=module_sha256 is not None))
+    return json.dumps(stated | data, sort_keys=True)
 
 
 def save_state(progress: TrainingState, folder: Path) -> None:

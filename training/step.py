@@ -15,6 +15,7 @@ from segdeploy.deploy.distributed.shard import Shard
 from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.system.errors import RunError
 from segdeploy.training.batch_norm import freeze_statistics, share_statistics
+from segdeploy.training.heads import HeadedModule
 from segdeploy.training.losses import LOSSES
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.schedule import scheduler
@@ -43,18 +44,24 @@ class Stepper:
     """
 
     def __init__(
-        self, recipe: Recipe, network: Network, *, steps: int, device: torch.device, shard: Shard
+        self,
+        recipe: Recipe,
+        network: Network | HeadedModule,
+        *,
+        steps: int,
+        device: torch.device,
+        shard: Shard,
     ) -> None:
         self.recipe = recipe
         self.device = device
         self.shard = shard
         # torch's stubs lack memory_format
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average: Network = copy.deepcopy(self.network).eval()
+        self.average: Network | HeadedModule = copy.deepcopy(self.network).eval()
         self._lerp = get_ema_multi_avg_fn(recipe.ema)
         self.loss = LOSSES[recipe.loss]
         self.silent: Silent = {}
-        self.importance = importance_of_step(self.network)
+        self.importance = importance_of_step(self.network) if recipe.slim else {}
         self._heads: nn.Module = _Heads(self.network)
         if shard.size > 1:
             share_statistics(self.network)
@@ -184,7 +191,7 @@ class Stepper:
 class _Heads(nn.Module):
     """A network whose ``forward`` returns the logits of every head, as DDP needs it."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network | HeadedModule) -> None:
         super().__init__()
         self.network = network
 

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from segdeploy.benchmarks.peers import chart as peers_chart
 from segdeploy.benchmarks.peers.calibration import Subject, compare_tools, measure_growth
-from segdeploy.benchmarks.peers.markdown import calibration_page, growth_page
+from segdeploy.benchmarks.peers.markdown import calibration_page, growth_page, page
 from segdeploy.benchmarks.peers.models import SpeedSubject
 from segdeploy.benchmarks.peers.parser import build_parser
 from segdeploy.benchmarks.peers.speed_page import speed_page
 from segdeploy.benchmarks.peers.tools import STANDARD, Tool
 from segdeploy.benchmarks.speed.environment import describe as describe_environment
 from segdeploy.calibration.files import write_atomic
+from segdeploy.calibration.json_record import json_of
 from segdeploy.deploy.data import bundled
 from segdeploy.deploy.data.image_set import open_set, require_disjoint
 from segdeploy.deploy.onnx_model.artifact import Artifact
@@ -155,6 +156,70 @@ def speed(options: Options, command: str) -> Result:
     return result
 
 
+def zoo(options: Options, command: str) -> Result:
+    """Train, quantize, score and time public architectures; or sum up what was measured."""
+    from segdeploy.benchmarks.peers.zoo.measure import Plan as ZooPlan
+    from segdeploy.benchmarks.peers.zoo.page import notes_of, rows_of, summary_of, write_chart
+    from segdeploy.benchmarks.peers.zoo.weights import default_cache
+    from segdeploy.benchmarks.peers.zoo.zoo import chosen, measure_all, stored, train_all
+
+    _require_folder(options.output)
+    entries = chosen(options.only)
+    data = options.data or bundled.sample()
+    if options.summary:
+        lines = summary_of(stored(entries, options.output))
+        log.info("%s", "\n".join(lines))
+        return {"schema_version": SCHEMA_VERSION, "command": command, "summary": lines}
+    train = open_set(data, "train")
+    weights = train_all(
+        entries,
+        cache=options.cache or default_cache(),
+        data=data,
+        images=train,
+        threads=_threads(options.threads),
+    )
+    about: Result = {
+        "schema_version": SCHEMA_VERSION,
+        "command": command,
+        "weights": {name: str(found) for name, found in weights.items()},
+    }
+    if options.train_only:
+        return about
+    plan = ZooPlan(
+        calibration=train.take(options.num_samples, seed=0),
+        evaluation=open_set(data, "test").take(options.eval_samples, seed=0),
+        threads=_threads(options.threads),
+        rounds=0 if options.no_timing else options.rounds,
+        batch=options.batch,
+        output=options.output,
+    )
+    require_disjoint(plan.calibration, plan.evaluation)
+    results = measure_all(
+        entries, weights, plan, bar=lambda each, label: bar(each, label, unit="tool")
+    )
+    del about["weights"]
+    about |= {
+        "environment": _environment(),
+        "threads": plan.threads,
+        "calibration_images": len(plan.calibration),
+        "calibration_sha256": plan.calibration.sha256(),
+        "evaluation_images": len(plan.evaluation),
+        "evaluation_sha256": plan.evaluation.sha256(),
+        "networks": json_of(results),
+        "summary": summary_of(results),
+    }
+    path = options.output / "peers_zoo"
+    subject = (
+        f"{len(plan.calibration)} calibration images, {len(plan.evaluation)} evaluation images, "
+        f"{plan.threads} threads"
+    )
+    notes = [*about["summary"], *notes_of(results)]
+    _write(about, path, lambda r: page("The zoo", subject, rows_of(results), notes, r))
+    if peers_chart.missing() is None:
+        write_chart(results, path)
+    return about
+
+
 def _speed_subject(options: Options, folder: Path) -> SpeedSubject:
     data = options.data or bundled.sample()
     images = open_set(data, "train").take(options.num_samples, seed=0)
@@ -249,6 +314,7 @@ def _write(result: Result, path: Path, page: Callable[[Result], str]) -> None:
 BENCHMARKS: dict[str, Callable[[Options, str], Result]] = {
     "calibration": calibration,
     "speed": speed,
+    "zoo": zoo,
 }
 
 if __name__ == "__main__":

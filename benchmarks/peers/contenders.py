@@ -103,6 +103,15 @@ def contenders(*, pruned: bool = False) -> tuple[Contender, ...]:
     return (*_whole_network(), *(_pruned() if pruned else ()))
 
 
+def quantized_contenders() -> tuple[Contender, ...]:
+    """Every int8 model of a whole network on the runtime it is for, and float on each runtime."""
+    whole = [c for c in _whole_network() if c.runtime and c.precision is Precision.FP32]
+    control = _file(
+        "NNCF accuracy control, OpenVINO", Group.NNCF, Model.NNCF_ACCURACY, RuntimeName.OPENVINO
+    )
+    return (*whole, control)
+
+
 def _target(runtime: RuntimeName) -> str:
     """Name of our target for a runtime of this machine."""
     return native_profile_here(runtime).name

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
-from segdeploy.benchmarks.peers.quantize import Recipe, Request, write
+from segdeploy.benchmarks.peers.quantize import STANDARD, Cost, Recipe, Request, write
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -20,6 +22,7 @@ from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.checksums import sha256_of
 from segdeploy.deploy.system.errors import RunError, SegdeployError
+from segdeploy.deploy.system.memory import peak_bytes
 from segdeploy.deploy.system.progress import ItemProgress
 from segdeploy.deploy.system.shown_command import shown_text
 from segdeploy.deploy.system.worker_process import call_alone
@@ -38,6 +41,7 @@ class Model(str, Enum):
     ORT_STATIC = Recipe.ORT_STATIC.value
     NNCF_PERFORMANCE = Recipe.NNCF_PERFORMANCE.value
     NNCF_MIXED = Recipe.NNCF_MIXED.value
+    NNCF_ACCURACY = Recipe.NNCF_ACCURACY.value
     OURS_ORT = "segdeploy-onnxruntime"
     OURS_OPENVINO = "segdeploy-openvino"
     PRUNED_ORT = "segdeploy-pruned-onnxruntime"
@@ -48,16 +52,39 @@ class Model(str, Enum):
 class Made:
     """A model file, or the reason why there is none.
 
+    Attributes:
+        artifact: the file.
+        skipped: the reason.
+        cost: what making it took, where a process of its own did.
+
     Raises:
         RunError: both, or neither.
     """
 
     artifact: Artifact | None = None
     skipped: str | None = None
+    cost: Cost | None = None
 
     def __post_init__(self) -> None:
         if (self.artifact is None) == (self.skipped is None):
             raise RunError("there is a model or a reason why not, and not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every tool makes its int8 model from.
+
+    Attributes:
+        model: the simplified export.
+        preprocess: its input contract.
+        calibration: images every tool calibrates with.
+        threads: processors every tool may use.
+    """
+
+    model: Artifact
+    preprocess: Preprocess
+    calibration: SegmentationSet
+    threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +113,15 @@ class SpeedSubject:
         """The network's input contract."""
         return self.checkpoint.preprocess
 
+    def job(self, model: Artifact) -> Job:
+        """What is made of one of its exports."""
+        return Job(
+            model=model,
+            preprocess=self.preprocess,
+            calibration=self.calibration,
+            threads=self.threads,
+        )
+
 
 def make_models(
     subject: SpeedSubject,
@@ -107,74 +143,117 @@ def make_models(
         InputError: our tool does not accept the model or the images.
     """
     made = {Model.FLOAT: Made(artifact=subject.model)}
-    for step in progress((*Recipe, None)):
+    for step in progress((*STANDARD, None)):
         if step is None:
-            made |= _ours(subject.model, subject, folder, (Model.OURS_ORT, Model.OURS_OPENVINO))
+            made |= _ours(subject.job(subject.model), folder, OURS)
             if subject.pruned is not None:
-                models = (Model.PRUNED_ORT, Model.PRUNED_OPENVINO)
-                made |= _ours(subject.pruned, subject, folder, models)
+                made |= _ours(subject.job(subject.pruned), folder, PRUNED)
         else:
-            made[Model(step.value)] = _theirs(step, subject, folder)
+            made[Model(step.value)] = _theirs(step, subject.job(subject.model), folder)
     return made
 
 
-def _ours(
-    source: Artifact, subject: SpeedSubject, folder: Path, models: tuple[Model, Model]
-) -> dict[Model, Made]:
+def make(model: Model, job: Job, folder: Path) -> Made:
+    """One int8 model of the whole network, made in a fresh process, with what that took.
+
+    Args:
+        model: ours for a runtime, or another tool's.
+        job: what it is made from.
+        folder: where to write.
+
+    Returns:
+        The model, or the reason why there is none; ours can fail like any other.
+    """
+    if model not in OURS:
+        return _theirs(Recipe(model.value), job, folder)
+    try:
+        cost = call_alone(write_ours, job, folder, {model: OURS[model]})
+    except SegdeployError as error:
+        return Made(skipped=f"failed: {shown_text(str(error))}")
+    return Made(artifact=describe(folder / f"{model.value}.onnx"), cost=cost)
+
+
+def made_before(model: Model, job: Job, folder: Path) -> Artifact | None:
+    """The model that ``make`` wrote into a folder; ``None`` where there is none."""
+    if model is Model.FLOAT:
+        return job.model
+    path = _path(model, folder)
+    if not path.exists():
+        return None
+    return describe(path) if path.suffix == ".onnx" else _openvino_file(path, job.model)
+
+
+def _path(model: Model, folder: Path) -> Path:
+    """Where a model is written: NNCF's are OpenVINO's own files."""
+    suffix = "onnx" if model in OURS or model is Model.ORT_STATIC else "xml"
+    return folder / f"{model.value}.{suffix}"
+
+
+OURS = {Model.OURS_ORT: RuntimeName.ONNXRUNTIME, Model.OURS_OPENVINO: RuntimeName.OPENVINO}
+PRUNED = {Model.PRUNED_ORT: RuntimeName.ONNXRUNTIME, Model.PRUNED_OPENVINO: RuntimeName.OPENVINO}
+"""Our models and the runtimes that they are for."""
+
+
+def _ours(job: Job, folder: Path, models: Mapping[Model, RuntimeName]) -> dict[Model, Made]:
+    write_ours(job, folder, models)
+    return {model: Made(artifact=describe(folder / f"{model.value}.onnx")) for model in models}
+
+
+def write_ours(job: Job, folder: Path, models: Mapping[Model, RuntimeName]) -> Cost:
     """Ours as ``segdeploy run`` makes them: rewritten, calibrated, quantized for each target.
 
     Args:
-        source: the simplified export.
-        subject: the images.
-        folder: where to write.
-        models: what to call the result for ONNX Runtime and for OpenVINO.
+        job: the simplified export and the images.
+        folder: receives ``MODEL.onnx`` of each.
+        models: what to call the result for each runtime.
     """
-    images, preprocess, threads = subject.calibration, subject.preprocess, subject.threads
-    activity = channel_activity(source.path, images.samples, preprocess=preprocess, threads=threads)
-    rewritten = rewrite(source, folder / f"{models[0].value}.opt.onnx", activity=activity)
+    started = perf_counter()
+    images, preprocess, threads = job.calibration, job.preprocess, job.threads
+    first = next(iter(models)).value
+    activity = channel_activity(
+        job.model.path, images.samples, preprocess=preprocess, threads=threads
+    )
+    rewritten = rewrite(job.model, folder / f"{first}.opt.onnx", activity=activity)
     table = calibrate(rewritten, images, preprocess=preprocess, threads=threads)
-    table_path = folder / f"{models[0].value}.calib.json"
+    table_path = folder / f"{first}.calib.json"
     table.write(table_path)
-    runtimes = (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)
-    profiles = dict(zip(models, map(native_profile_here, runtimes), strict=True))
-    return {
-        model: Made(
-            artifact=to_int8(
-                rewritten,
-                folder / f"{model.value}.onnx",
-                table=table,
-                table_sha256=sha256_of(table_path),
-                profile=profile,
-            )
+    for model, runtime in models.items():
+        to_int8(
+            rewritten,
+            folder / f"{model.value}.onnx",
+            table=table,
+            table_sha256=sha256_of(table_path),
+            profile=native_profile_here(runtime),
         )
-        for model, profile in profiles.items()
-    }
+    return Cost(seconds=perf_counter() - started, peak_bytes=peak_bytes())
 
 
-def _theirs(recipe: Recipe, subject: SpeedSubject, folder: Path) -> Made:
+def _theirs(recipe: Recipe, job: Job, folder: Path) -> Made:
     is_nncf = recipe is not Recipe.ORT_STATIC
     missing = availability(RuntimeName.OPENVINO).reason if is_nncf else None
     if is_nncf and importlib.util.find_spec("nncf") is None:
         missing = _NNCF_INSTALL
     if missing:
         return Made(skipped=missing)
-    output = folder / f"{recipe.value}.{'xml' if is_nncf else 'onnx'}"
+    output = _path(Model(recipe.value), folder)
     profile = native_profile_here(RuntimeName.ONNXRUNTIME)
     request = Request(
         recipe=recipe,
-        model=subject.model.path,
-        input_name=subject.model.inputs[0].name,
-        images=tuple(sample.image_path for sample in subject.calibration),
-        preprocess=subject.preprocess,
+        model=job.model.path,
+        input_name=job.model.inputs[0].name,
+        images=tuple(sample.image_path for sample in job.calibration),
+        preprocess=job.preprocess,
         activation_type=profile.activation_type,
         reduce_range=profile.reduce_range,
         output=output,
+        validation=job.calibration,
     )
     try:
-        call_alone(write, request)
+        cost = call_alone(write, request)
     except SegdeployError as error:
         return Made(skipped=f"failed: {shown_text(str(error))}")
-    return Made(artifact=_openvino_file(output, subject.model) if is_nncf else describe(output))
+    made = _openvino_file(output, job.model) if is_nncf else describe(output)
+    return Made(artifact=made, cost=cost)
 
 
 def _openvino_file(path: Path, source: Artifact) -> Artifact:

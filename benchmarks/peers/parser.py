@@ -15,6 +15,7 @@ DEFAULT_SAMPLES = 50
 DEFAULT_BATCH = 8
 DEFAULT_DURATION_S = 5.0
 DEFAULT_WARMUP = 3
+DEFAULT_ROUNDS = 20
 _BUNDLED = "(default: bundled UNet++)"
 
 
@@ -27,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
     _add_calibration(benchmarks)
     _add_speed(benchmarks)
+    _add_zoo(benchmarks)
     return parser
 
 
@@ -110,6 +112,55 @@ def _add_speed(benchmarks: Subparsers) -> None:
         help="leave torch.compile out; it compiles for minutes",
     )
     _add_common(speed)
+
+
+def _add_zoo(benchmarks: Subparsers) -> None:
+    zoo = benchmarks.add_parser(
+        "zoo",
+        help="public architectures, trained on demand, quantized with every tool",
+        description="Train public architectures in minutes each, quantize them with every tool, "
+        "score and time them. Interrupted, the same command goes on.",
+        epilog="example:\n  python -m segdeploy.benchmarks.peers zoo --data dsb2018 --only nnunet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    zoo.add_argument("--only", nargs="+", metavar="NAME", help="networks (default: all)")
+    work = zoo.add_mutually_exclusive_group()
+    work.add_argument("--train-only", action="store_true", help="fill the cache of weights")
+    work.add_argument(
+        "--summary",
+        action="store_true",
+        help="say what was measured against the aims; measures nothing",
+    )
+    zoo.add_argument(
+        "--cache", type=Path, help="weights (default: segdeploy/zoo in the user's cache folder)"
+    )
+    zoo.add_argument(
+        "--num-samples",
+        type=positive_int,
+        default=DEFAULT_SAMPLES,
+        help=f"calibration images (default: {DEFAULT_SAMPLES})",
+    )
+    zoo.add_argument(
+        "--eval-samples",
+        type=positive_int,
+        help="evaluation images (default: the whole test split)",
+    )
+    zoo.add_argument(
+        "--rounds",
+        type=positive_int,
+        default=DEFAULT_ROUNDS,
+        help=f"blocks of calls of each contender (default: {DEFAULT_ROUNDS})",
+    )
+    zoo.add_argument(
+        "--no-timing", action="store_true", help="figures that a busy machine does not change"
+    )
+    zoo.add_argument(
+        "--batch",
+        type=positive_int,
+        default=DEFAULT_BATCH,
+        help=f"images of a call for throughput (default: {DEFAULT_BATCH})",
+    )
+    _add_common(zoo)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -227,7 +227,21 @@ def save_checkpoint(
         own["output"] = output.to_json()
     if isinstance(network, R2UNet):
         own["recurrence"] = str(network.recurrence)
-    write_atomic(path, _sorted_metadata(save(tensors, metadata=dict(metadata or {}) | own)))
+    save_weights(tensors, path, metadata=dict(metadata or {}) | own)
+
+
+def save_weights(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all; the same content gives the same bytes.
+
+    Args:
+        tensors: each with memory of its own.
+        path: the file.
+        metadata: texts by name.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_atomic(path, _sorted_metadata(save(dict(tensors), metadata=dict(metadata))))
 
 
 def _sorted_metadata(content: bytes) -> bytes:

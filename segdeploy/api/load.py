@@ -89,6 +89,8 @@ def load(
     if module is not None or not isinstance(path, (str, os.PathLike)):
         require_of_checkpoints(arch=arch, recurrence=recurrence, head=head, what="a module")
         contract = read_contract(preprocess)
+        if contract is None and isinstance(path, (str, os.PathLike)):
+            contract = _contract_stored(Path(path))
         if contract is None:
             raise InputError(
                 f"{module or type(path).__name__} carries no input contract; state the one it was "
@@ -165,6 +167,14 @@ def _module(
         raise UsageError("a module beside the name of one; give one of them")
     path = Path(given) if isinstance(given, (str, os.PathLike)) else None
     return module_of_factory(factory, contract, path=path, chosen=weights, **stated)
+
+
+def _contract_stored(path: Path) -> Preprocess | None:
+    """The input contract that our own training stores with a module's weights."""
+    from segdeploy.deploy.models.checkpoint_file import read_checkpoint_file
+
+    stated = read_checkpoint_file(path)[1].get("preprocess")
+    return None if stated is None else Preprocess.from_json(stated, source=str(path))
 
 
 def is_network(given: object) -> TypeGuard[nn.Module]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from segdeploy.cli.flags import (
     Group,
     count,
+    module_flag,
     output_flag,
     overwrite_flag,
+    positive_int,
     preprocess_flag,
     threads_flag,
 )
@@ -34,6 +36,14 @@ def add_flags(verb: Group) -> None:
     output_flag(verb, "folder for checkpoints, history.csv and curves.png", required=True)
     overwrite_flag(verb, "a training that is there; without it it goes on")
     preprocess_flag(verb, default="the pretrained checkpoint's, else 96x96 BGR, mean and std 0.5")
+    module_flag(verb)
+    verb.add_argument(
+        "--size",
+        type=positive_int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the input of --module (default: the contract's)",
+    )
     verb.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     verb.add_argument(
         "--workers", type=count, default=0, help="processes that make views (default: 0, none)"
@@ -84,10 +94,14 @@ def run(options: Options, arguments: Sequence[str]) -> Result:
     from segdeploy.api.train import train
     from segdeploy.deploy.distributed.shard import is_first_process
 
+    if options.module is not None and options.arch is not None:
+        raise UsageError("--arch is of the known networks; --module is one of yours. Drop one")
     result = train(
         options.data,
         options.output,
         recipe=recipe_of(options),
+        module=options.module,
+        size=None if options.size is None else (options.size[0], options.size[1]),
         preprocess=options.preprocess,
         device=options.device,
         workers=options.workers,
