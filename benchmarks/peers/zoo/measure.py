@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,6 @@ from segdeploy.deploy.onnx_model.file import contract_of, describe
 from segdeploy.deploy.runtimes.base import Hint, Runtime, infer_each
 from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
-from segdeploy.deploy.runtimes.timing import call_seconds
 from segdeploy.deploy.stages.export import export
 from segdeploy.deploy.stages.simplify import simplify
 from segdeploy.deploy.system.errors import InputError, SegdeployError
@@ -264,11 +263,9 @@ def _turns(
             runtime = stack.enter_context(
                 open_runtime(contender.runtime, models[contender.name], execution=execution)
             )
-            call: Callable[[], float] = partial(
-                call_seconds, runtime, {runtime.inputs[0].name: feed}
-            )
+            feeds = {runtime.inputs[0].name: feed}
             for _ in range(WARMUP):
-                call()
-            timed.append(Timed(name=contender.name, call=call))
+                runtime.infer(feeds)
+            timed.append(Timed.of(contender.name, runtime, feeds))
         blocks: tuple[Blocks, ...] = take_turns(timed, rounds=plan.rounds)
     return {each.name: each.blocks_s for each in blocks}
