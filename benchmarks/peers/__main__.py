@@ -192,6 +192,7 @@ def zoo(options: Options, command: str) -> Result:
         rounds=0 if options.no_timing else options.rounds,
         batch=options.batch,
         output=options.output,
+        tune_s=options.tune,
     )
     require_disjoint(plan.calibration, plan.evaluation)
     results = measure_all(

@@ -103,13 +103,25 @@ def contenders(*, pruned: bool = False) -> tuple[Contender, ...]:
     return (*_whole_network(), *(_pruned() if pruned else ()))
 
 
-def quantized_contenders() -> tuple[Contender, ...]:
-    """Every int8 model of a whole network on the runtime it is for, and float on each runtime."""
+def quantized_contenders(*, tuned: bool = False) -> tuple[Contender, ...]:
+    """Every int8 model of a whole network on the runtime it is for, and float on each runtime.
+
+    Args:
+        tuned: with ours whose placement was searched for on this machine.
+    """
     whole = [c for c in _whole_network() if c.runtime and c.precision is Precision.FP32]
     control = _file(
         "NNCF accuracy control, OpenVINO", Group.NNCF, Model.NNCF_ACCURACY, RuntimeName.OPENVINO
     )
-    return (*whole, control)
+    searched = (
+        (Model.TUNED_ORT, RuntimeName.ONNXRUNTIME, "ONNX Runtime"),
+        (Model.TUNED_OPENVINO, RuntimeName.OPENVINO, "OpenVINO"),
+    )
+    ours = [
+        _file(f"segdeploy {_target(runtime)} tuned, {words}", Group.OURS, model, runtime)
+        for model, runtime, words in searched
+    ]
+    return (*whole, control, *(ours if tuned else ()))
 
 
 def _target(runtime: RuntimeName) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from segdeploy.benchmarks.peers.quantize import STANDARD, Cost, Recipe, Request, write
+from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
@@ -18,6 +19,7 @@ from segdeploy.deploy.onnx_model.file import describe
 from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.to_int8 import to_int8
 from segdeploy.deploy.rewrites.channel_activity import channel_activity
+from segdeploy.deploy.runtimes.execution import Execution
 from segdeploy.deploy.runtimes.registry import RuntimeName, availability
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.checksums import sha256_of
@@ -30,6 +32,9 @@ from segdeploy.deploy.targets.profiles import native_profile_here
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from segdeploy.deploy.models.checkpoint import Checkpoint
+
+TUNE_IMAGES = 8
+"""Calibration images whose output a tuned file is judged by."""
 
 _NNCF_INSTALL = "nncf is not installed; pip install 'segdeploy[peers]'"
 
@@ -44,6 +49,8 @@ class Model(str, Enum):
     NNCF_ACCURACY = Recipe.NNCF_ACCURACY.value
     OURS_ORT = "segdeploy-onnxruntime"
     OURS_OPENVINO = "segdeploy-openvino"
+    TUNED_ORT = "segdeploy-tuned-onnxruntime"
+    TUNED_OPENVINO = "segdeploy-tuned-openvino"
     PRUNED_ORT = "segdeploy-pruned-onnxruntime"
     PRUNED_OPENVINO = "segdeploy-pruned-openvino"
 
@@ -79,12 +86,14 @@ class Job:
         preprocess: its input contract.
         calibration: images every tool calibrates with.
         threads: processors every tool may use.
+        tune_s: seconds that a search for the fastest placement may take.
     """
 
     model: Artifact
     preprocess: Preprocess
     calibration: SegmentationSet
     threads: int
+    tune_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +173,13 @@ def make(model: Model, job: Job, folder: Path) -> Made:
     Returns:
         The model, or the reason why there is none; ours can fail like any other.
     """
-    if model not in OURS:
+    if model not in OURS | TUNED:
         return _theirs(Recipe(model.value), job, folder)
     try:
-        cost = call_alone(write_ours, job, folder, {model: OURS[model]})
+        if model in TUNED:
+            cost = call_alone(write_tuned, job, folder, model)
+        else:
+            cost = call_alone(write_ours, job, folder, {model: OURS[model]})
     except SegdeployError as error:
         return Made(skipped=f"failed: {shown_text(str(error))}")
     return Made(artifact=describe(folder / f"{model.value}.onnx"), cost=cost)
@@ -185,11 +197,12 @@ def made_before(model: Model, job: Job, folder: Path) -> Artifact | None:
 
 def _path(model: Model, folder: Path) -> Path:
     """Where a model is written: NNCF's are OpenVINO's own files."""
-    suffix = "onnx" if model in OURS or model is Model.ORT_STATIC else "xml"
+    suffix = "onnx" if model in OURS | TUNED or model is Model.ORT_STATIC else "xml"
     return folder / f"{model.value}.{suffix}"
 
 
 OURS = {Model.OURS_ORT: RuntimeName.ONNXRUNTIME, Model.OURS_OPENVINO: RuntimeName.OPENVINO}
+TUNED = {Model.TUNED_ORT: RuntimeName.ONNXRUNTIME, Model.TUNED_OPENVINO: RuntimeName.OPENVINO}
 PRUNED = {Model.PRUNED_ORT: RuntimeName.ONNXRUNTIME, Model.PRUNED_OPENVINO: RuntimeName.OPENVINO}
 """Our models and the runtimes that they are for."""
 
@@ -208,15 +221,7 @@ def write_ours(job: Job, folder: Path, models: Mapping[Model, RuntimeName]) -> C
         models: what to call the result for each runtime.
     """
     started = perf_counter()
-    images, preprocess, threads = job.calibration, job.preprocess, job.threads
-    first = next(iter(models)).value
-    activity = channel_activity(
-        job.model.path, images.samples, preprocess=preprocess, threads=threads
-    )
-    rewritten = rewrite(job.model, folder / f"{first}.opt.onnx", activity=activity)
-    table = calibrate(rewritten, images, preprocess=preprocess, threads=threads)
-    table_path = folder / f"{first}.calib.json"
-    table.write(table_path)
+    rewritten, table, table_path = _calibrated(job, folder, next(iter(models)).value)
     for model, runtime in models.items():
         to_int8(
             rewritten,
@@ -226,6 +231,55 @@ def write_ours(job: Job, folder: Path, models: Mapping[Model, RuntimeName]) -> C
             profile=native_profile_here(runtime),
         )
     return Cost(seconds=perf_counter() - started, peak_bytes=peak_bytes())
+
+
+def write_tuned(job: Job, folder: Path, model: Model) -> Cost:
+    """Ours with Q and DQ where this machine runs the file fastest, judged on calibration images."""
+    from segdeploy.benchmarks.tune.fidelity import image_feeds, judged_by_output
+    from segdeploy.benchmarks.tune.run import DEVICE_FILE, Judging, tuned_file
+
+    started, clock = perf_counter(), monotonic()
+    rewritten, table, table_path = _calibrated(job, folder, model.value)
+    runtime, execution = TUNED[model], Execution(threads=job.threads)
+    seen = job.calibration.take(min(TUNE_IMAGES, len(job.calibration)), seed=0)
+
+    def judging(untuned: Artifact) -> Judging:
+        return judged_by_output(
+            rewritten,
+            untuned,
+            image_feeds(rewritten, seen, batch=1),
+            what=f"{len(seen)} calibration images",
+            decided_by=(seen.sha256(),),
+            runtime=runtime,
+            execution=execution,
+        )
+
+    tuned_file(
+        rewritten,
+        folder / f"{model.value}.onnx",
+        table=table,
+        table_sha256=sha256_of(table_path),
+        profile=native_profile_here(runtime),
+        judging=judging,
+        execution=execution,
+        time_budget_s=job.tune_s,
+        started=clock,
+        device_file=folder / DEVICE_FILE,
+    )
+    return Cost(seconds=perf_counter() - started, peak_bytes=peak_bytes())
+
+
+def _calibrated(job: Job, folder: Path, stem: str) -> tuple[Artifact, CalibrationTable, Path]:
+    """The rewritten model, its table, and the file of the table."""
+    images, preprocess, threads = job.calibration, job.preprocess, job.threads
+    activity = channel_activity(
+        job.model.path, images.samples, preprocess=preprocess, threads=threads
+    )
+    rewritten = rewrite(job.model, folder / f"{stem}.opt.onnx", activity=activity)
+    table = calibrate(rewritten, images, preprocess=preprocess, threads=threads)
+    table_path = folder / f"{stem}.calib.json"
+    table.write(table_path)
+    return rewritten, table, table_path
 
 
 def _theirs(recipe: Recipe, job: Job, folder: Path) -> Made:

@@ -152,6 +152,14 @@ def _add_zoo(benchmarks: Subparsers) -> None:
         help=f"blocks of calls of each contender (default: {DEFAULT_ROUNDS})",
     )
     zoo.add_argument(
+        "--tune",
+        type=not_negative,
+        default=0.0,
+        metavar="SECONDS",
+        help="also search each network's fastest placement for so many seconds; wants a machine "
+        "that does nothing else",
+    )
+    zoo.add_argument(
         "--no-timing", action="store_true", help="figures that a busy machine does not change"
     )
     zoo.add_argument(

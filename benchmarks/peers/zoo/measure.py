@@ -60,6 +60,7 @@ class Plan:
         rounds: blocks of each contender; 0 takes no times.
         batch: images of a call where throughput is measured.
         output: folder of the models and the figures.
+        tune_s: seconds to search each network's placement; 0 leaves the tuned files out.
     """
 
     calibration: SegmentationSet
@@ -68,6 +69,7 @@ class Plan:
     rounds: int
     batch: int
     output: Path
+    tune_s: float = 0.0
 
 
 def float_model(entry: Entry, weights: Path, folder: Path) -> Artifact:
@@ -109,11 +111,15 @@ def measure_network(
     model = float_model(entry, weights, folder)
     preprocess = contract_of(model)
     job = Job(
-        model=model, preprocess=preprocess, calibration=plan.calibration, threads=plan.threads
+        model=model,
+        preprocess=preprocess,
+        calibration=plan.calibration,
+        threads=plan.threads,
+        tune_s=plan.tune_s,
     )
     judge = _Judge(job, plan)
     cells = []
-    everybody = quantized_contenders()
+    everybody = quantized_contenders(tuned=plan.tune_s > 0)
     for contender in bar(everybody, entry.name):
         path = folder / f"{_slug(contender)}.json"
         cell = read_cell(path, source_sha256=model.sha256)
@@ -133,7 +139,7 @@ def stored_cells(folder: Path) -> list[Cell]:
     Raises:
         InputError: a file is damaged.
     """
-    found = (read_cell(folder / f"{_slug(c)}.json") for c in quantized_contenders())
+    found = (read_cell(folder / f"{_slug(c)}.json") for c in quantized_contenders(tuned=True))
     return [cell for cell in found if cell is not None]
 
 
