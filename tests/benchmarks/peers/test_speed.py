@@ -389,7 +389,7 @@ def test_a_model_is_there_or_a_reason() -> None:
 def test_nncf_writes_what_openvino_runs_in_int8(
     subject: SpeedSubject, tmp_path: Path, recipe: Recipe
 ) -> None:
-    made = peers_models._theirs(recipe, subject, tmp_path)
+    made = peers_models._theirs(recipe, subject.job(subject.model), tmp_path)
     if importlib.util.find_spec("nncf") is None or not availability(RuntimeName.OPENVINO).ready:
         assert "not installed" in str(made.skipped)
         return
