@@ -242,9 +242,22 @@ def test_processes_of_a_torchrun_find_what_one_finds_and_say_when_one_is_lost(
     assert done.returncode != 0, "the job ends with the process that was killed"
     for rank in (0, 1):
         assert (tmp_path / f"{rank}.json").read_text() == json.dumps(alone), done.stderr
-    said = (tmp_path / "said.txt").read_text()
-    assert said.startswith("another process of this torchrun ended before its share was done")
-    assert "Start the same line again" in said
+    said = tmp_path / "said.txt"  # unless torchrun ended the first before it knew
+    if said.exists():
+        assert said.read_text().startswith("another process of this torchrun ended")
+
+
+def test_a_lost_process_is_no_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed
+
+    def lost(*given: object, **options: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+
+    for name in ("all_gather_object", "gather_object"):
+        monkeypatch.setattr(torch.distributed, name, lost)
+    for ask in (Shard(size=2).gathered, lambda value: Shard(size=2).gathered_at(0, value)):
+        with pytest.raises(RunError, match=r"ended before its share.*Start the same line again"):
+            ask(None)
 
 
 class Mortal(Echo):
