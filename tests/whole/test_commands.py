@@ -43,6 +43,7 @@ PAGES = (
     *("README.md", "docs/tutorial.md", "docs/own_model.md", "docs/own_data.md", "docs/stages.md"),
     *("docs/parity.md", "docs/precision.md", "docs/calibration.md", "docs/predict.md"),
     *("docs/packages.md", "docs/serving.md", "docs/training.md", "docs/gate.md"),
+    "docs/targets.md",
 )
 """In the order in which a reader types what they show."""
 
