@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from segdeploy.deploy.data.preprocess import Preprocess
-from segdeploy.deploy.models.checkpoint import save_checkpoint, save_weights
-from segdeploy.deploy.models.networks import Network
 from segdeploy.deploy.system.checksums import CHECKSUMS, write_checksums
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.training.files import BEST_FILE, FILES, LAST_FILE, STATE_FILE
-from segdeploy.training.heads import HeadedModule
+from segdeploy.training.files import BEST_FILE, FILES, LAST_FILE, RANGES_FILE, STATE_FILE
 from segdeploy.training.history import (
     EpochFigures,
     best_of,
@@ -21,6 +17,8 @@ from segdeploy.training.history import (
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
 from segdeploy.training.state import NOT_BEGUN, save_state
+
+Save = Callable[[Path, Mapping[str, str]], None]
 
 
 def claim(output: Path, *, overwrite: bool) -> None:
@@ -32,8 +30,8 @@ def claim(output: Path, *, overwrite: bool) -> None:
     """
     if overwrite:
         save_state(NOT_BEGUN, output)  # first: a killed start must not look like the old end
-        for name in {*FILES, CHECKSUMS} - {STATE_FILE}:
-            (output / name).unlink(missing_ok=True)
+        for path in {*_files(output), output / CHECKSUMS} - {output / STATE_FILE}:
+            path.unlink(missing_ok=True)
     if (output / STATE_FILE).exists():
         return
     if (output / BEST_FILE).exists():
@@ -53,23 +51,29 @@ def finish(output: Path, history: Sequence[EpochFigures], recipe: Recipe) -> Non
     if (output / CHECKSUMS).exists():
         return
     write_curves(history, output, since=complete_from(recipe))
-    write_checksums(output, [name for name in FILES if (output / name).is_file()])
+    write_checksums(output, [path.name for path in _files(output)])
+
+
+def _files(output: Path) -> list[Path]:
+    """Every file of a training that is there."""
+    stem = Path(BEST_FILE).stem
+    int8 = sorted(output.glob(f"{stem}.int8.*.onnx"))
+    names = [*FILES, RANGES_FILE, f"{stem}.sim.onnx", f"{stem}.calib.json"]
+    return [path for path in (*(output / name for name in names), *int8) if path.is_file()]
 
 
 def write_epoch(
-    average: Network | HeadedModule,
+    save: Save,
     recipe: Recipe,
     history: Sequence[EpochFigures],
-    preprocess: Preprocess,
     output: Path,
 ) -> None:
     """Checkpoints and figures of the epoch that just ended, each file whole or not at all.
 
     Args:
-        average: the weights that were evaluated.
-        recipe: goes into the checkpoints' metadata.
+        save: writes the weights that were evaluated to a file, with metadata beside its own.
+        recipe: says from which epoch on one can be the best.
         history: of all epochs so far.
-        preprocess: the input contract.
         output: the folder.
 
     Raises:
@@ -77,15 +81,10 @@ def write_epoch(
     """
     figures = history[-1]
     metadata = {
-        "recipe": recipe.to_json(of_module=isinstance(average, HeadedModule)),
         "epoch": str(figures.epoch),
         "val_iou": f"{figures.val_iou:.3f}",
     }
     is_best = best_of(history, since=complete_from(recipe)).epoch == figures.epoch
     for name in (LAST_FILE, BEST_FILE) if is_best else (LAST_FILE,):
-        if isinstance(average, HeadedModule):
-            own = {"preprocess": preprocess.to_json(), "network": type(average.module).__name__}
-            save_weights(average.plain_weights(), output / name, metadata=metadata | own)
-        else:
-            save_checkpoint(average, output / name, preprocess=preprocess, metadata=metadata)
+        save(output / name, metadata)
     write_history(history, output)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +16,39 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import Sample, SegmentationSet
 from segdeploy.deploy.data.preprocess import SIZE_MULTIPLE, Preprocess, require_multiple
 from segdeploy.deploy.distributed.shard import WHOLE, Shard
-from segdeploy.deploy.models.checkpoint import load_checkpoint
+from segdeploy.deploy.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
 from segdeploy.deploy.models.module import LoadedModule
 from segdeploy.deploy.models.networks import DEFAULT_RECURRENCE, Network, build_network
+from segdeploy.deploy.system.checksums import CHECKSUMS
 from segdeploy.deploy.system.errors import InputError, RunError, UsageError
 from segdeploy.deploy.system.interruption import begun
 from segdeploy.deploy.system.only_writer import writing_folder
 from segdeploy.deploy.system.progress import ItemProgress, bar
 from segdeploy.training.evaluate import ValidationSet, evaluate
-from segdeploy.training.files import BEST_FILE, STATE_FILE
-from segdeploy.training.folder import claim, finish, write_epoch
+from segdeploy.training.files import BEST_FILE, RANGES_FILE, STATE_FILE
+from segdeploy.training.folder import Save, claim, finish, write_epoch
 from segdeploy.training.heads import HeadedModule
 from segdeploy.training.history import CURVES_FILE, Board, EpochFigures, best_of, write_curves
+from segdeploy.training.quantized import (
+    Quantization,
+    quantized_form,
+    save_folded,
+    write_int8,
+)
+from segdeploy.training.quantized_graph import QuantizedGraph
 from segdeploy.training.recipe import Recipe
 from segdeploy.training.slimming import complete_from
 from segdeploy.training.state import TrainingState, identity_of, load_state, save_state
-from segdeploy.training.step import Stepper
+from segdeploy.training.step import Stepper, Trained
 from segdeploy.training.views import Views, pass_order
 
 log = logging.getLogger(__name__)
@@ -89,6 +104,7 @@ def train(
     val_set: SegmentationSet,
     preprocess: Preprocess,
     output: Path,
+    quantization: Quantization | None = None,
     settings: Settings | None = None,
     module: LoadedModule | None = None,
 ) -> TrainingResult:
@@ -96,7 +112,8 @@ def train(
 
     ``output`` receives ``best.safetensors`` and ``last.safetensors`` (the averaged weights),
     ``history.csv``, ``curves.png`` (with matplotlib, every ``CURVES_EVERY_S`` seconds and at the
-    end) and ``state.pt``.
+    end) and ``state.pt``. With ``quantization`` the pretrained network is fine-tuned with the
+    integers of its target, and the int8 file of the best epoch is written beside its checkpoint.
 
     Args:
         recipe: everything that decides the outcome.
@@ -104,6 +121,7 @@ def train(
         val_set: what chooses the epoch.
         preprocess: the input contract; a module's own.
         output: the folder.
+        quantization: what the pretrained network is fine-tuned for; ``None`` trains in float.
         settings: how to run it.
         module: a network of no known family to train instead of the recipe's.
 
@@ -126,6 +144,10 @@ def train(
         recipe.require_of_module(module.name)
     preprocess.refuse_departures(what="training", advice="train with 8-bit colour images, resized")
     device = _device(settings)
+    if quantization is not None and (shard.size > 1 or device.type != "cpu"):
+        raise UsageError("--quantize trains in one process on the CPU; drop torchrun or --device")
+    if quantization is not None and module is not None:
+        raise UsageError("--quantize fine-tunes a checkpoint of a known network; drop --module")
     identity = identity_of(
         recipe,
         train_set,
@@ -133,6 +155,7 @@ def train(
         preprocess,
         processes=shard.size,
         module_sha256=None if module is None else module.sha256,
+        quantization=None if quantization is None else quantization.identity(),
     )
     with writing_folder(output) if shard.is_first else nullcontext():
         if shard.is_first:
@@ -145,6 +168,7 @@ def train(
                 val_set=val_set,
                 preprocess=preprocess,
                 output=output,
+                quantization=quantization,
                 settings=settings,
                 device=device,
                 identity=identity,
@@ -159,6 +183,7 @@ def _train(
     val_set: SegmentationSet,
     preprocess: Preprocess,
     output: Path,
+    quantization: Quantization | None,
     settings: Settings,
     device: torch.device,
     identity: str,
@@ -171,13 +196,13 @@ def _train(
     if _finished(recipe, history):
         _announce(settings, f"{output}: already finished after {len(history)} epochs")
         if shard.is_first:
-            finish(output, history, recipe)
+            _finish(output, history, recipe, quantization)
         return _result(recipe, output, history)
     torch.manual_seed(recipe.seed)
     views = Views(train_set, recipe, preprocess, progress=_reading(settings))
     validation = ValidationSet.of(val_set, preprocess, shard=shard)
     steps = recipe.epochs * len(_batches(recipe, len(views), shard, epoch=1))
-    network = _initial(recipe, preprocess) if module is None else HeadedModule(module)
+    network, start = _first(recipe, preprocess, quantization, module, stored=output / RANGES_FILE)
     stepper = Stepper(recipe, network, steps=steps, device=device, shard=shard)
     if progress is not None:
         _take_over(stepper, progress, output / STATE_FILE)
@@ -190,7 +215,7 @@ def _train(
         )
         board.add(history[-1])
         if shard.is_first:
-            write_epoch(stepper.average, recipe, history, preprocess, output)
+            write_epoch(_saver(stepper, preprocess, start), recipe, history, output)
             save_state(
                 TrainingState(settings=identity, history=tuple(history), tensors=stepper.state()),
                 output,
@@ -202,10 +227,60 @@ def _train(
                 _say(recipe, history)
     board.close()
     if shard.is_first:
-        finish(output, history, recipe)
+        _finish(output, history, recipe, quantization)
     if not (output / CURVES_FILE).exists():
         _announce(settings, f"no {CURVES_FILE}: that needs pip install matplotlib")
     return _result(recipe, output, history)
+
+
+def _first(
+    recipe: Recipe,
+    preprocess: Preprocess,
+    quantization: Quantization | None,
+    module: LoadedModule | None,
+    *,
+    stored: Path,
+) -> tuple[Trained, Checkpoint | None]:
+    """What is trained, and, in its quantized form, the checkpoint it is made of."""
+    if module is not None:
+        return HeadedModule(module), None
+    if quantization is None:
+        return _initial(recipe, preprocess), None
+    start = _checkpoint(recipe, preprocess)
+    return quantized_form(start, quantization, stored=stored), start
+
+
+def _saver(stepper: Stepper, preprocess: Preprocess, start: Checkpoint | None) -> Save:
+    """Writes the averaged weights as a checkpoint."""
+    average = stepper.average
+    of_module = isinstance(average, HeadedModule)
+    recipe = {"recipe": stepper.recipe.to_json(of_module=of_module)}
+
+    def save(path: Path, metadata: Mapping[str, str]) -> None:
+        own = {**metadata, **recipe}
+        if isinstance(average, QuantizedGraph):
+            assert start is not None
+            save_folded(average, start, path, metadata=own)
+        elif isinstance(average, HeadedModule):
+            own |= {"preprocess": preprocess.to_json(), "network": type(average.module).__name__}
+            save_weights(average.plain_weights(), path, metadata=own)
+        else:
+            save_checkpoint(average, path, preprocess=preprocess, metadata=own)
+
+    return save
+
+
+def _finish(
+    output: Path,
+    history: list[EpochFigures],
+    recipe: Recipe,
+    quantization: Quantization | None,
+) -> None:
+    """The int8 file of the best epoch, the curves, and the list of bytes, unless they are there."""
+    if quantization is not None and not (output / CHECKSUMS).exists():
+        table = CalibrationTable.read(output / RANGES_FILE)
+        write_int8(output / BEST_FILE, quantization, table)
+    finish(output, history, recipe)
 
 
 def _announce(settings: Settings, words: str) -> None:
@@ -283,6 +358,12 @@ def _initial(recipe: Recipe, preprocess: Preprocess) -> Network:
     if recipe.pretrained is None:
         recurrence = recipe.recurrence or DEFAULT_RECURRENCE
         return build_network(recipe.arch, width=recipe.width, recurrence=recurrence)
+    return _checkpoint(recipe, preprocess).network
+
+
+def _checkpoint(recipe: Recipe, preprocess: Preprocess) -> Checkpoint:
+    """The checkpoint to start from."""
+    assert recipe.pretrained is not None
     start = load_checkpoint(
         recipe.pretrained, arch=recipe.arch, recurrence=recipe.recurrence, preprocess=preprocess
     )
@@ -290,7 +371,7 @@ def _initial(recipe: Recipe, preprocess: Preprocess) -> Network:
         raise UsageError(
             f"width {recipe.width}, but {recipe.pretrained} has {start.detected.width}; drop one"
         )
-    return start.network
+    return start
 
 
 def _device(settings: Settings) -> torch.device:

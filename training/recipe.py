@@ -81,6 +81,22 @@ def _words(kind: type[Enum]) -> dict[str, Enum]:
     return {str(each.value): each for each in kind}
 
 
+QUANTIZED: Mapping[str, Any] = {
+    "epochs": 6,
+    "learning_rate": 2e-4,
+    "ema": 0.98,
+    "amp": Amp.OFF,
+    "augmentation": AUGMENTATIONS["light"],
+}
+"""Defaults of a training with ``quantize``: short, and in the arithmetic of the integers."""
+
+
+def _words_of_quantized() -> str:
+    words = {each: value for each, value in QUANTIZED.items() if each != "augmentation"}
+    words["amp"] = QUANTIZED["amp"].value
+    return ", ".join([f"{name} {value}" for name, value in words.items()] + ["augment light"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the outcome of a training, besides the data and the device.
@@ -110,6 +126,7 @@ class Recipe:
         patch: side of the square that is cut from each view, in pixels of the input contract;
             ``None`` trains on whole views.
         pretrained: checkpoint to start from instead of random weights.
+        quantize: target whose integers the network is trained with; see ``training.quantized``.
         seed: of weights, order and views.
 
     Raises:
@@ -208,6 +225,15 @@ class Recipe:
     pretrained: Path | None = field(
         default=None, metadata=_flag(help="checkpoint to start from", read=Path)
     )
+    quantize: str | None = field(
+        default=None,
+        metadata=_flag(
+            help="fine-tune --pretrained with the integers of this target, and write its int8 file "
+            f"(defaults: {_words_of_quantized()})",
+            read=str,
+            metavar="TARGET",
+        ),
+    )
     seed: int = field(default=0, metadata=_flag(help="of weights, order and views", read=count))
 
     def __post_init__(self) -> None:
@@ -215,6 +241,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not allowed(value):
                 raise UsageError(f"{name} is {value}; expected {expected}")
+        if self.quantize is not None and self.pretrained is None:
+            raise UsageError("quantize fine-tunes a trained network; expected a pretrained one")
+        if self.quantize is not None and (self.slim or self.sparsity):
+            raise UsageError("slim and sparsity choose channels; do that before quantize")
         if self.slim and self.epochs < 2:
             raise UsageError(f"slim is {self.slim} over one epoch; channels need 2 to fall silent")
         if self.slim and self.arch.gated:

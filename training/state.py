@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def identity_of(
     *,
     processes: int,
     module_sha256: str | None = None,
+    quantization: Mapping[str, str] | None = None,
 ) -> str:
     """What two trainings must share to be the same, as JSON.
 
@@ -71,6 +73,7 @@ def identity_of(
         preprocess: the input contract.
         processes: how many share each step.
         module_sha256: of the operators and first weights of a network of no known family.
+        quantization: what decides the ranges of a training with the integers of a target.
 
     Raises:
         OSError: an image or the pretrained checkpoint cannot be read.
@@ -80,7 +83,7 @@ def identity_of(
         "preprocess": preprocess.to_json(),
         "train_images": train_set.sha256(),
         "val_images": val_set.sha256(),
-    }
+    } | dict(quantization or {})
     if recipe.pretrained is not None and recipe.pretrained.is_file():
         data["pretrained_sha256"] = sha256_of(recipe.pretrained)
     if module_sha256 is not None:

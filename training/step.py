@@ -17,6 +17,7 @@ from segdeploy.deploy.system.errors import RunError
 from segdeploy.training.batch_norm import freeze_statistics, share_statistics
 from segdeploy.training.heads import HeadedModule
 from segdeploy.training.losses import LOSSES
+from segdeploy.training.quantized_graph import QuantizedGraph
 from segdeploy.training.recipe import Amp, Recipe
 from segdeploy.training.schedule import scheduler
 from segdeploy.training.slimming import (
@@ -30,6 +31,10 @@ from segdeploy.training.slimming import (
 from segdeploy.training.views import Batch
 
 AUTOCAST = {Amp.OFF: torch.float32, Amp.BF16: torch.bfloat16, Amp.FP16: torch.float16}
+
+
+Trained = Network | HeadedModule | QuantizedGraph
+"""What moves in a training: the network of a family, of yours, or an int8 graph."""
 
 
 class Stepper:
@@ -46,7 +51,7 @@ class Stepper:
     def __init__(
         self,
         recipe: Recipe,
-        network: Network | HeadedModule,
+        network: Trained,
         *,
         steps: int,
         device: torch.device,
@@ -57,7 +62,7 @@ class Stepper:
         self.shard = shard
         # torch's stubs lack memory_format
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average: Network | HeadedModule = copy.deepcopy(self.network).eval()
+        self.average: Trained = copy.deepcopy(self.network).eval()
         self._lerp = get_ema_multi_avg_fn(recipe.ema)
         self.loss = LOSSES[recipe.loss]
         self.silent: Silent = {}
@@ -191,7 +196,7 @@ class Stepper:
 class _Heads(nn.Module):
     """A network whose ``forward`` returns the logits of every head, as DDP needs it."""
 
-    def __init__(self, network: Network | HeadedModule) -> None:
+    def __init__(self, network: Trained) -> None:
         super().__init__()
         self.network = network
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from segdeploy.api.choices import choice
 from segdeploy.api.data import Data
 from segdeploy.api.load import is_network, load, read_contract
 from segdeploy.api.outputs import AnyPath
+from segdeploy.api.targets import profile_of
+from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.data.presets import preset
 from segdeploy.deploy.distributed.shard import shard_from_environment
@@ -19,8 +22,10 @@ from segdeploy.deploy.models.checkpoint import load_checkpoint
 from segdeploy.deploy.models.module import LoadedModule
 from segdeploy.deploy.runtimes.registry import usable_cores
 from segdeploy.deploy.system.errors import UsageError
+from segdeploy.deploy.targets.profiles import TargetProfile
 from segdeploy.training.loop import Settings, TrainingResult
 from segdeploy.training.loop import train as train_network
+from segdeploy.training.quantized import Quantization
 from segdeploy.training.recipe import Recipe
 
 DEVICES = ("cpu", "cuda")
@@ -32,6 +37,8 @@ def train(
     *,
     recipe: Recipe | None = None,
     module: nn.Module | LoadedModule | str | None = None,
+    quantize: TargetProfile | str | None = None,
+    method: Method | str = Method.ENTROPY,
     preprocess: Preprocess | AnyPath | None = None,
     size: tuple[int, int] | None = None,
     device: str = "cpu",
@@ -54,6 +61,11 @@ def train(
             ``load`` made, or ``package.module:function`` of yours, which RUNS, after the recipe's
             seed is set. It returns logits of one channel; each output that fits is trained. What
             is given is left as it is; ``load(best, module=function)`` takes the result.
+        quantize: target whose integers the recipe's pretrained network is fine-tuned with; the
+            folder then also receives ``best.int8.TARGET.onnx``, and the table and float file it is
+            made of. ``None`` is what the recipe says.
+        method: with ``quantize``: how a range is chosen: entropy (KL), percentile, mse, minmax;
+            on ``Data.calibration_images``.
         preprocess: the input contract, a JSON file that holds it, or a preset's name; ``None`` is
             that of the recipe's pretrained checkpoint, else of the published models.
         size: height and width, of a module whose contract is a preset.
@@ -82,6 +94,15 @@ def train(
         contract = _contract(preprocess, chosen, images)
     else:
         contract = network.preprocess
+    if quantize is not None:
+        chosen = replace(chosen, quantize=profile_of(quantize).name)
+    quantization = None
+    if chosen.quantize is not None:
+        quantization = Quantization(
+            profile=profile_of(chosen.quantize),
+            images=images.calibration_images,
+            method=choice(Method, method, what="method"),
+        )
     before = torch.get_num_threads()
     with shard_from_environment(backend="nccl" if kind == "cuda" else "gloo") as shard:
         torch.set_num_threads(threads or max(1, usable_cores() // shard.size))
@@ -92,6 +113,7 @@ def train(
                 val_set=images.val,
                 preprocess=contract,
                 output=Path(out),
+                quantization=quantization,
                 settings=Settings(
                     device=device,
                     shard=shard,

@@ -10,6 +10,7 @@ from pathlib import Path
 from segdeploy.cli.flags import (
     Group,
     count,
+    method_flag,
     module_flag,
     output_flag,
     overwrite_flag,
@@ -19,7 +20,7 @@ from segdeploy.cli.flags import (
 )
 from segdeploy.cli.inputs import Options, Result
 from segdeploy.deploy.system.errors import UsageError
-from segdeploy.training.recipe import Recipe, settings
+from segdeploy.training.recipe import QUANTIZED, Recipe, settings
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,13 @@ def add_flags(verb: Group) -> None:
         help="also write TensorBoard events (segdeploy[plots])",
     )
     threads_flag(verb)
+    quantized = verb.add_argument_group("with --quantize")
+    quantized.add_argument(
+        "--num-samples",
+        type=positive_int,
+        help="train images that find the ranges, drawn by seed (default: all)",
+    )
+    method_flag(quantized)
     _recipe_flags(verb.add_argument_group("recipe"))
 
 
@@ -83,7 +91,7 @@ def recipe_of(options: Options) -> Recipe:
         if (value := getattr(options, name)) is not None
     }
     try:
-        return Recipe(**given)
+        return Recipe(**({**(QUANTIZED if "quantize" in given else {}), **given}))
     except UsageError as error:
         where = f" (flags of {options.config} count, too)" if options.config else ""
         raise UsageError(f"{error}{where}") from error
@@ -91,17 +99,19 @@ def recipe_of(options: Options) -> Recipe:
 
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Train a network."""
+    from segdeploy.api.data import Data
     from segdeploy.api.train import train
     from segdeploy.deploy.distributed.shard import is_first_process
 
     if options.module is not None and options.arch is not None:
         raise UsageError("--arch is of the known networks; --module is one of yours. Drop one")
     result = train(
-        options.data,
+        Data(options.data, num_samples=options.num_samples),
         options.output,
         recipe=recipe_of(options),
         module=options.module,
         size=None if options.size is None else (options.size[0], options.size[1]),
+        method=options.method,
         preprocess=options.preprocess,
         device=options.device,
         workers=options.workers,

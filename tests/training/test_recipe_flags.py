@@ -16,7 +16,7 @@ from segdeploy.cli.train import recipe_of
 from segdeploy.deploy.models.architecture import Architecture
 from segdeploy.deploy.system.errors import UsageError
 from segdeploy.training.augmentation import WIDE
-from segdeploy.training.recipe import Amp, Loss, Recipe, Schedule, settings
+from segdeploy.training.recipe import QUANTIZED, Amp, Loss, Recipe, Schedule, settings
 
 OTHER: dict[str, tuple[str, Any]] = {
     "arch": ("r2u_net", Architecture.R2U_NET),
@@ -40,6 +40,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "augmentation": ("wide", WIDE),
     "patch": ("48", 48),
     "pretrained": ("best.pth", Path("best.pth")),
+    "quantize": ("ort-x86", "ort-x86"),
     "seed": ("5", 5),
 }
 """A word for each field, and the value it stands for; no default."""
@@ -57,13 +58,25 @@ def test_without_flags_a_recipe_is_the_default() -> None:
     assert recipe() == Recipe()
 
 
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", [name for name in OTHER if name != "quantize"])
 def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     word, value = OTHER[name]
     setting, default = settings()[name]
     flag = f"--{(setting.word or name).replace('_', '-')}"
     assert value != default
     assert recipe(flag, word) == replace(Recipe(), **{name: value})
+
+
+def test_quantize_brings_defaults_of_its_own_and_a_flag_wins() -> None:
+    needed = ("--quantize", "ort-x86", "--pretrained", "best.pth")
+    brought: dict[str, Any] = {**QUANTIZED, "quantize": "ort-x86", "pretrained": Path("best.pth")}
+    assert recipe(*needed) == Recipe(**brought)
+    assert recipe(*needed, "--epochs", "7") == Recipe(**(brought | {"epochs": 7}))
+
+
+def test_quantize_needs_a_trained_network() -> None:
+    with pytest.raises(UsageError, match="expected a pretrained one"):
+        recipe("--quantize", "ort-x86")
 
 
 @pytest.mark.parametrize("name", OTHER)
