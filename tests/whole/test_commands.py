@@ -51,7 +51,7 @@ SKIPPED = {
     "run -c": "takes a quarter of a minute; the finished run that tests share is made by it",
     "torchrun ": "starts processes of its own; the tests of sharding do",
     "run -m": "as long; the tests of models that were brought along do",
-    "run --module": "as long, and runs code of the reader's; the tests of modules do",
+    " --module": "runs code of the reader's; the tests of modules do",
     "run --arch r2u_net": "as long; the tests of families and of whole runs do",
     "run --overwrite": "the whole bundled network, a minute; the tests on real data do",
     "--engine ray": "starts a Ray cluster; the tests of the engines do",
@@ -65,6 +65,7 @@ QUICKER = {
     "debug": ("--threads", "1", "--num-samples", "2"),
     "parity": ("--threads", "1", "--max-drop", "100"),
     "package --target vacc": ("--num-samples", "5"),
+    "train --quantize": ("--epochs", "1", "--batch", "4", "--num-samples", "2", "--threads", "1"),
     "train": (
         *("--epochs", "1", "--width", "2", "--batch", "4"),
         *("--preprocess", "training/recipes/drive_input.json"),
