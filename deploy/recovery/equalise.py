@@ -9,9 +9,11 @@ recurrence would need the same factor everywhere.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,7 +21,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from segdeploy.calibration.equalised import channel_powers
+from segdeploy.calibration.estimate import Method
 from segdeploy.deploy.data.image_set import Sample
+from segdeploy.deploy.onnx_model.artifact import Artifact
 from segdeploy.deploy.onnx_model.file import (
     describe,
     load_model,
@@ -34,6 +38,7 @@ from segdeploy.deploy.quantize.operators import Carries, LayerWeight, carries, l
 from segdeploy.deploy.quantize.to_int8 import EQUALISED_OF
 from segdeploy.deploy.recovery.candidate import Candidate, Workshop
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView
+from segdeploy.deploy.system.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,10 @@ HOMOGENEOUS = frozenset(
     }
 )
 """Operators that pass on a positive factor of each channel, and mix none."""
+
+POWERS = "equalised_powers"
+"""Under which such a file, and an int8 file made from it, says of each layer by what powers of two
+its channels were divided."""
 
 MOST_ROUNDS = 8
 """Scaling a layer's outputs changes what its inputs weigh; it settles in a few rounds."""
@@ -90,8 +99,9 @@ class Link:
 def equalised(candidate: Candidate, workshop: Workshop) -> Candidate:
     """A candidate from the equalised network, calibrated anew.
 
-    It is the candidate itself where no channel has anything to gain. What was learnt for the
-    network as it was does not hold for another: equalise first.
+    It is the candidate itself where no channel has anything to gain, or where the ranges are of
+    another tool, which alone could find them again. What was learnt for the network as it was does
+    not hold for another: equalise first.
 
     Raises:
         InputError: an image cannot be read, or ONNX Runtime does not accept the model.
@@ -99,14 +109,19 @@ def equalised(candidate: Candidate, workshop: Workshop) -> Candidate:
     """
     assert not candidate.learnt.weights, "equalise first"
     assert not candidate.learnt.biases, "equalise first"
+    if candidate.table.method is Method.IMPORTED:
+        log.warning("channels stay as they are: their ranges are of another tool's table")
+        return candidate
     model = load_model(candidate.source.path)
     links = links_of(model)
     sizes = _sizes(model, links, workshop)
-    count = equalise(model, links, sizes)
-    log.info("%d channels of %d layers scaled", count, len(links))
+    powers = equalise(model, links, sizes)
+    count = sum(int(np.count_nonzero(each)) for each in powers.values())
+    log.info("%d channels of %d layers scaled", count, len(powers))
     if not count:
         return candidate
-    set_metadata(model, metadata(model) | {EQUALISED_OF: candidate.source.sha256})
+    said = json.dumps({name: each.tolist() for name, each in powers.items()}, separators=(",", ":"))
+    set_metadata(model, metadata(model) | {EQUALISED_OF: candidate.source.sha256, POWERS: said})
     path = workshop.folder / "equalised.onnx"
     save_model(model, path)
     source = describe(path)
@@ -119,6 +134,42 @@ def equalised(candidate: Candidate, workshop: Workshop) -> Candidate:
         progress=lambda samples: workshop.progress(samples, "calibrate"),
     )
     return replace(candidate, source=source, table=table)
+
+
+def scaled_like(reference: Artifact, candidate: Artifact, path: Path) -> Artifact:
+    """The float file whose tensors an int8 file rounds: its reference, or that equalised alike.
+
+    Args:
+        reference: the float file that the int8 file names as its parent.
+        candidate: the int8 file.
+        path: where to write another float file, if one is needed.
+
+    Raises:
+        InputError: the int8 file was equalised from another network.
+        OSError: the file cannot be written.
+    """
+    said = metadata(load_model(candidate.path)).get(POWERS)
+    model = load_model(reference.path)
+    if said == metadata(model).get(POWERS):
+        return reference
+    if said is None:
+        raise InputError(
+            f"{reference.path} was equalised, {candidate.path} was not; give as --reference the "
+            "file it was quantized from"
+        )
+    links = {link.maker.name: link for link in links_of(model)}
+    powers = {name: np.array(each, np.int64) for name, each in json.loads(said).items()}
+    values = _constants(model, links.values())
+    for name, each in powers.items():
+        if name not in links or len(each) != _channels(links[name], values):
+            raise InputError(
+                f"{candidate.path} scales the channels of {name!r:.80}, which {reference.path} "
+                "does not hold as it was; give as --reference the file it was quantized from"
+            )
+        _scale(links[name], each, values)
+    _store(model, values)
+    save_model(model, path)
+    return describe(path)
 
 
 def links_of(model: onnx.ModelProto) -> tuple[Link, ...]:
@@ -137,7 +188,7 @@ def links_of(model: onnx.ModelProto) -> tuple[Link, ...]:
 
 def equalise(
     model: onnx.ModelProto, links: tuple[Link, ...], sizes: Mapping[str, NDArray[np.float64]]
-) -> int:
+) -> dict[str, NDArray[np.int64]]:
     """Scale channels in place.
 
     Args:
@@ -146,11 +197,10 @@ def equalise(
         sizes: for each link's ``observed``, the largest magnitude of each channel.
 
     Returns:
-        How many channels have another scale than before.
+        For each layer with a channel that has another scale than before, the powers of two by which
+        its channels were divided.
     """
-    index = GraphIndex(model.graph)
-    names = {n for link in links for node in _nodes(link) for n in node.input[1:] if n}
-    values = {n: index.value(n).astype(np.float32) for n in names if n in index.constants}
+    values = _constants(model, links)
     total = {link.maker.name: np.zeros(len(sizes[link.observed]), np.int64) for link in links}
     for _ in range(MOST_ROUNDS):
         moved = 0
@@ -165,10 +215,27 @@ def equalise(
                 moved += int(np.count_nonzero(limited))
         if not moved:
             break
+    _store(model, values)
+    return {name: powers for name, powers in total.items() if powers.any()}
+
+
+def _constants(model: onnx.ModelProto, links: Iterable[Link]) -> dict[str, NDArray[np.float32]]:
+    """Weights and biases of all layers of some links."""
+    index = GraphIndex(model.graph)
+    names = {n for link in links for node in _nodes(link) for n in node.input[1:] if n}
+    return {n: index.value(n).astype(np.float32) for n in names if n in index.constants}
+
+
+def _store(model: onnx.ModelProto, values: Mapping[str, NDArray[np.float32]]) -> None:
     for tensor in model.graph.initializer:
         if tensor.name in values:
             tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
-    return sum(int(np.count_nonzero(powers)) for powers in total.values())
+
+
+def _channels(link: Link, values: Mapping[str, NDArray[np.float32]]) -> int:
+    """How many a layer makes."""
+    layer = _layer(link.maker)
+    return len(layer.rows(values[link.maker.input[layer.place]]))
 
 
 def _nodes(link: Link) -> tuple[onnx.NodeProto, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 from dataclasses import replace
@@ -68,7 +69,8 @@ def _gain_db(before: float, after: float) -> float:
 
 def _tables(candidate: Candidate, workshop: Workshop) -> dict[Method, CalibrationTable]:
     """Every estimator's ranges, from one count of the values."""
-    state = workshop.folder / "counts.npz"
+    whose = f"{candidate.source.sha256}/{workshop.images.sha256()}/{workshop.preprocess.to_json()}"
+    state = workshop.folder / f"counts-{hashlib.sha256(whose.encode()).hexdigest()[:16]}.npz"
     return {
         method: calibrate(
             candidate.source,

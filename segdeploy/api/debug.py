@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.onnx_model.artifact import Artifact, Precision
 from segdeploy.deploy.onnx_model.file import contract_of
+from segdeploy.deploy.recovery.equalise import scaled_like
 from segdeploy.deploy.sensitivity.layer_errors import LayerError, compare_layers, layer_errors
 from segdeploy.deploy.sensitivity.section import DebugSection, debug_section
 from segdeploy.deploy.system.errors import UsageError
@@ -103,7 +105,9 @@ def debug(
     inputs = list(images.inputs(contract_of(right)))
     if table is None:
         name, made_for = found.path.name, found.target
-        layers = compare_layers(right, found, inputs, threads=threads, progress=_progress)
+        with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
+            beside = scaled_like(right, found, Path(folder) / "float.onnx")
+            layers = compare_layers(beside, found, inputs, threads=threads, progress=_progress)
     else:
         profile = profile_of(target or ORT_X86)
         name, made_for = f"{found.path.name} in int8", profile.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny import write_small_onnx
 
+from segdeploy.api.debug import debug
 from segdeploy.calibration.equalised import channel_powers
+from segdeploy.calibration.table import imported_table
 from segdeploy.deploy.onnx_model.file import describe, load_model, metadata
+from segdeploy.deploy.quantize import calibrate as calibrating
 from segdeploy.deploy.recovery.candidate import Candidate, Workshop
-from segdeploy.deploy.recovery.equalise import equalise, equalised, links_of
+from segdeploy.deploy.recovery.equalise import equalise, equalised, links_of, scaled_like
 from segdeploy.deploy.recovery.methods import Recovery, applied
 from segdeploy.deploy.recovery.ranges import ranges_by_output
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView
@@ -56,7 +60,7 @@ def test_an_even_network_is_left_alone(tmp_path: Path, make_workshop: MakeWorksh
         ("merge", [("head", 0)]),
     ]
     even = {link.observed: np.zeros(8 if link.maker.name == "low" else 4) for link in links}
-    assert equalise(model, links, even) == 0
+    assert equalise(model, links, even) == {}
 
 
 def chain(second: list[object], weights: dict[str, np.ndarray]) -> object:
@@ -139,3 +143,41 @@ def test_what_was_learnt_is_not_equalised_away(
     learnt = applied(Recovery.BIASES, plain, make_workshop())
     with pytest.raises(AssertionError, match="equalise first"):
         equalised(learnt, make_workshop())
+
+
+def test_ranges_of_another_tool_are_not_looked_for_again(
+    plain: Candidate, make_workshop: MakeWorkshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    imported = replace(plain, table=imported_table(plain.table.ranges))
+    assert applied(Recovery.EQUALISE, imported, make_workshop()) is imported
+    assert "another tool's table" in caplog.text
+
+
+def test_counts_of_other_images_that_an_interrupted_run_left_do_not_stop_ranges(
+    plain: Candidate, make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrating, "SAVE_EVERY_S", -1.0)
+    workshop = make_workshop()
+    few = replace(workshop, images=workshop.images.take(2, seed=1))
+    for each in (few, workshop):
+        ranges_by_output(plain, each)
+    assert len(list(workshop.folder.iterdir())) == 2
+
+
+def test_debug_measures_an_equalised_file_beside_the_float_file_equalised_alike(
+    plain: Candidate, make_workshop: MakeWorkshop, image_folder: Path, tmp_path: Path
+) -> None:
+    workshop = make_workshop()
+    found = applied(Recovery.EQUALISE, plain, workshop)
+    written = workshop.write(found, tmp_path / "int8.onnx")
+    beside = scaled_like(plain.source, written, tmp_path / "float.onnx")
+    stored = [load_model(each.path).graph.initializer for each in (beside, found.source)]
+    assert [t.SerializeToString() for t in stored[0]] == [t.SerializeToString() for t in stored[1]]
+    errors = [
+        debug(written, reference=each, data=image_folder, threads=1)
+        for each in (plain.source, found.source)
+    ]
+    assert errors[0].layers == errors[1].layers
+    even = describe(write_small_onnx(tmp_path / "even.onnx"))
+    plain_int8 = workshop.write(plain, tmp_path / "plain.onnx")
+    assert scaled_like(even, plain_int8, tmp_path / "none.onnx") is even
