@@ -74,6 +74,20 @@ def by_weight(layers: tuple[IntegerLayer, ...]) -> Mapping[str, tuple[IntegerLay
     return found
 
 
+def read_alike(uses: tuple[IntegerLayer, ...]) -> bool:
+    """Whether layers take a weight's integers for the same: by the same scales, in the same order.
+
+    A Conv and a ConvTranspose, or a Gemm that transposes and one that does not, differ.
+    """
+    forms = {
+        (use.layer.axis, use.layer.groups, use.reading.groups, use.reading.mirrored)
+        if use.reading
+        else None
+        for use in uses
+    }
+    return len(forms) == 1 and None not in forms
+
+
 def integers_of(view: GraphView, layer: IntegerLayer) -> NDArray[np.int8]:
     """A layer's integers in the int8 file."""
     return np.asarray(view.value(_dequantizer(view, layer).input[0]), np.int8)

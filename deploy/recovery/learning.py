@@ -33,6 +33,7 @@ from segdeploy.deploy.recovery.layers import (
     input_step,
     integer_layers,
     integers_of,
+    read_alike,
     scale_of,
 )
 from segdeploy.deploy.recovery.learning_state import LearningState
@@ -82,7 +83,7 @@ def learnt(candidate: Candidate, workshop: Workshop, *, rounding: bool, biases: 
     view = GraphView(workshop.model(candidate))
     layers = integer_layers(reference, view)
     uses = by_weight(layers)
-    weights = {name: integers_of(view, each[0]) for name, each in uses.items()}
+    weights = {n: integers_of(view, each[0]) for n, each in uses.items() if read_alike(each)}
     current = replace(candidate, learnt=replace(candidate.learnt, weights=weights))
     current = _with(current, state.weights, state.biases)
     for layer in workshop.progress(layers, "learn layers"):
@@ -90,7 +91,7 @@ def learnt(candidate: Candidate, workshop: Workshop, *, rounding: bool, biases: 
             continue
         before = time.monotonic()
         first = uses[layer.weight][0].name == layer.name
-        if rounding and first and all(use.reading for use in uses[layer.weight]):
+        if rounding and first and read_alike(uses[layer.weight]):
             found = _rounded(reference, current, uses[layer.weight], workshop)
             state.weights[layer.weight] = found
             current = _with(current, state.weights, state.biases)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tiny import TINY
 
-from segdeploy.deploy.onnx_model.file import load_model
+from segdeploy.deploy.onnx_model.file import describe, load_model, save_model
+from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.quantize.operators import layer_weight
 from segdeploy.deploy.recovery.candidate import Candidate, Workshop
 from segdeploy.deploy.recovery.layers import integer_layers
@@ -19,6 +21,7 @@ from segdeploy.deploy.recovery.learning import learnt
 from segdeploy.deploy.recovery.methods import Recovery, applied, applied_all
 from segdeploy.deploy.recovery.receptive import reading
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU
 
 MakeWorkshop = Callable[..., Workshop]
 
@@ -181,3 +184,30 @@ def test_rows_times_columns_are_the_layer(
     given = reads.outputs(expected, places)
     assert np.allclose(np.concatenate(found, axis=1), given, atol=1e-5)
     assert np.array_equal(reads.rows(reads.columns(rows), rows.shape), rows)
+
+
+def test_a_weight_that_is_read_by_two_axes_keeps_the_integers_of_each(
+    plain: Candidate, make_workshop: MakeWorkshop, tmp_path: Path
+) -> None:
+    model = load_model(plain.source.path)
+    weight = np.random.default_rng(3).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    weight[0] *= 50  # one scale for each output channel: other ones along each axis
+    weight[:, 3] *= 0.02
+    model.graph.initializer.append(numpy_helper.from_array(weight, "tied"))
+    (head,) = (node for node in model.graph.node if node.name == "head")
+    place = list(model.graph.node).index(head)
+    model.graph.node.insert(
+        place, helper.make_node("Conv", [head.input[0], "tied"], ["there"], name="there")
+    )
+    model.graph.node.insert(
+        place + 1, helper.make_node("ConvTranspose", ["there", "tied"], ["back"], name="back")
+    )
+    head.input[0] = "back"
+    save_model(model, tmp_path / "tied.onnx")
+    workshop = replace(make_workshop(), profile=OPENVINO_CPU)
+    source = describe(tmp_path / "tied.onnx")
+    table = calibrate(source, workshop.images, preprocess=TINY, threads=1)
+    tied = Candidate(source=source, table=table)
+    found = learnt(tied, workshop, rounding=True, biases=True)
+    assert set(found.learnt.weights) == {f"{n}.weight" for n in ("high", "low", "merge", "head")}
+    assert output_error(workshop, found) < output_error(workshop, tied)
