@@ -127,6 +127,11 @@ def mixed_precision(
             raise InputError(f"{availability(profile.runtime).reason}; it has to run the trials")
         right = reference_of(reference, preprocess)
         execution = Execution(threads=threads or usable_cores())
+        anything = recover is None and images.calibration is None
+        if anything and "train" not in _splits(folder):
+            log.info("no recovery: %s has no train split to learn from", folder)
+            methods = ()
+        learning = images_for(images, ranges, seed=seed) if methods else validation
         decides = [
             __version__,
             source.sha256,
@@ -138,11 +143,8 @@ def mixed_precision(
             preprocess.to_json(),
             seed,
             methods,
+            learning.sha256(),
         ]
-        if methods and images.calibration is None and "train" not in _splits(folder):
-            log.info("no recovery: %s has no train split to learn from", folder)
-            methods = ()
-        learning = images_for(images, ranges, seed=seed) if methods else validation
         state = SearchState.open(
             output.with_name(kept_beside(output)[0]),
             fingerprint=hashlib.sha256(json.dumps(decides).encode()).hexdigest(),

@@ -73,7 +73,7 @@ def quantize(
     Raises:
         InputError: the model is not float32, or the table is of another model.
         UsageError: the file exists, another process writes it, an unknown target or layer, or
-            ``max_drop`` without what it needs.
+            ``max_drop`` or ``recover`` without what it needs.
         RunError: no choice of float layers that was tried keeps the budget; the best one is in
             place.
         OSError: the file cannot be written.
@@ -130,10 +130,7 @@ def quantize(
             overwrite=overwrite,
         ).artifact
     methods = methods_of(recover or ())
-    if reference is not None or (data is not None and not methods):
-        raise UsageError(
-            "--data, --reference: only --recover or a search, with --max-drop or --tune, takes them"
-        )
+    _require_images_for(methods, data, reference)
     source, profile = artifact_of(model), profile_of(target)
     output = int8_path(source, profile, out)
     begun = bool(methods) and folder_of(output).is_dir()
@@ -159,4 +156,16 @@ def quantize(
             table_sha256=table_sha256(table),
             profile=profile,
             exclude=exclude,
+        )
+
+
+def _require_images_for(
+    methods: Sequence[Recovery], data: Data | AnyPath | None, reference: AnyModel | None
+) -> None:
+    """Refuse recovery without images, and images or a reference without what takes them."""
+    if methods and data is None:
+        raise UsageError("--recover needs --data, whose train split it learns from")
+    if reference is not None or (data is not None and not methods):
+        raise UsageError(
+            "--data, --reference: only --recover or a search, with --max-drop or --tune, takes them"
         )

@@ -146,6 +146,8 @@ def _wants_search(options: Options) -> bool:
     """
     if options.device_file and options.tune is None:
         raise UsageError("--device-file: only a search with --tune takes it")
+    if len(options.recover or ()) > 1 and NO_RECOVERY in options.recover:
+        raise UsageError(f"--recover {NO_RECOVERY} stands alone; name methods, or {NO_RECOVERY}")
     if options.tune is not None and _methods(options):
         raise UsageError("--recover and --tune do not go together; choose one")
     given = [f"--{n.replace('_', '-')}" for n in ONLY_WITH_BUDGET if getattr(options, n)]

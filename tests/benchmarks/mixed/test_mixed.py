@@ -20,6 +20,9 @@ from hypothesis import strategies as st
 from onnx import helper
 from tiny import TINY, exported, quantized
 
+from segdeploy.api.data import Data
+from segdeploy.api.mixed_precision import mixed_precision
+from segdeploy.api.quantize import quantize
 from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch, fewest_within, next_count
 from segdeploy.benchmarks.mixed.state import RecoveryTrial, SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare
@@ -34,7 +37,7 @@ from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.recovery.candidate import Candidate, Workshop
 from segdeploy.deploy.recovery.methods import Recovery
 from segdeploy.deploy.stages.simplify import simplify
-from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.system.errors import InputError, UsageError
 from segdeploy.deploy.targets.profiles import ORT_X86
 
 MAX_DROP = 0.5
@@ -327,6 +330,34 @@ def test_the_command_recovers_what_it_is_told(
     assert "--recover needs --data" in capsys.readouterr().err
 
 
+def test_an_interrupted_search_goes_on_only_with_the_images_it_learnt_from(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def opened(path: Path, *, fingerprint: str) -> SearchState:
+        found.append(fingerprint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SearchState, "open", opened)
+    for data in (Data(job.root), Data(job.root), Data(job.root, num_samples=2)):
+        with pytest.raises(KeyboardInterrupt):
+            mixed_precision(
+                job.source,
+                job.table,
+                max_drop=1.0,
+                reference=job.source,
+                data=data,
+                out=tmp_path / "net.int8.onnx",
+            )
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_learns_is_given_images_to_learn_from(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--recover needs --data"):
+        quantize(job.source, job.table, recover="biases", out=tmp_path / "net.int8.onnx")
+
+
 def trial(**changes: Any) -> Trial:
     figures = {"layers": 2, "delta": 0.0, "low": -0.1, "high": 0.1, "seconds": 1.0}
     return Trial(**figures | {"disagreement_percent": 0.0, "collapsed": False} | changes)
@@ -402,7 +433,13 @@ def test_the_command_says_when_plain_int8_is_enough(
         (["--time-budget", "10m"], 2, "--time-budget: only a search with --max-drop takes it"),
         (["--max-drop", "0.02"], 2, "--max-drop needs --data and --reference"),
         (["--max-drop", "0.02", "--data", "{root}"], 2, "--max-drop needs --reference"),
+        (["--recover", "none", "biases", "--data", "{root}"], 2, "--recover none stands alone"),
         (["--max-drop", "1", "--data", "{no_val}", "--reference", "{m}"], 3, "has no val split"),
+        (
+            ["--max-drop", "1", "--data", "{no_train}", "--reference", "{m}", "--recover=biases"],
+            3,
+            "split 'train' holds no",
+        ),
         (["--max-drop", "1", "--data", "nowhere", "--reference", "{m}"], 3, "splits.csv"),
         (["--max-drop", "1", "--data", "{root}", "--reference", "no.onnx"], 3, "no.onnx"),
         (["--max-drop", "1", "--data", "{root}", "--reference", "no.pth"], 3, "no.pth"),
@@ -418,7 +455,9 @@ def test_a_newcomers_mistakes_are_one_line(
     words: str,
 ) -> None:
     no_val = make_image_set(tmp_path / "no_val", ["train", "test"])
-    given = [f.format(root=job.root, no_val=no_val, m=job.source.path) for f in flags]
+    no_train = make_image_set(tmp_path / "no_train", ["val", "test"])
+    folders = {"root": job.root, "no_val": no_val, "no_train": no_train}
+    given = [f.format(**folders, m=job.source.path) for f in flags]
     assert main(command(job, tmp_path / "net.int8.onnx", *given)) == code
     said = capsys.readouterr().err
     assert words in said
