@@ -161,7 +161,13 @@ def zoo(options: Options, command: str) -> Result:
     from segdeploy.benchmarks.peers.zoo.measure import Plan as ZooPlan
     from segdeploy.benchmarks.peers.zoo.page import notes_of, rows_of, summary_of, write_chart
     from segdeploy.benchmarks.peers.zoo.weights import default_cache
-    from segdeploy.benchmarks.peers.zoo.zoo import chosen, measure_all, stored, train_all
+    from segdeploy.benchmarks.peers.zoo.zoo import (
+        chosen,
+        measure_all,
+        stored,
+        train_all,
+        validation_of,
+    )
 
     _require_folder(options.output)
     entries = chosen(options.only)
@@ -193,8 +199,10 @@ def zoo(options: Options, command: str) -> Result:
         batch=options.batch,
         output=options.output,
         tune_s=options.tune,
+        validation=validation_of(data),
     )
-    require_disjoint(plan.calibration, plan.evaluation)
+    for seen in (plan.calibration, *([plan.validation] if plan.validation else ())):
+        require_disjoint(seen, plan.evaluation)
     results = measure_all(
         entries, weights, plan, bar=lambda each, label: bar(each, label, unit="tool")
     )
@@ -206,6 +214,7 @@ def zoo(options: Options, command: str) -> Result:
         "calibration_sha256": plan.calibration.sha256(),
         "evaluation_images": len(plan.evaluation),
         "evaluation_sha256": plan.evaluation.sha256(),
+        "validation_images": len(plan.validation or ()),
         "networks": json_of(results),
         "summary": summary_of(results),
     }
@@ -214,6 +223,12 @@ def zoo(options: Options, command: str) -> Result:
         f"{len(plan.calibration)} calibration images, {len(plan.evaluation)} evaluation images, "
         f"{plan.threads} threads"
     )
+    control = (
+        f"the {len(plan.validation)} images of the val split"
+        if plan.validation
+        else "the calibration images, since the data has no val split"
+    )
+    about["summary"].append(f"NNCF's accuracy control validates on {control}.")
     notes = [*about["summary"], *notes_of(results)]
     _write(about, path, lambda r: page("The zoo", subject, rows_of(results), notes, r))
     if peers_chart.missing() is None:

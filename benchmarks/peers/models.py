@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
-from segdeploy.benchmarks.peers.quantize import STANDARD, Cost, Recipe, Request, write
+from segdeploy.benchmarks.peers.quantize import SETTINGS, STANDARD, Cost, Recipe, Request, write
 from segdeploy.calibration.table import CalibrationTable
 from segdeploy.deploy.data.image_set import SegmentationSet
 from segdeploy.deploy.data.preprocess import Preprocess
@@ -87,6 +88,8 @@ class Job:
         calibration: images every tool calibrates with.
         threads: processors every tool may use.
         tune_s: seconds that a search for the fastest placement may take.
+        validation: images with masks that accuracy control scores; ``None`` takes those that
+            calibrate.
     """
 
     model: Artifact
@@ -94,6 +97,7 @@ class Job:
     calibration: SegmentationSet
     threads: int
     tune_s: float = 0.0
+    validation: SegmentationSet | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +190,25 @@ def make(model: Model, job: Job, folder: Path) -> Made:
 
 
 def made_before(model: Model, job: Job, folder: Path) -> Artifact | None:
-    """The model that ``make`` wrote into a folder; ``None`` where there is none."""
+    """The model that ``make`` wrote into a folder; ``None`` where there is none, or half of one."""
     if model is Model.FLOAT:
         return job.model
     path = _path(model, folder)
-    if not path.exists():
+    try:
+        return describe(path) if path.suffix == ".onnx" else _openvino_file(path, job.model)
+    except (SegdeployError, OSError):
         return None
-    return describe(path) if path.suffix == ".onnx" else _openvino_file(path, job.model)
+
+
+def settings_of(model: Model) -> tuple[str, ...]:
+    """What a tool is asked for beside the job: it decides the file."""
+    if model is Model.FLOAT:
+        return ()
+    if model in OURS | TUNED:
+        return (native_profile_here((OURS | TUNED)[model]).name, str(TUNE_IMAGES))
+    recipe, profile = Recipe(model.value), native_profile_here(RuntimeName.ONNXRUNTIME)
+    chosen = (profile.activation_type.value, str(profile.reduce_range))
+    return (SETTINGS[recipe], *(chosen if recipe is Recipe.ORT_STATIC else ()))
 
 
 def _path(model: Model, folder: Path) -> Path:
@@ -300,7 +316,7 @@ def _theirs(recipe: Recipe, job: Job, folder: Path) -> Made:
         activation_type=profile.activation_type,
         reduce_range=profile.reduce_range,
         output=output,
-        validation=job.calibration,
+        validation=job.validation or job.calibration,
     )
     try:
         cost = call_alone(write, request)
@@ -312,10 +328,11 @@ def _theirs(recipe: Recipe, job: Job, folder: Path) -> Made:
 
 def _openvino_file(path: Path, source: Artifact) -> Artifact:
     """An OpenVINO file of an int8 network; its names and shapes are those of its source."""
+    files = (path, path.with_suffix(".bin"))
     return replace(
         source,
         path=path,
         precision=Precision.INT8,
-        sha256=sha256_of(path.with_suffix(".bin")),
+        sha256=hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest(),
         parent=source.sha256,
     )

@@ -57,8 +57,9 @@ SETTINGS = {
     Recipe.NNCF_PERFORMANCE: _NNCF_SETTINGS.format(preset="PERFORMANCE"),
     Recipe.NNCF_MIXED: _NNCF_SETTINGS.format(preset="MIXED"),
     Recipe.NNCF_ACCURACY: (
-        "`nncf.quantize_with_accuracy_control` on the OpenVINO model, preset PERFORMANCE, the "
-        f"calibration images with their masks validate, at most {MOST_DROP_POINTS} points of IoU"
+        "`nncf.quantize_with_accuracy_control` on the OpenVINO model, preset PERFORMANCE; the "
+        "val split validates, or where there is none those images; at most "
+        f"{MOST_DROP_POINTS} points of IoU"
     ),
 }
 """What each tool was asked for, as the page says it."""
@@ -172,26 +173,26 @@ def _nncf_accuracy(request: Request) -> None:
     images = request.validation
     if images is None:
         raise ValueError("accuracy control needs images with masks")
-    truths = images.truths(request.preprocess)
-    places = list(range(len(images)))
+    truths, fields = images.truths(request.preprocess), images.fields(request.preprocess)
     inputs = images.inputs(request.preprocess)
 
     def feed(place: int) -> Feeds:
         return {request.input_name: inputs[place][None]}
 
     def iou(compiled: Any, asked: Any) -> float:
-        taken = list(asked)
-        found = [compiled(feed(place))[0][0, 0] >= FOREGROUND_PROBABILITY for place in taken]
-        return float(iou_per_image(np.stack(found), truths[taken]).mean())
+        places = list(asked)
+        found = [compiled(feed(place))[0][0, 0] >= FOREGROUND_PROBABILITY for place in places]
+        counted = None if fields is None else fields[places]
+        return float(iou_per_image(np.stack(found), truths[places], counted).mean())
 
     quantized = nncf.quantize_with_accuracy_control(
         openvino_core().read_model(request.model),
-        calibration_dataset=nncf.Dataset(places, feed),
-        validation_dataset=nncf.Dataset(places, feed),
+        calibration_dataset=nncf.Dataset(list(feeds(request))),
+        validation_dataset=nncf.Dataset(list(range(len(images))), feed),
         validation_fn=iou,
         max_drop=MOST_DROP_POINTS,
         drop_type=nncf.DropType.ABSOLUTE,
-        subset_size=len(places),
+        subset_size=len(request.images),
     )
     openvino.save_model(quantized, request.output, compress_to_fp16=False)
 

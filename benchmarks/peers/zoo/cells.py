@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from segdeploy.calibration.files import write_atomic
-from segdeploy.calibration.json_record import Count, NotNegative, Share, Text, json_of, record_of
+from segdeploy.calibration.json_record import (
+    Count,
+    NotNegative,
+    Sha256,
+    Share,
+    Text,
+    json_of,
+    record_of,
+)
 from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.system.errors import InputError
 
@@ -24,8 +32,8 @@ class Accuracy:
         delta: minus that of the float network, percentage points.
         ci95: 95 % paired bootstrap interval of it.
         sqnr_db: of the probabilities; ``None`` where they are the same.
-        int8_mac_share: of the multiply-adds, read from the executed graph; ``None`` where the
-            runtime does not say.
+        int8_mac_share: of the multiply-adds, read from the executed graph; ``None`` where it
+            does not tell of every layer what ran.
         executed: precision that ran, in words.
     """
 
@@ -44,9 +52,11 @@ class Cell:
     Attributes:
         network: name in the zoo.
         contender: name in the table.
+        model: what runs, of ``models.Model``.
         group: whose work it is.
         runtime: where it runs.
-        source_sha256: of the float model that everything is made from.
+        decided_by: everything that decides the figures, by ``keys.key_of``.
+        model_sha256: of the file that ran; ``None`` where none did.
         seconds: to make the model; ``None`` of the float model.
         peak_bytes: of the process that made it.
         accuracy: what it computes.
@@ -58,9 +68,11 @@ class Cell:
 
     network: Text
     contender: Text
+    model: Text
     group: Text
     runtime: Text
-    source_sha256: Text
+    decided_by: dict[str, str]
+    model_sha256: Sha256 | None = None
     seconds: NotNegative | None = None
     peak_bytes: Count | None = None
     accuracy: Accuracy | None = None
@@ -77,6 +89,8 @@ class Timing:
 
     Attributes:
         network: name in the zoo.
+        decided_by: everything that decides the times, by ``keys.key_of``.
+        models: contender to the digest of the file that ran.
         latency_s: contender to the seconds of each call of each block, one image a call.
         throughput_s: likewise, of calls of ``batch`` images.
         batch: images of a call.
@@ -84,44 +98,48 @@ class Timing:
     """
 
     network: Text
+    decided_by: dict[str, str]
+    models: dict[str, Sha256]
     latency_s: dict[str, tuple[tuple[float, ...], ...]]
     throughput_s: dict[str, tuple[tuple[float, ...], ...]]
     batch: Count
     threads: Count
 
 
-def save(record: Cell | Timing, path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FloatModel:
+    """The float network that a folder's figures are of.
+
+    Attributes:
+        decided_by: everything that decides the file, by ``keys.key_of``.
+        sha256: of the file.
+    """
+
+    decided_by: dict[str, str]
+    sha256: Sha256
+
+
+def save(record: Cell | Timing | FloatModel, path: Path) -> None:
     """Write a record; it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(json_of(record), indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_atomic(path, text.encode())
 
 
-def read_cell(path: Path, *, source_sha256: str | None = None) -> Cell | None:
-    """A cell measured before, of that float model if one is stated; ``None`` without one.
+def read_record(path: Path, kind: type[T]) -> T | None:
+    """What an earlier run kept; ``None`` where there is nothing, or a record without its key.
+
+    Such records are of a version that did not keep what decided them.
 
     Raises:
         InputError: the file holds something else.
     """
-    found = _read(path, Cell)
-    if found is None or source_sha256 in (None, found.source_sha256):
-        return found
-    return None
-
-
-def read_timing(path: Path) -> Timing | None:
-    """Times measured before; ``None`` where there are none.
-
-    Raises:
-        InputError: the file holds something else.
-    """
-    return _read(path, Timing)
-
-
-def _read(path: Path, kind: type[T]) -> T | None:
     if not path.exists():
         return None
     try:
-        return record_of(parse_json(path.read_text(encoding="utf-8")), kind)
+        value = parse_json(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict) and "network" in value and "decided_by" not in value:
+            return None
+        return record_of(value, kind)
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is no record of the zoo ({error}); delete it") from error

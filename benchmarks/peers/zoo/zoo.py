@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy.benchmarks.peers.contenders import Contender
-from segdeploy.benchmarks.peers.zoo.cells import read_timing
-from segdeploy.benchmarks.peers.zoo.measure import Plan, measure_network, stored_cells
+from segdeploy.benchmarks.peers.zoo.measure import (
+    Plan,
+    measure_network,
+    stored_cells,
+    stored_timing,
+)
 from segdeploy.benchmarks.peers.zoo.networks import ZOO, Entry
 from segdeploy.benchmarks.peers.zoo.page import Result
 from segdeploy.benchmarks.peers.zoo.weights import weights_of
-from segdeploy.deploy.data.image_set import SegmentationSet
+from segdeploy.deploy.data.image_set import SegmentationSet, open_set
+from segdeploy.deploy.data.splits import read_splits
 from segdeploy.deploy.system.errors import SegdeployError, UsageError
 from segdeploy.deploy.system.progress import LabelledProgress
 from segdeploy.deploy.system.shown_command import shown_text
@@ -30,6 +35,18 @@ def chosen(only: Sequence[str] | None) -> tuple[Entry, ...]:
         if name not in ZOO:
             raise UsageError(f"--only {name}: expected one of {', '.join(ZOO)}")
     return tuple(entry for name, entry in ZOO.items() if not only or name in only)
+
+
+def validation_of(data: Path) -> SegmentationSet | None:
+    """The images that accuracy control scores: the val split; ``None`` where there is none.
+
+    Raises:
+        InputError: the split lists what is not there.
+    """
+    splits = data / "splits.csv"
+    if splits.exists() and "val" in read_splits(splits).values():
+        return open_set(data, "val")
+    return None
 
 
 def train_all(
@@ -83,7 +100,7 @@ def stored(entries: Sequence[Entry], output: Path) -> list[Result]:
     for entry in entries:
         cells = stored_cells(output / entry.name)
         if cells:
-            timing = read_timing(output / entry.name / "timing.json")
+            timing = stored_timing(output / entry.name, cells)
             results.append(Result(network=entry.name, cells=tuple(cells), timing=timing))
     if not results:
         raise UsageError(f"-o {output} holds no figures of the zoo; measure without --summary")
