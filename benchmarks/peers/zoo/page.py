@@ -272,6 +272,8 @@ def write_chart(results: Sequence[Result], path: Path) -> None:
                 for place, cell in zip(places, best, strict=True)
                 if cell and cell.accuracy and cell.accuracy.sqnr_db is not None
             ]
+            if not found:
+                continue
             grid[0].scatter(
                 [x for x, _ in found],
                 [y for _, y in found],

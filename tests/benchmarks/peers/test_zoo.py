@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from segdeploy.benchmarks.peers import models
 from segdeploy.benchmarks.peers.__main__ import main
 from segdeploy.benchmarks.peers.contenders import Contender, Group, quantized_contenders
 from segdeploy.benchmarks.peers.models import Job, Made, Model
-from segdeploy.benchmarks.peers.quantize import SETTINGS, Cost, Recipe
+from segdeploy.benchmarks.peers.quantize import SETTINGS, Cost, Recipe, Request
 from segdeploy.benchmarks.peers.zoo import keys, measure
 from segdeploy.benchmarks.peers.zoo import weights as zoo_weights
 from segdeploy.benchmarks.peers.zoo.cells import Accuracy, Cell, Timing, read_record, save
@@ -37,7 +39,9 @@ from segdeploy.deploy.data.preprocess import Preprocess
 from segdeploy.deploy.models.checkpoint import save_checkpoint
 from segdeploy.deploy.models.unet_plus_plus import UNetPlusPlus
 from segdeploy.deploy.onnx_model.file import describe
-from segdeploy.deploy.runtimes.registry import RuntimeName
+from segdeploy.deploy.runtimes.executed import file_layers
+from segdeploy.deploy.runtimes.execution import Execution
+from segdeploy.deploy.runtimes.registry import RuntimeName, open_runtime
 from segdeploy.deploy.system.errors import InputError, RunError
 
 GOOD = Accuracy(
@@ -327,6 +331,48 @@ def test_accuracy_control_validates_on_the_val_split_where_there_is_one(tmp_path
     found = validation_of(tmp_path / "data")
     assert found is not None
     assert [sample.name for sample in found] == [last]
+
+
+def test_accuracy_control_is_given_the_validation_images_or_those_that_calibrate(
+    small_onnx: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    images: SegmentationSet,
+    tmp_path: Path,
+) -> None:
+    asked: list[Request] = []
+
+    def refused(_: object, request: Request) -> None:
+        asked.append(request)
+        raise RunError("not now")
+
+    monkeypatch.setattr(models, "call_alone", refused)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    contract = Preprocess(size=(32, 32))
+    job = Job(
+        model=describe(small_onnx(tmp_path / "small.onnx", contract)),
+        preprocess=contract,
+        calibration=some(images, 0),
+        threads=1,
+    )
+    for each in (job, replace(job, validation=some(images, 1))):
+        assert models.make(Model.NNCF_ACCURACY, each, tmp_path).skipped == "failed: not now"
+    assert [request.validation for request in asked] == [some(images, 0), some(images, 1)]
+    assert {request.images for request in asked} == {(images.samples[0].image_path,)}
+
+
+def test_a_file_of_openvinos_own_tells_the_layers_of_its_source(
+    small_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    source = describe(small_onnx(tmp_path / "small.onnx", Preprocess(size=(32, 32))))
+    own = replace(source, path=tmp_path / "small.xml")
+    openvino.save_model(openvino.Core().read_model(source.path), own.path, False)
+    with open_runtime(RuntimeName.OPENVINO, own, execution=Execution(threads=1)) as runtime:
+        assert runtime.executed.macs == 0
+        found = measure.executed_of_source(runtime, source)
+    assert [layer.macs for layer in found.layers] == [x.macs for x in file_layers(source.path)]
+    assert {layer.precision for layer in found.layers} == {"fp32"}
+    assert found.int8_mac_share == 0.0
 
 
 def test_every_trained_network_of_this_project_gives_logits_of_one_channel() -> None:
