@@ -158,10 +158,13 @@ def scaled_like(reference: Artifact, candidate: Artifact, path: Path) -> Artifac
             "file it was quantized from"
         )
     links = {link.maker.name: link for link in links_of(model)}
-    powers = {name: np.array(each, np.int64) for name, each in json.loads(said).items()}
+    try:
+        powers = {name: np.array(each, np.int64) for name, each in json.loads(said).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{candidate.path}: {POWERS} in its metadata is damaged") from error
     values = _constants(model, links.values())
     for name, each in powers.items():
-        if name not in links or len(each) != _channels(links[name], values):
+        if name not in links or each.shape != (_channels(links[name], values),):
             raise InputError(
                 f"{candidate.path} scales the channels of {name!r:.80}, which {reference.path} "
                 "does not hold as it was; give as --reference the file it was quantized from"
@@ -305,7 +308,8 @@ def _sizes(
 
     def sizes(sample: Sample) -> list[NDArray[np.float64]]:
         found = part(workshop.input(sample))
-        return [np.abs(each[0]).max(axis=(1, 2)).astype(np.float64) for each in found]
+        over = [(0, *range(2, each.ndim)) for each in found]
+        return [np.abs(e).max(axis=a).astype(np.float64) for e, a in zip(found, over, strict=True)]
 
     each = workshop.each(sizes, workshop.samples)
     return {n: np.max([found[i] for found in each], axis=0) for i, n in enumerate(names)}

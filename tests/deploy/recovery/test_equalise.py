@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny import write_small_onnx
+from tiny import TINY, write_small_onnx
 
 from segdeploy.api.debug import debug
 from segdeploy.calibration.equalised import channel_powers
 from segdeploy.calibration.table import imported_table
-from segdeploy.deploy.onnx_model.file import describe, load_model, metadata
+from segdeploy.deploy.onnx_model.file import (
+    describe,
+    load_model,
+    metadata,
+    save_model,
+    set_metadata,
+)
 from segdeploy.deploy.quantize import calibrate as calibrating
+from segdeploy.deploy.quantize.calibrate import calibrate
 from segdeploy.deploy.recovery.candidate import Candidate, Workshop
-from segdeploy.deploy.recovery.equalise import equalise, equalised, links_of, scaled_like
+from segdeploy.deploy.recovery.equalise import POWERS, equalise, equalised, links_of, scaled_like
 from segdeploy.deploy.recovery.methods import Recovery, applied
 from segdeploy.deploy.recovery.ranges import ranges_by_output
 from segdeploy.deploy.sensitivity.parts import GraphPart, GraphView
+from segdeploy.deploy.system.errors import InputError
 
 MakeWorkshop = Callable[..., Workshop]
 
@@ -178,6 +187,47 @@ def test_debug_measures_an_equalised_file_beside_the_float_file_equalised_alike(
         for each in (plain.source, found.source)
     ]
     assert errors[0].layers == errors[1].layers
+    damaged = load_model(written.path)
+    set_metadata(damaged, metadata(damaged) | {POWERS: '{"low": [1, "x"]}'})
+    save_model(damaged, tmp_path / "damaged.onnx")
+    with pytest.raises(InputError, match="metadata is damaged"):
+        scaled_like(plain.source, describe(tmp_path / "damaged.onnx"), tmp_path / "none.onnx")
     even = describe(write_small_onnx(tmp_path / "even.onnx"))
     plain_int8 = workshop.write(plain, tmp_path / "plain.onnx")
     assert scaled_like(even, plain_int8, tmp_path / "none.onnx") is even
+
+
+def test_lines_are_scaled_as_maps_are(
+    plain: Candidate, make_workshop: MakeWorkshop, tmp_path: Path
+) -> None:
+    model = load_model(plain.source.path)
+    (head,) = (node for node in model.graph.node if node.name == "head")
+    weights = {
+        "l": drawn(4, 4, 3) * np.float32([[[50]], [[1]], [[1]], [[0.1]]]),
+        "k": drawn(4, 4, 1),
+    }
+    sizes = {"rows": np.int64([0, 4, -1]), "back": np.int64([0, 4, *TINY.size])}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(v, n) for n, v in (weights | sizes).items()
+    )
+    steps = [
+        ("Reshape", [head.input[0], "rows"], "line"),
+        ("Conv", ["line", "l"], "first"),
+        ("Conv", ["first", "k"], "second"),
+        ("Reshape", ["second", "back"], "maps"),
+    ]
+    for operator, inputs, output in steps:
+        more = {"pads": [1, 1]} if output == "first" else {}
+        place = list(model.graph.node).index(head)
+        made = helper.make_node(operator, inputs, [output], name=output, **more)
+        model.graph.node.insert(place, made)
+    head.input[0] = "maps"
+    save_model(model, tmp_path / "lines.onnx")
+    workshop = make_workshop()
+    source = describe(tmp_path / "lines.onnx")
+    table = calibrate(source, workshop.images, preprocess=TINY, threads=1)
+    lines = Candidate(source=source, table=table)
+    found = applied(Recovery.EQUALISE, lines, workshop)
+    assert "first" in json.loads(metadata(load_model(found.source.path))[POWERS])
+    right = outputs(lines, workshop, int8=False)
+    assert np.array_equal(outputs(found, workshop, int8=False), right)
