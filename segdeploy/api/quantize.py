@@ -133,8 +133,7 @@ def quantize(
     _require_images_for(methods, data, reference)
     source, profile = artifact_of(model), profile_of(target)
     output = int8_path(source, profile, out)
-    begun = bool(methods) and folder_of(output).is_dir()
-    output_file(output, source.path, *file_of(table), overwrite=overwrite or begun)
+    output_file(output, source.path, *file_of(table), overwrite=overwrite)
     with writing_file(output):
         if methods:
             plain = Candidate(source=source, table=calibration_table_of(table))

@@ -23,6 +23,7 @@ from tiny import TINY, exported, quantized
 from segdeploy.api.data import Data
 from segdeploy.api.mixed_precision import mixed_precision
 from segdeploy.api.quantize import quantize
+from segdeploy.api.recovery import folder_of
 from segdeploy.benchmarks.mixed.search import MixedResult, MixedSearch, fewest_within, next_count
 from segdeploy.benchmarks.mixed.state import RecoveryTrial, SearchState, Trial
 from segdeploy.benchmarks.parity.evidence import ParityReport, compare
@@ -356,6 +357,17 @@ def test_an_interrupted_search_goes_on_only_with_the_images_it_learnt_from(
 def test_what_learns_is_given_images_to_learn_from(job: Job, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--recover needs --data"):
         quantize(job.source, job.table, recover="biases", out=tmp_path / "net.int8.onnx")
+
+
+def test_what_an_interrupted_recovery_left_allows_nothing_to_be_replaced(
+    job: Job, tmp_path: Path
+) -> None:
+    output = tmp_path / "net.int8.onnx"
+    folder_of(output).mkdir()
+    before = quantize(job.source, job.table, out=output).path.read_bytes()
+    with pytest.raises(UsageError, match="exists"):
+        quantize(job.source, job.table, recover="biases", data=job.root, out=output)
+    assert output.read_bytes() == before
 
 
 def trial(**changes: Any) -> Trial:
