@@ -148,10 +148,9 @@ def float_model(entry: Entry, weights: Path, folder: Path) -> Artifact:
         weights=sha256_of(weights),
     )
     kept = read_record(record, FloatModel)
-    if kept is not None and kept.decided_by == key and path.exists():
-        found = describe(path)
-        if found.sha256 == kept.sha256:
-            return found
+    there = sha256_of(path) if path.exists() else None
+    if kept is not None and (kept.decided_by, kept.sha256) == (key, there):
+        return describe(path)
     folder.mkdir(parents=True, exist_ok=True)
     source: Checkpoint | LoadedModule
     if entry.bundled is not None:

@@ -318,6 +318,9 @@ def test_what_is_there_is_measured_again_only_where_what_decided_it_changed(
     monkeypatch.setattr(measure, "export", refused)
     with pytest.raises(RunError, match="exported again"):
         measured(paths[1], untimed)
+    (plan.output / "unet_plus_plus" / "float.sim.onnx").write_bytes(b"half of one")
+    with pytest.raises(RunError, match="exported again"):
+        measured(paths[0], untimed)
 
 
 def test_accuracy_control_validates_on_the_val_split_where_there_is_one(tmp_path: Path) -> None:
