@@ -318,7 +318,8 @@ def plan_observation(
     needed |= floats.intersection(unfused_outputs(graph))
     made = {name: node.op_type for name, node in index.producer.items()}
     checked = {name for name in needed if made.get(name, "Conv") not in HALVED}
-    summed = {name: parts[name] for name in wanted if name in parts}
+    ranged = [follows.get(name, name) for name in wanted]
+    summed = {name: parts[name] for name in ranged if name in parts}
     checked -= summed.keys()
     checked |= {name for name, found in summed.items() if not checked.isdisjoint(found)}
     return Observation(

@@ -21,7 +21,7 @@ from segdeploy.calibration.weights import (
 from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.quantize.activations import weight_of
 from segdeploy.deploy.quantize.learnt_parameters import LearntParameters
-from segdeploy.deploy.quantize.operators import is_layer
+from segdeploy.deploy.quantize.operators import activation_inputs, is_layer
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 
@@ -141,7 +141,8 @@ class QdqWriter:
             )
         for node in self.graph.node:
             if node.name in self.quantized and not is_layer(node):
-                node.input[:] = [f"{n}/joined/dq" if n in constants else n for n in node.input]
+                data = constants.keys() & activation_inputs(node)
+                node.input[:] = [f"{n}/joined/dq" if n in data else n for n in node.input]
 
     def finish(self) -> None:
         """Write nodes and initialisers back in topological order."""
@@ -197,8 +198,8 @@ class QdqWriter:
     def _weight_name(self, node: onnx.NodeProto) -> str:
         """The name of a weight's integers: another where a layer of another kind was first."""
         name, axis = self._key(node)
-        others = {other for named, other in self.integers if named == name}
-        return name if axis == next(iter(others), axis) or len(others) < 2 else f"{name}@{axis}"
+        first = next(other for named, other in self.integers if named == name)
+        return name if axis == first else f"{name}@{axis}"
 
     def _take_learnt_bias(self, node: onnx.NodeProto) -> None:
         """Give a layer the bias that was learnt, where one was."""

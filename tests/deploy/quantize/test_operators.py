@@ -27,6 +27,7 @@ from segdeploy.deploy.quantize.operators import (
     carries,
     layer_weight,
 )
+from segdeploy.deploy.targets.kernels import ONNXRUNTIME_CPU
 from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TENSORRT, TargetProfile
 
 RNG = np.random.default_rng(1)
@@ -238,3 +239,62 @@ def test_what_a_relu_leaves_is_not_checked_and_what_others_leave_is(tmp_path: Pa
     assert plan.checked == {"l", "both"}
     assert plan.summed == {"both": ("r", "l")}
     assert plan.follows["half"] == plan.follows["other"] == "both"
+
+
+@pytest.mark.parametrize("product_first", [True, False])
+def test_layers_that_share_a_weight_along_different_axes_compute_with_their_own_integers(
+    product_first: bool, tmp_path: Path
+) -> None:
+    shape = (6, 6)
+    stored = {"w": normal(*shape) * np.array([1, 4, 9, 0.3, 1, 2], np.float32)}
+    stored |= {"rows": np.array([24, 6])}
+    nodes = [helper.make_node("Reshape", ["image", "rows"], ["x0"], name="flat")]
+    kinds = [("MatMul", {}), ("Gemm", {"transB": 1}), ("Gemm", {}), ("Gemm", {"transB": 1})]
+    for place, (operator, said) in enumerate(kinds if product_first else kinds[::-1]):
+        ends = [f"x{place}", "w"], [f"x{place + 1}" if place < 3 else "y"]
+        nodes.append(helper.make_node(operator, *ends, name=f"layer{place}", **said))
+    model = int8_of(model_of(nodes, stored, tmp_path), TENSORRT)
+    index = GraphIndex(model.graph)
+    for layer in (node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")):
+        part = index.producer[layer.input[1]]
+        axis = next(a.i for a in part.attribute if a.name == "axis")
+        found = layer_weight(layer)
+        assert found is not None
+        assert axis == found.axis
+        scale = index.value(part.input[1])
+        np.testing.assert_allclose(scale, np.abs(stored["w"]).max(axis=1 - axis) / 127, rtol=1e-6)
+        along = scale.reshape((-1, 1) if axis == 0 else (1, -1))
+        steps = np.abs(index.value(part.input[0]) - stored["w"] / along)
+        assert steps.max() <= 1 + 1e-3
+
+
+def test_only_data_of_a_node_is_stored_as_integers(tmp_path: Path) -> None:
+    """A constant that another node multiplies by says how much a Resize enlarges, too."""
+    stored = {"w": normal(5, 4, 1, 1), "c": np.array([1, 1, 2, 3], np.float32)}
+    stored |= {"v": normal(4, 4, 1, 3)}
+    nodes = [
+        helper.make_node("Conv", ["image", "v"], ["narrow"], name="v"),
+        helper.make_node("Mul", ["narrow", "c"], ["m"], name="mul"),
+        helper.make_node("Resize", ["m", "", "c"], ["r"], name="resize", mode="nearest"),
+        helper.make_node("Conv", ["r", "w"], ["y"], name="last"),
+    ]
+    path = model_of(nodes, stored, tmp_path)
+    model = int8_of(path, dataclasses.replace(TENSORRT, kernels=ONNXRUNTIME_CPU))
+    mul, resize = (n for n in model.graph.node if n.name in ("mul", "resize"))
+    assert mul.input[1] == "c/joined/dq"
+    assert resize.input[2] == "c"
+
+
+def test_what_a_float_node_carries_of_a_concat_has_its_range(tmp_path: Path) -> None:
+    stored = {"w": normal(4, 4, 1, 1), "i": np.array([0, 5, 3, 7])}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], name="c"),
+        helper.make_node("Relu", ["c"], ["r"], name="r"),
+        helper.make_node("Concat", ["c", "r"], ["both"], name="both", axis=1),
+        helper.make_node("Gather", ["both", "i"], ["some"], name="some", axis=1),
+        helper.make_node("Conv", ["some", "w"], ["y"], name="last"),
+    ]
+    plan = plan_observation(load_model(model_of(nodes, stored, tmp_path)))
+    assert plan.follows["some"] == "both"
+    assert plan.summed == {"both": ("c", "r")}
+    assert {"c", "r"} <= set(plan.observed)
