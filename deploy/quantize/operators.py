@@ -80,6 +80,9 @@ average stays in the range of what it averages, but seldom fills it: it has a sc
 
 _OTHER = Operator()
 
+_SAME_SIZE = ("SAME_UPPER", "SAME_LOWER")
+"""What pads on its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWeight:
@@ -197,6 +200,16 @@ def carries(node: onnx.NodeProto, index: GraphIndex) -> Carries:
         if filled and (value is None or value.size != 1 or value.item() != 0):
             return Carries.NOTHING
     return found
+
+
+def counts_padding(node: onnx.NodeProto, index: GraphIndex) -> bool:
+    """Whether a node averages padding beside values: its own, or that of a Pad in front of it."""
+    if node.op_type != "AveragePool":
+        return False
+    said = attributes(node)
+    padded = any(said.get("pads", ())) or said.get("auto_pad", "NOTSET") in _SAME_SIZE
+    counted = padded and bool(said.get("count_include_pad", 0))
+    return counted or index.made_by(node.input[0], "Pad") is not None
 
 
 def _standard(node: onnx.NodeProto) -> bool:

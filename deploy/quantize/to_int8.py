@@ -37,7 +37,7 @@ from segdeploy.deploy.quantize.activations import (
     quantized_nodes,
 )
 from segdeploy.deploy.quantize.learnt_parameters import METADATA_KEY, LearntParameters
-from segdeploy.deploy.quantize.operators import Carries, activation_inputs, carries
+from segdeploy.deploy.quantize.operators import Carries, activation_inputs, carries, counts_padding
 from segdeploy.deploy.quantize.pixel_levels import PixelLevels, pixel_levels, takes_pixels
 from segdeploy.deploy.quantize.qdq_placement import QdqPlacement
 from segdeploy.deploy.quantize.qdq_writer import QdqWriter
@@ -185,7 +185,10 @@ def activation_params(
     for name in names:
         source = follows.get(name, name)
         if source not in table.ranges:
-            raise InputError(f"the calibration table has no range for tensor {source!r}")
+            raise InputError(
+                f"the calibration table has no range for tensor {source!r:.80}; it is incomplete, "
+                "or of a version that quantized fewer operators: calibrate this model again"
+            )
         spans[source] = Span(low=table.ranges[source].min, high=table.ranges[source].max)
     for name in constants:
         values = index.value(name)
@@ -272,21 +275,32 @@ def read_centred(
         The parameters, with those changed and added; and for each second name its tensor.
     """
     index, found, second = GraphIndex(graph), dict(activations), dict[str, str]()
-    for node in nodes:
-        tensor = node.input[0]
+
+    def centres(node: onnx.NodeProto) -> bool:
+        averages = node.op_type == "AveragePool"
+        wants = node.op_type in kernels.no_zero_point
+        return wants and (not averages or counts_padding(node, index))
+
+    on_integers = {node.name for node in nodes}
+    for node in graph.node:
+        if not centres(node) or not (node.name in on_integers or counts_padding(node, index)):
+            continue
+        pad = None if node.input[0] in activations else index.made_by(node.input[0], "Pad")
+        reader = node if pad is None else pad
+        tensor = reader.input[0]
         params = activations.get(tensor)
-        if node.op_type not in kernels.no_zero_point or params is None or params.zero_point == 0:
+        if params is None or params.zero_point == 0:
             continue
         low, high = (
             float(params.scale) * (end - int(params.zero_point))
             for end in (params.quant_min, params.quant_max)
         )
         centred = from_range(low, high, dtype=QuantType.S8, symmetric=True)
-        if all(reader.op_type in kernels.no_zero_point for reader in index.readers[tensor]):
+        if all(map(centres, index.readers[tensor])):
             found[tensor] = centred
         else:
-            node.input[0] = f"{tensor}/centred"
-            found[node.input[0]], second[node.input[0]] = centred, tensor
+            reader.input[0] = f"{tensor}/centred"
+            found[reader.input[0]], second[reader.input[0]] = centred, tensor
     return found, second
 
 

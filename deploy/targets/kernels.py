@@ -29,7 +29,8 @@ class Kernels:
         passed: operators through which integers go as they are, a second pair behind which costs a
             conversion where the zero point is not 0.
         folded: those of ``passed`` that vanish in the next layer without a second pair.
-        no_zero_point: operators whose int8 kernel wants zero point 0.
+        no_zero_point: operators whose int8 kernel wants zero point 0; an AveragePool wants it only
+            where it counts padding, which is the integer 0 there, be it in float in the file.
         ungrouped: operators whose int8 kernel takes one group only.
         unjoined: operators whose int8 kernel takes no constant beside an activation.
     """
@@ -55,7 +56,7 @@ OPENVINO_CPU = Kernels(
     gates=True,
     passed=MOVES | {"Concat", "DepthToSpace", "MaxPool", "Pad", "Resize"},
     folded=frozenset({"Pad"}),
-    no_zero_point=frozenset({"ConvTranspose"}),
+    no_zero_point=frozenset({"AveragePool", "ConvTranspose"}),
     ungrouped=frozenset({"ConvTranspose"}),
     unjoined=frozenset({"Mul"}),
 )

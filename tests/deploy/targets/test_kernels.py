@@ -298,3 +298,36 @@ def test_openvino_wants_zero_point_0_in_front_of_a_transposed_convolution(tmp_pa
     assert on_integers(written(tmp_path, pattern, OPENVINO_CPU, rectified=False), OPENVINO_CPU)
     other = with_kernels(OPENVINO_CPU, no_zero_point=frozenset())
     assert not on_integers(written(tmp_path, pattern, other, rectified=False), OPENVINO_CPU)
+
+
+NINTHS = {"kernel_shape": [3, 3], "count_include_pad": 1}
+
+
+@pytest.mark.parametrize("excluded", [False, True], ids=["on integers", "in float"])
+@pytest.mark.parametrize("form", ["pads", "auto_pad", "Pad"])
+def test_openvino_counts_zeros_in_an_average(form: str, excluded: bool, tmp_path: Path) -> None:
+    """Beside zero point 128 it would count -2, the number that the integer 0 stands for there."""
+    said = {"pads": {"pads": [1] * 4}, "auto_pad": {"auto_pad": "SAME_UPPER"}, "Pad": {}}[form]
+    pattern = Pattern("AveragePool", attributes={**NINTHS, **said})
+    path = written(tmp_path, pattern, OPENVINO_CPU, rectified=False)
+    model = graph_of(pattern, rectified=False)
+    if form == "Pad":
+        (probe,) = (node for node in model.graph.node if node.name == "probe")
+        pads = numpy_helper.from_array(ints(0, 0, 1, 1, 0, 0, 1, 1), "pads")
+        model.graph.initializer.append(pads)
+        padded = helper.make_node("Pad", [probe.input[0], "pads"], ["padded"], name="padded")
+        model.graph.node.insert(list(model.graph.node).index(probe), padded)
+        (probe,) = (node for node in model.graph.node if node.name == "probe")
+        probe.input[0] = "padded"
+    set_metadata(model, {"precision": "fp32"})
+    save_model(model, path.with_name("pattern.onnx"))
+    names = every_activation(model, kernels=[OPENVINO_CPU.kernels])
+    table = imported_table({name: imported_range(-2.0, 2.0, "a test") for name in names})
+    source = describe(path.with_name("pattern.onnx"))
+    exclude = ["probe"] if excluded else []
+    made = quantized(source, path, table, profile=OPENVINO_CPU, exclude=exclude).path
+    image = np.random.default_rng(1).uniform(-2, 2, (1, 3, SIDE, SIDE)).astype(np.float32)
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    (found,) = openvino.Core().compile_model(str(made), "CPU", hints)([image]).values()
+    (expected,) = OrtSession(source.path, session_options(threads=1)).run({"image": image}, None)
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
