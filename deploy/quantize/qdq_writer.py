@@ -21,7 +21,7 @@ from segdeploy.calibration.weights import (
 from segdeploy.deploy.onnx_model.graph import GraphIndex
 from segdeploy.deploy.quantize.activations import weight_of
 from segdeploy.deploy.quantize.learnt_parameters import LearntParameters
-from segdeploy.deploy.quantize.operators import activation_inputs, is_layer
+from segdeploy.deploy.quantize.operators import activation_inputs, is_layer, operator_of
 from segdeploy.deploy.targets.profiles import TargetProfile
 
 
@@ -94,7 +94,11 @@ class QdqWriter:
             self.before[node.name] = own
         for node in self.graph.node:
             kept = node.name in self.layers and node.name not in self.quantized
-            if kept and activations and _has_bias(node) and self.profile.quantize_bias:
+            if not kept or not activations or not self.profile.quantize_bias:
+                continue
+            if self.profile.kernels.rounds_outputs and operator_of(node).bias is not None:
+                self._give_zero_bias(node)
+            if _has_bias(node):
                 self._keep_in_float(node)
 
     def quantize_activations(self, activations: Mapping[str, QuantParams]) -> None:
@@ -240,6 +244,16 @@ class QdqWriter:
         own = self._dequantized(f"{node.name}.bias", f"{node.name}/bias", integers, params)
         node.input[2] = own.output[0]
         self.before[node.name] = [own]
+
+    def _give_zero_bias(self, node: onnx.NodeProto) -> None:
+        """Let ``_keep_in_float`` hold a layer without bias, too."""
+        if _has_bias(node):
+            return
+        layer = self.layers[node.name]
+        outputs = len(layer.rows(self._value(node.input[layer.place])))
+        name = f"{node.name}/bias/zero"
+        self.weights[name] = numpy_helper.from_array(np.zeros(outputs, np.float32), name)
+        node.input[:] = [*node.input[:2], name]
 
     def _value(self, name: str) -> NDArray[np.float32]:
         return numpy_helper.to_array(self.weights[name])

@@ -28,7 +28,7 @@ from segdeploy.deploy.quantize.operators import (
     layer_weight,
 )
 from segdeploy.deploy.targets.kernels import ONNXRUNTIME_CPU
-from segdeploy.deploy.targets.profiles import OPENVINO_CPU, TENSORRT, TargetProfile
+from segdeploy.deploy.targets.profiles import OPENVINO_CPU, ORT_X86, TENSORRT, TargetProfile
 
 RNG = np.random.default_rng(1)
 IMAGE = RNG.uniform(0, 4, (1, 4, 6, 6)).astype(np.float32)
@@ -298,3 +298,17 @@ def test_what_a_float_node_carries_of_a_concat_has_its_range(tmp_path: Path) -> 
     assert plan.follows["some"] == "both"
     assert plan.summed == {"both": ("c", "r")}
     assert {"c", "r"} <= set(plan.observed)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_onnxruntime_leaves_the_weight_of_a_float_layer_alone(bias: bool, tmp_path: Path) -> None:
+    """It rounds one between two Q-DQ pairs by itself, to one scale for all channels."""
+    stored = {"w": normal(4, 4, 1, 1), "t": normal(4, 4, 3, 3)}
+    stored |= {"b": normal(4)} if bias else {}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], name="first"),
+        helper.make_node("ConvTranspose", ["c", "t", *["b"][:bias]], ["up"], name="up"),
+        helper.make_node("Conv", ["up", "w"], ["y"], name="last"),
+    ]
+    model = int8_of(model_of(nodes, stored, tmp_path), ORT_X86)
+    np.testing.assert_allclose(run(model), run(model, literal=True), atol=1e-5)
