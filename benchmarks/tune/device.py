@@ -100,8 +100,10 @@ class DeviceMemory:
         """Read a file; one that is not there knows nothing.
 
         Raises:
-            InputError: the file is damaged or of a later version.
+            InputError: the file is damaged or of a later version, or it is a folder.
         """
+        if path.is_dir():
+            raise InputError(f"device file {path} is a folder; give a file")
         if not path.is_file():
             return cls()
         try:

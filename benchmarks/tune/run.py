@@ -108,6 +108,8 @@ def tuned_file(
         OSError: a file cannot be written.
     """
     require_timed_here(profile)
+    memory = DeviceMemory.read(device_file)
+    device_file.parent.mkdir(parents=True, exist_ok=True)
 
     def build(placement: QdqPlacement, path: Path) -> Artifact:
         return to_int8(
@@ -122,7 +124,6 @@ def tuned_file(
         )
 
     device = Device.here(profile.runtime, threads=execution.threads)
-    memory = DeviceMemory.read(device_file)
     with tempfile.TemporaryDirectory(prefix="segdeploy-") as folder:
         untuned = build(QdqPlacement(), Path(folder) / "untuned.onnx")
         judge = judging(untuned)

@@ -81,6 +81,9 @@ def quantize(
     if tune is not None:
         if recover:
             raise UsageError("--recover and --tune do not go together; choose one")
+        from segdeploy.benchmarks.tune.run import require_timed_here
+
+        require_timed_here(profile_of(target))
         recover = ()
     if max_drop is not None:
         from segdeploy.api.mixed_precision import mixed_precision

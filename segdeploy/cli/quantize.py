@@ -109,6 +109,8 @@ def from_run(options: Options, run: FinishedRun) -> list[Path]:
 def run(options: Options, arguments: Sequence[str]) -> Result:
     """Write the int8 model of a target; with a budget, the fewest layers in float that keep it."""
     searched = _wants_search(options)
+    if options.tune is not None:
+        _require_tunable(options)
     if searched:
         status, found = _mixed(options)
         if options.tune is None or status:
@@ -162,6 +164,21 @@ def _wants_search(options: Options) -> bool:
     if missing:
         raise UsageError(f"--max-drop needs {' and '.join(missing)} to measure the loss with")
     return True
+
+
+def _require_tunable(options: Options) -> None:
+    """Refuse, before any search, what could not be tuned after it.
+
+    Raises:
+        InputError: this machine cannot time the target, or ``--device-file`` is no device file.
+    """
+    from segdeploy.api.targets import profile_of
+    from segdeploy.benchmarks.tune.device import DeviceMemory
+    from segdeploy.benchmarks.tune.run import require_timed_here
+
+    require_timed_here(profile_of(options.target))
+    if options.device_file:
+        DeviceMemory.read(options.device_file)
 
 
 def _tuned(options: Options, *, overwrite: bool) -> Result:

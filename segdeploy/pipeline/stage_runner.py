@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -39,7 +40,7 @@ from segdeploy.deploy.runtimes.base import Execution
 from segdeploy.deploy.sensitivity.section import DebugSection
 from segdeploy.deploy.stages.rewrite import rewrite
 from segdeploy.deploy.system.checksums import sha256_of
-from segdeploy.deploy.system.isa import usable
+from segdeploy.deploy.system.isa import processor, usable
 from segdeploy.deploy.system.memory_limit import working_on
 from segdeploy.deploy.system.progress import bar, share_bar
 from segdeploy.deploy.targets.profiles import TargetProfile
@@ -477,7 +478,11 @@ def _begin(stage: str) -> None:
 
 def _inputs(config: RunConfig, source: Source) -> dict[str, Any]:
     """What decides the artefacts, for the manifest."""
-    tuning = {} if config.tune_s is None else {"tune_s": config.tune_s}
+    tuning: dict[str, Any] = {}
+    if config.tune_s is not None:  # what was tuned elsewhere, or for other threads, is not reused
+        model = processor()[0] or platform.machine()
+        device = [model, *usable(onednn=True), f"{config.threads} threads"]
+        tuning = {"tune_s": config.tune_s, "tuned_on": device}
     return (
         source.inputs
         | tuning

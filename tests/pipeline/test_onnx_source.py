@@ -19,6 +19,7 @@ from segdeploy.deploy.data.output_contract import OutputContract
 from segdeploy.deploy.onnx_model.file import contract_of, describe, load_model, metadata, output_of
 from segdeploy.deploy.stages.to_fp16 import to_fp16
 from segdeploy.deploy.system.checksums import sha256_of
+from segdeploy.pipeline import stage_runner
 
 pytestmark = pytest.mark.usefixtures("no_cold_start")
 
@@ -164,3 +165,20 @@ def test_a_run_does_not_start_from_a_run(
 ) -> None:
     assert main(["run", "-m", str(finished)]) == 2
     assert "is the folder of a run; give the checkpoint or ONNX file" in capsys.readouterr().err
+
+
+def test_a_tuned_run_verifies_and_is_not_gone_on_with_on_another_device(
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    tuned = command(inputs, output, "--tune", "1s")
+    assert main(tuned) == 0
+    assert main(["verify", str(output)]) == 0
+    assert not list(output.glob("*.tune.json"))
+    assert main(tuned) == 0
+    monkeypatch.setattr(stage_runner, "processor", lambda: ("another processor", ()))
+    assert main(tuned) == 2
+    assert "holds a run with other inputs (tuned_on)" in capsys.readouterr().err

@@ -63,6 +63,20 @@ def test_a_search_leaves_a_file_that_says_how_it_departs_and_what_was_learnt(
     assert "8 random inputs" in found.judged_by
 
 
+def test_the_folder_of_the_device_file_is_made(placed: Placed, tmp_path: Path) -> None:
+    known = tmp_path / "shipped" / "devices.json"
+    tune(
+        placed.source,
+        placed.table,
+        target=ORT_X86,
+        out=tmp_path / "net.onnx",
+        time_budget_s=1.0,
+        device_file=known,
+        threads=1,
+    )
+    assert DeviceMemory.read(known).devices
+
+
 class TestChoices:
     @pytest.mark.parametrize("profile", [ORT_X86, OPENVINO_CPU], ids=lambda profile: profile.name)
     def test_every_choice_can_be_built_and_changes_the_file(
