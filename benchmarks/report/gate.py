@@ -17,6 +17,7 @@ from segdeploy.benchmarks.report.compare_page import warnings
 from segdeploy.benchmarks.report.records import Report
 from segdeploy.benchmarks.report.tables import Column, Columns, figure, interval
 from segdeploy.benchmarks.report.templates import render
+from segdeploy.benchmarks.speed.records import BenchmarkRow
 from segdeploy.calibration.files import write_atomic
 from segdeploy.deploy.system.errors import UsageError
 
@@ -64,7 +65,7 @@ def report_checks(report: Report) -> tuple[Check, ...]:
     """What a run judged: accuracy, and that everything could be timed."""
     timed = report.benchmark.rows if report.benchmark else ()
     failed = (
-        Check(group=SPEED, name=f"{row.name}, batch {row.batch}", passed=False, why=row.skipped)
+        Check(group=SPEED, name=_setting(row), passed=False, why=row.skipped)
         for row in timed
         if row.failed and row.skipped
     )
@@ -99,8 +100,14 @@ def speed_checks(found: Comparison, *, max_slowdown_percent: float) -> tuple[Che
     return tuple(_speed(row, max_slowdown_percent, reasons) for row in found.speed)
 
 
+def _setting(row: BenchmarkRow | SpeedChange) -> str:
+    """A candidate with all that tells two of its times apart: servers take equal names for one."""
+    how = f"batch {row.batch}, threads {row.threads}, streams {row.streams}"
+    return f"{row.name}, {row.hint}, {how}"
+
+
 def _speed(row: SpeedChange, limit: float, reasons: str) -> Check:
-    name = f"{row.name}, batch {row.batch}, threads {row.threads}, streams {row.streams}"
+    name = _setting(row)
     ends = row.time_ratio_ci95
     if reasons or ends is None:
         why = reasons or "one of the runs has no two rounds of it"

@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -64,6 +65,18 @@ def test_a_difference_within_the_noise_does_not_fail() -> None:
     for row in later["benchmark"]["rows"]:
         row["noise_percent"] = row["noise_percent"] and 30.0
     assert all(judged(timed(), later, 5.0).values())
+
+
+def test_each_time_of_a_candidate_has_a_name_of_its_own() -> None:
+    found = compare_reports(report_of(timed()), report_of(timed()))
+    row = found.speed[0]
+    settings = [
+        replace(row, **{name: value})
+        for name, value in (("hint", "throughput"), ("batch", 64), ("threads", 64), ("streams", 64))
+    ]
+    several = replace(found, speed=(replace(row, hint="latency"), *settings))
+    names = {check.name for check in speed_checks(several, max_slowdown_percent=5)}
+    assert len(names) == len(several.speed)
 
 
 def test_times_of_another_machine_or_network_are_not_judged() -> None:
