@@ -59,6 +59,8 @@ IN_A_FILE = {"atheris": "Apache-2.0"}
 
 WEAK_COPYLEFT = "used unchanged and not shipped here; MPL-2.0 binds changes to its own files only"
 NOTES = {
+    "docutils": "Public domain, BSD and Python's licence; an Emacs mode beside them, which is not "
+    "installed, is GPL. Builds the documentation.",
     "certifi": f"The list of certificates is MPL-2.0: {WEAK_COPYLEFT}.",
     "hypothesis": f"MPL-2.0: {WEAK_COPYLEFT}. Tests only.",
     "pathspec": f"MPL-2.0: {WEAK_COPYLEFT}. Comes with mypy, for development only.",

@@ -349,7 +349,7 @@ class TestReuse:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as during:
-            during.setattr(pipeline, "to_int8", interrupted)
+            during.setattr(stage_runner, "to_int8", interrupted)
             assert main(command(inputs, output)) == 130
         assert not state.exists()
         assert not (output / "report.json").exists()
@@ -420,7 +420,7 @@ class TestStageLimits:
     ) -> None:
         (copied / f"{NAME}.{suffix}").unlink()
         (copied / "report.json").unlink()
-        module = source if stage == "export" else pipeline
+        module = {"export": source, "int8": stage_runner}.get(stage, pipeline)
         real: Callable[..., Artifact] = getattr(module, function)
         with monkeypatch.context() as broken:
             broken.setattr(module, function, lambda *a, **k: spoil(real(*a, **k)))

@@ -161,28 +161,53 @@ def section_of(
         made.channels = slice(first, first + channels)
         return made
 
-    reference = Echo(0, channels)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parity_run, "open_isolated", opened)
-        return parity_run.parity_section(
-            reference,
-            "reference",
-            [
-                entry,
-                replace(entry, label="broken", artifact=replace(artifact, target="broken")),
-                replace(entry, label="gone", skipped="not installed"),
-            ],
-            images=images,
-            preprocess=AS_IT_IS,
-            output=output,
-            max_drop=0.1,
-            seed=0,
-            execution=Execution(threads=1),
-            progress=lambda items, label: items,
-            predictions=[device],
-            shard=shard or Shard(),
-            workers=workers,
-        )
+    OPENS.with_ = opened
+    return parity_run.parity_section(
+        Echo(0, channels),
+        "reference",
+        [
+            entry,
+            replace(entry, label="broken", artifact=replace(artifact, target="broken")),
+            replace(entry, label="gone", skipped="not installed"),
+        ],
+        images=images,
+        preprocess=AS_IT_IS,
+        output=output,
+        max_drop=0.1,
+        seed=0,
+        execution=Execution(threads=1),
+        progress=lambda items, label: items,
+        predictions=[device],
+        shard=shard or Shard(),
+        workers=workers,
+    )
+
+
+OPENS = threading.local()
+"""How each thread, which stands for a process, opens a runtime."""
+
+
+def opened_here(*given: Any, **asked: Any) -> Echo:
+    """What stands for ``open_isolated`` in every thread."""
+    made: Echo = OPENS.with_(*given, **asked)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _like_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What threads share and processes do not.
+
+    ``numpy.load`` asks Python's parser, which fails in two threads at once
+    (python/cpython#106905, mended in 3.11.8).
+    """
+    monkeypatch.setattr(parity_run, "open_isolated", opened_here)
+    load, turn = np.load, threading.Lock()
+
+    def load_in_turn(*given: Any, **asked: Any) -> Any:
+        with turn:
+            return load(*given, **asked)
+
+    monkeypatch.setattr(np, "load", load_in_turn)
 
 
 @pytest.mark.parametrize("kind", CONTRACTS)
@@ -202,12 +227,13 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from test_many_processes import CONTRACTS, section_of
+from test_many_processes import CONTRACTS, opened_here, parity_run, section_of
 from segdeploy.calibration.json_record import json_of
 from segdeploy.deploy.distributed.shard import shard_from_environment
 from segdeploy.deploy.system.errors import RunError
 import json, os, signal, time
 
+parity_run.open_isolated = opened_here
 folder = Path(sys.argv[1])
 with shard_from_environment() as shard:
     sections = [
