@@ -162,6 +162,8 @@ def section_of(
         return made
 
     OPENS.with_ = opened
+    if workers is not None:  # other processes are sent the function itself
+        vars(parity_run)["open_isolated"] = opened
     return parity_run.parity_section(
         Echo(0, channels),
         "reference",
@@ -330,6 +332,7 @@ def test_a_ray_worker_that_is_killed_changes_no_byte(tmp_path: Path) -> None:
         for output in CONTRACTS.values():
             folder = tmp_path / output.classes[0]
             folder.mkdir()
+            vars(parity_run)["open_isolated"] = opened_here
             alone = json_of(section_of(output, folder))
             found = json_of(section_of(output, folder, workers=workers, runtime=mortal))
             assert json.dumps(found) == json.dumps(alone)
