@@ -19,6 +19,7 @@ from tiny import nuclei
 from torch import Tensor, nn
 
 from segdeploy.benchmarks.peers.stand_ins import stand_ins
+from segdeploy.benchmarks.peers.zoo.networks import FirstOutput
 from segdeploy.deploy.data.preprocess import resize
 from segdeploy.deploy.models.r2u_net import R2UNet
 from segdeploy.deploy.models.u_net import UNet
@@ -36,7 +37,7 @@ def _monai(name: str, **settings: Any) -> Make:
         network: nn.Module = getattr(nets, name)(
             spatial_dims=2, in_channels=channels, out_channels=classes, **settings
         )
-        return _First(network)
+        return FirstOutput(network)
 
     return make
 
@@ -55,19 +56,6 @@ def _smp(encoder: str) -> Make:
         return network
 
     return make
-
-
-class _First(nn.Module):
-    """A network that returns a list of one."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = self.network(x)
-        output: Tensor = found[0] if isinstance(found, list | tuple) else found
-        return output
 
 
 INSTALLED: dict[str, tuple[str, Make]] = {

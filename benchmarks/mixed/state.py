@@ -11,10 +11,8 @@ from msgspec import Meta
 
 from segdeploy.benchmarks.parity.evidence import ParityReport
 from segdeploy.calibration.files import write_atomic
-from segdeploy.calibration.json_record import record_of
-from segdeploy.calibration.json_text import parse_json
 from segdeploy.deploy.recovery.methods import Recovery
-from segdeploy.deploy.system.errors import InputError
+from segdeploy.deploy.system.kept_search import KeptSearch, kept_search
 
 SCHEMA_VERSION = 2
 
@@ -102,15 +100,7 @@ class RecoveryTrial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Whose:
-    """What decides whether a file is of the same search."""
-
-    schema_version: int
-    fingerprint: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stored(_Whose):
+class _Stored(KeptSearch):
     """What the file holds; see ``SearchState``.
 
     Raises:
@@ -156,18 +146,9 @@ class SearchState:
         Raises:
             InputError: the file is damaged.
         """
-        if not path.is_file():
+        stored = kept_search(path, _Stored, schema_version=SCHEMA_VERSION, fingerprint=fingerprint)
+        if stored is None:
             return cls(path=path, fingerprint=fingerprint)
-        try:
-            content = parse_json(path.read_text(encoding="utf-8"))
-            whose = record_of(content, _Whose, others=True, complete=True)
-            if (whose.schema_version, whose.fingerprint) != (SCHEMA_VERSION, fingerprint):
-                return cls(path=path, fingerprint=fingerprint)
-            stored = record_of(content, _Stored, others=True, complete=True)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path} does not hold a search that can go on ({error}); delete it"
-            ) from error
         return cls(
             path=path,
             fingerprint=fingerprint,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -298,7 +299,7 @@ def write_chart(results: Sequence[Result], path: Path) -> None:
                 chart.savefig(stream, format=kind, dpi=RESOLUTION, metadata=metadata)
 
 
-def _draw_ratios(axes, shown: Sequence[Result]) -> None:  # type: ignore[no-untyped-def]  # optional
+def _draw_ratios(axes: Any, shown: Sequence[Result]) -> None:
     for place, r in enumerate(shown):
         peer = r.best(Group.NNCF, RuntimeName.OPENVINO)
         for _, group, tuned, look in CHARTED[:-1]:
